@@ -1,0 +1,57 @@
+"""Every error that mpgroupcache raises of its own accord.
+
+One base class, so that ``except mpgroupcache.CacheError`` catches what the cache did and nothing that a loader did: a
+loader's own exception reaches the caller that ran it unchanged.
+"""
+
+from __future__ import annotations
+
+
+class CacheError(Exception):
+    """Base class of the errors below."""
+
+
+class LoadError(CacheError):
+    """The load that this caller waited for failed in another thread or process.
+
+    The caller whose thread ran the loader sees the loader's own exception instead. Go's ``Group.Get`` returns the
+    loader's error to every waiter; an exception does not cross processes, so its type's name and its text do.
+    """
+
+    def __init__(self, type_name: str, message: str) -> None:
+        super().__init__(type_name, message)
+        self.type_name = type_name
+        """Qualified name of the loader's exception type, such as ``ValueError`` or ``app.images.BadImage``."""
+        self.message = message
+        """``str()`` of the loader's exception."""
+
+    def __str__(self) -> str:
+        return f"the load failed in another caller: {self.type_name}: {self.message}"
+
+
+class LoadCycleError(CacheError):
+    """A loader asked, directly or through other loaders, for the key that it is loading."""
+
+
+class DeadlineExceeded(CacheError, TimeoutError):
+    """A ``get`` waited for its ``timeout``. The load goes on for its other waiters."""
+
+
+class ArenaError(CacheError):
+    """A shared memory segment could not be made, committed or attached."""
+
+
+class CoordinatorError(CacheError):
+    """The coordinator refused a request: a limit, an unknown group, or another version."""
+
+
+class CoordinatorUnavailable(CacheError):
+    """No coordinator answers on the socket. ``get`` never raises it: it loads in the worker instead."""
+
+
+class AlreadyRunning(CacheError):
+    """Another coordinator lives on this socket."""
+
+
+class ProtocolError(CacheError):
+    """The other end of a connection sent what the protocol does not allow; the connection is closed."""
