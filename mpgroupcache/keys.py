@@ -18,7 +18,9 @@ def encode_key(key: str | bytes) -> bytes:
                 f"key: got a lone surrogate at index {error.start} of a {len(key)}-character str, expected text that "
                 "encodes to UTF-8; pass bytes for a key that is not text"
             ) from None
-    elif not isinstance(key, bytes):
+    elif isinstance(key, bytes):
+        key = bytes(key)  # itself, but for a subclass
+    else:
         raise TypeError(f"key: got {type(key).__name__}, expected str or bytes")
     if len(key) > MAX_KEY_BYTES:
         raise ValueError(f"key: got {len(key)} bytes, expected at most {MAX_KEY_BYTES}; hash long keys first")

@@ -1,0 +1,54 @@
+# Each target makes what it needs in .venv, on a fresh machine too, and again when packaging or native sources change.
+
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE := $(wildcard mpgroupcache/shm/*.c mpgroupcache/shm/*.h mpgroupcache/shm/*.pxd mpgroupcache/shm/*.pyx)
+PACKAGING := pyproject.toml setup.py $(wildcard build_backend/*.py)
+
+.PHONY: help demo test lint format bench clean
+
+help:
+	@echo 'make demo     serve the example on http://$(HOST):$(PORT)/ (PORT=..., HOST=...)'
+	@echo 'make test     run the tests (PYTEST_ARGS=...)'
+	@echo 'make lint     ruff and mypy'
+	@echo 'make format   let ruff format the sources'
+	@echo 'make bench    run the benchmarks'
+	@echo 'make clean    remove the environment and whatever was built'
+
+demo: $(VENV)/installed-demo
+	@echo 'Serving the example on http://$(HOST):$(PORT)/ until Ctrl-C'
+	$(BIN)/gunicorn -c examples/gunicorn_app/gunicorn.conf.py --bind $(HOST):$(PORT) examples.gunicorn_app.app:app
+
+test: $(VENV)/installed-test
+	$(BIN)/pytest -n auto $(PYTEST_ARGS)
+
+lint: $(VENV)/installed-lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/installed-lint
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(VENV)/installed-bench
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -f mpgroupcache/shm/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp for each extra. The install is editable: Python sources count at once, native ones by way of the stamp.
+$(VENV)/installed-%: $(PACKAGING) $(NATIVE) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@touch $@
+
+# Without Debian's python3-venv this fails half way, and the half would pass for an environment the next time.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }

@@ -1,0 +1,87 @@
+"""PEP 517 build backend: setuptools', plus a C compiler on machines that have none.
+
+Where there is neither ``$CC`` nor a compiler on ``PATH``, a build asks for the PyPI package ``ziglang`` and compiles
+with its ``cc``, a complete clang with headers and libraries. Everything else is setuptools' own backend.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import shutil
+import sys
+import sysconfig
+from typing import Any
+
+from setuptools import build_meta
+from setuptools.build_meta import (
+    build_sdist,
+    get_requires_for_build_sdist,
+    prepare_metadata_for_build_editable,
+    prepare_metadata_for_build_wheel,
+)
+
+__all__ = [
+    "build_editable",
+    "build_sdist",
+    "build_wheel",
+    "get_requires_for_build_editable",
+    "get_requires_for_build_sdist",
+    "get_requires_for_build_wheel",
+    "prepare_metadata_for_build_editable",
+    "prepare_metadata_for_build_wheel",
+]
+
+FALLBACK = "ziglang"
+
+Settings = dict[str, Any] | None
+
+
+def get_requires_for_build_wheel(config_settings: Settings = None) -> list[str]:
+    return build_meta.get_requires_for_build_wheel(config_settings) + _compiler_requires()
+
+
+def get_requires_for_build_editable(config_settings: Settings = None) -> list[str]:
+    return build_meta.get_requires_for_build_editable(config_settings) + _compiler_requires()
+
+
+def build_wheel(wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None) -> str:
+    _choose_compiler()
+    return build_meta.build_wheel(wheel_directory, config_settings, metadata_directory)
+
+
+def build_editable(
+    wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None
+) -> str:
+    _choose_compiler()
+    return build_meta.build_editable(wheel_directory, config_settings, metadata_directory)
+
+
+def _find_compiler() -> str | None:
+    """Return the command of this machine's C compiler: ``$CC``, the one that built Python, or the first on ``PATH``."""
+    if command := os.environ.get("CC"):
+        return command
+    candidates = (sysconfig.get_config_var("CC") or "cc", "cc", "gcc", "clang")
+    return next((command for command in candidates if shutil.which(shlex.split(command)[0])), None)
+
+
+def _compiler_requires() -> list[str]:
+    return [] if _find_compiler() else [FALLBACK]
+
+
+def _choose_compiler() -> None:
+    """Tell setuptools by ``CC`` and ``LDSHARED`` which compiler to use."""
+    if command := _find_compiler():
+        os.environ["CC"] = command
+        return
+    if importlib.util.find_spec(FALLBACK) is None:
+        raise RuntimeError(
+            f"C compiler: got no $CC, none of cc, gcc and clang on PATH, and no {FALLBACK} package; expected one of "
+            f"them. Install gcc, or build with isolation, or pip install {FALLBACK} first"
+        )
+    # Without -mcpu, zig compiles for the processor it runs on, and the wheel dies of SIGILL on an older one. The linker
+    # is named apart because Python's own LDSHARED may hold flags that zig refuses (Debian's -Wl,-Bsymbolic-functions).
+    command = f"{shlex.quote(sys.executable)} -m {FALLBACK} cc -mcpu=baseline"
+    os.environ["CC"] = command
+    os.environ["LDSHARED"] = f"{command} -shared"

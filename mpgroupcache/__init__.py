@@ -1,0 +1,59 @@
+"""mpgroupcache: groupcache for pre-fork Python web workers.
+
+A read-through cache that all worker processes of a host share. A hit is a zero-copy view of shared memory; a miss is
+loaded once, however many workers and threads ask.
+
+    thumbs = mpgroupcache.new_group("thumbs", "64MiB", load)
+    view = thumbs.get("cat.jpg")
+"""
+
+from mpgroupcache.config import configure
+from mpgroupcache.errors import (
+    AlreadyRunning,
+    ArenaError,
+    CacheError,
+    CoordinatorError,
+    CoordinatorUnavailable,
+    DeadlineExceeded,
+    LoadCycleError,
+    LoadError,
+    ProtocolError,
+)
+from mpgroupcache.getters import Getter
+from mpgroupcache.group import Group
+from mpgroupcache.registry import cached, connect, get_group, new_group
+from mpgroupcache.shm._reader import ByteView
+from mpgroupcache.sinks import BytesSink, ByteViewSink, ProtoSink, Sink, StringSink, TruncatingSink
+from mpgroupcache.stats import AtomicInt, CacheStats, CacheType, Stats
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AlreadyRunning",
+    "ArenaError",
+    "AtomicInt",
+    "ByteView",
+    "ByteViewSink",
+    "BytesSink",
+    "CacheError",
+    "CacheStats",
+    "CacheType",
+    "CoordinatorError",
+    "CoordinatorUnavailable",
+    "DeadlineExceeded",
+    "Getter",
+    "Group",
+    "LoadCycleError",
+    "LoadError",
+    "ProtoSink",
+    "ProtocolError",
+    "Sink",
+    "Stats",
+    "StringSink",
+    "TruncatingSink",
+    "cached",
+    "configure",
+    "connect",
+    "get_group",
+    "new_group",
+]

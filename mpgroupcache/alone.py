@@ -1,0 +1,96 @@
+"""Loads of a worker without a coordinator: uncached, but each key once at a time in the process.
+
+The same state machine as the coordinator's, driven by this process's threads, greenlets and tasks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable
+from concurrent.futures import Future
+from contextvars import ContextVar
+from typing import TypeAlias
+
+from mpgroupcache.errors import CacheError, LoadCycleError, LoadError
+from mpgroupcache.ipc.flights import Action, Cycle, Deliver, Fail, FlightTable, Grant, Waiter
+
+held_alone: ContextVar[tuple[int, ...]] = ContextVar("mpgroupcache_held_alone", default=())
+"""The process's own leases that the running code loads for, outermost first."""
+
+Outcome: TypeAlias = int | bytes
+"""A lease, whose holder is to load, or the value that another caller's load brought."""
+
+
+class LocalFlights:
+    """The flights of one process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._table = FlightTable()
+
+    def ask(self, key: Hashable) -> tuple[Waiter, Future[Outcome]]:
+        """Join the flight of ``key``, or open one. The future raises ``LoadError`` or ``LoadCycleError``."""
+        future: Future[Outcome] = Future()
+        waiter = Waiter(owner=self, held=held_alone.get(), request=future)
+        with self._lock:
+            actions = self._table.ask(key, waiter)
+        _carry_out(actions)
+        return waiter, future
+
+    def cancel(self, waiter: Waiter) -> None:
+        """The caller gave up; a lease that it was given meanwhile goes to the next."""
+        with self._lock:
+            actions = self._table.cancel(waiter)
+        _carry_out(actions)
+
+    def store(self, lease: int, value: bytes) -> None:
+        with self._lock:
+            actions = self._table.value(lease, value)
+        _carry_out(actions)
+
+    def fail(self, lease: int, error: Exception) -> None:
+        with self._lock:
+            actions = self._table.error(lease, error)
+        _carry_out(actions)
+
+    def give_back(self, lease: int) -> None:
+        with self._lock:
+            actions = self._table.give_back(lease)
+        _carry_out(actions)
+
+
+def _carry_out(actions: list[Action]) -> None:
+    """Answer the callers; not under the lock, since a future runs its callbacks here."""
+    for action in actions:
+        match action:
+            case Grant(waiter=waiter, lease=lease):
+                waiter.request.set_result(lease.id)
+            case Deliver(waiters=waiters, value=value):
+                for waiter in waiters:
+                    waiter.request.set_result(value)
+            case Fail(waiters=waiters, error=error):
+                for waiter in waiters:
+                    waiter.request.set_exception(load_error(error))
+            case Cycle(waiter=waiter, keys=keys):
+                waiter.request.set_exception(LoadCycleError(describe_cycle(keys)))
+
+
+def load_error(error: Exception) -> CacheError:
+    """What the waiters of a failed load are told."""
+    return LoadError(*describe_error(error))
+
+
+def describe_error(error: BaseException) -> tuple[str, str]:
+    """An exception's qualified type name and its text."""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        return name, str(error)
+    except Exception:  # an exception whose __str__ raises is still an exception
+        return name, "(its text could not be made)"
+
+
+def describe_cycle(keys: object) -> str:
+    """The text of a ``LoadCycleError``; ``keys`` are (group, key) pairs in order."""
+    chain = [f"{group}/{key!r}" for group, key in keys]  # type: ignore[attr-defined]
+    return f"a loader waits for its own key: {' -> '.join(chain + chain[:1])}; load it without asking the cache"

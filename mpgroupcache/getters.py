@@ -1,0 +1,53 @@
+"""Getters: what an application gives to load values, plain or ``async``, object or function (Go: ``Getter``)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from mpgroupcache.keys import decode_key
+from mpgroupcache.sinks import LoadSink, Sink
+
+
+@runtime_checkable
+class Getter(Protocol):
+    """Loads the value of a key (Go: ``Getter``)."""
+
+    def get(self, ctx: Any, key: Any, dest: Sink) -> Any:
+        """Put the value of ``key`` into ``dest``, or raise; may be ``async``.
+
+        ``ctx`` is what the caller gave to ``Group.get``. ``key`` is ``str`` where it is valid UTF-8, else ``bytes``.
+        """
+
+
+GetterFunction: TypeAlias = Callable[[Any, Any, Sink], "Awaitable[None] | None"]
+"""A plain callable ``(ctx, key, dest)`` is a getter too (Go: ``GetterFunc``)."""
+
+class Loader:
+    """A getter, ready to run."""
+
+    __slots__ = ("_function", "is_async")
+
+    def __init__(self, getter: Getter | GetterFunction) -> None:
+        function = getter.get if isinstance(getter, Getter) else getter
+        if not callable(function):
+            raise TypeError(
+                f"getter: got {type(getter).__name__}, expected a function (ctx, key, dest) or an object with get()"
+            )
+        self._function: Callable[..., Any] = function
+        self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+            getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
+        )
+
+    def load(self, ctx: Any, key: bytes) -> bytes:
+        """Run a plain getter in this thread and return what it set."""
+        dest = LoadSink()
+        self._function(ctx, decode_key(key), dest)
+        return dest.take()
+
+    async def load_async(self, ctx: Any, key: bytes) -> bytes:
+        """Await an ``async`` getter and return what it set."""
+        dest = LoadSink()
+        await self._function(ctx, decode_key(key), dest)
+        return dest.take()

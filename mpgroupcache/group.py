@@ -1,0 +1,250 @@
+"""Groups: what an application declares and gets from (Go: ``Group``).
+
+What ``get`` does up to a hit is native (``shm._reader.GroupCore``); this module is the miss.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any
+
+from mpgroupcache.alone import Outcome
+from mpgroupcache.errors import CoordinatorUnavailable, DeadlineExceeded, ProtocolError
+from mpgroupcache.getters import Getter, GetterFunction, Loader
+from mpgroupcache.ipc import memfd
+from mpgroupcache.ipc.channel import Answer
+from mpgroupcache.ipc.link import Link
+from mpgroupcache.ipc.wire import Ask, Failed, Hit, Lease, Value
+from mpgroupcache.keys import encode_key
+from mpgroupcache.leases import HeldLease, LocalLease, SharedLease, held_leases
+from mpgroupcache.process import Process, current
+from mpgroupcache.shm._reader import ByteView, GroupCore
+from mpgroupcache.shm.segment import segment_path
+from mpgroupcache.sinks import Sink
+from mpgroupcache.sizes import format_size
+from mpgroupcache.stats import CacheStats, CacheType, Counter, Stats
+
+_running: set[asyncio.Task[ByteView]] = set()  # loads of ``aget``: a task that nobody refers to may be collected
+
+
+class Group(GroupCore):
+    """A namespace of keys with its loader and its share of the cache (Go: ``Group``). Made by ``new_group``."""
+
+    def __init__(
+        self, name: str, cache_bytes: int, getter: Getter | GetterFunction, load_timeout: float | None = None
+    ) -> None:
+        self._name = name
+        self._cache_bytes = cache_bytes
+        self._loader = Loader(getter)
+        self._load_timeout = load_timeout
+        self._id = 0
+        self._link: Link | None = None  # on which it was attached last
+
+    @property
+    def name(self) -> str:
+        """The group's name (Go: ``Group.Name``)."""
+        return self._name
+
+    def __repr__(self) -> str:
+        size = format_size(self._cache_bytes)
+        return f"<mpgroupcache.Group {self._name!r} ({size}, {'attached' if self.attached else 'not attached'})>"
+
+    def is_attached_to(self, link: Link) -> bool:
+        """Whether this group looks values up where ``link`` leads."""
+        return self._link is link and self.attached
+
+    def attach_to(self, link: Link) -> None:
+        """Declare this group on ``link`` and look values up there from now on."""
+        declared = link.declare(self._name, self._cache_bytes, self._load_timeout)
+        path = None if declared.segment is None else segment_path(declared.segment)
+        self.attach(link.reader, declared.group, path)
+        self._id = declared.group
+        self._link = link
+
+    # ---- A miss in a thread or greenlet: find the value, or the lease to load it
+
+    def _load(self, key: str | bytes, ctx: Any, timeout: float | None) -> ByteView:
+        raw = encode_key(key)
+        if self._loader.is_async:
+            raise TypeError(f"group {self._name!r} has an async getter: got get(), expected `await group.aget(key)`")
+        try:
+            found = self._find(current(), raw, None if timeout is None else time.monotonic() + timeout)
+        except DeadlineExceeded:
+            self.count(Counter.LOADS)
+            raise
+        if isinstance(found, ByteView):
+            return found
+        try:
+            with found.loading():
+                value = self._loader.load(ctx, raw)
+        except BaseException as error:
+            self._end(found, error)
+            raise
+        return self._store(found, value)
+
+    def _find(self, process: Process, key: bytes, deadline: float | None) -> ByteView | HeldLease:
+        fresh = not self.attached
+        link = process.link_for(self)
+        if fresh and (view := self.lookup(key)) is not None:
+            return view
+        copy = not self.readable
+        while link is not None:
+            try:
+                answer = link.channel.request(Ask(self._id, key, held_leases.get(), copy), deadline)
+            except CoordinatorUnavailable:
+                break
+            if (found := self._judge(link, answer, key)) is not None:
+                return found
+            copy = True
+        waiter, future = process.alone.ask((self._name, key))
+        try:
+            outcome = future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        except FutureTimeoutError:
+            process.alone.cancel(waiter)
+            raise _deadline_exceeded() from None
+        except BaseException:
+            process.alone.cancel(waiter)
+            raise
+        return self._judge_alone(process, outcome)
+
+    def _judge(self, link: Link, answer: Answer, key: bytes) -> ByteView | SharedLease | None:
+        """What an answer to ASK means. None: it was cached, and is gone again; ask for the value itself."""
+        match answer.message:
+            case Hit():
+                return self.lookup(key)
+            case Value(value=value, size=size, deduped=deduped):
+                self.count(Counter.LOADS if deduped else Counter.MAIN_HITS)
+                if deduped:
+                    self.count(Counter.LOADS_DEDUPED)
+                return memfd.view(answer.fd, size) if value is None else ByteView(value)
+            case Lease(lease=lease):
+                self.count(Counter.LOADS)
+                return SharedLease(link, lease)
+            case Failed() as failed:
+                self.count(Counter.LOADS)
+                raise failed.exception()
+            case other:
+                raise ProtocolError(f"answer to ASK: got {other}, expected HIT, VALUE, LEASE or FAILED")
+
+    def _judge_alone(self, process: Process, outcome: Outcome) -> ByteView | LocalLease:
+        self.count(Counter.LOADS)
+        if isinstance(outcome, int):
+            return LocalLease(process.alone, outcome)
+        self.count(Counter.LOADS_DEDUPED)
+        return ByteView(outcome)
+
+    def _store(self, lease: HeldLease, value: bytes) -> ByteView:
+        self.count(Counter.LOCAL_LOADS)
+        return lease.store(value)
+
+    def _end(self, lease: HeldLease, error: BaseException) -> None:
+        if isinstance(error, Exception):
+            self.count(Counter.LOCAL_LOAD_ERRS)
+        lease.end(error)
+
+    # ---- The same for coroutines
+
+    async def aget(
+        self, key: str | bytes, dest: Sink | None = None, *, ctx: Any = None, timeout: float | None = None
+    ) -> ByteView | None:
+        """``get`` for asyncio: a hit never suspends (Go: ``Group.Get``).
+
+        An ``async`` getter is awaited on this loop, a plain one runs in its executor. Cancelling stops the waiting, not a
+        load: others may wait for it.
+        """
+        if dest is not None and not isinstance(dest, Sink):
+            raise TypeError(f"dest: got {type(dest).__name__}, expected a mpgroupcache.Sink, or None for a ByteView")
+        view = self.lookup(key)
+        if view is None:
+            view = await self._load_async(encode_key(key), ctx, timeout)
+        if dest is None:
+            return view
+        dest._fill(view)
+        return None
+
+    async def _load_async(self, key: bytes, ctx: Any, timeout: float | None) -> ByteView:
+        try:
+            async with asyncio.timeout(timeout) as waiting:
+                found = await self._find_async(key)
+        except TimeoutError:
+            if not waiting.expired():
+                raise
+            self.count(Counter.LOADS)
+            raise _deadline_exceeded() from None
+        if isinstance(found, ByteView):
+            return found
+        task = asyncio.create_task(self._run_async(found, key, ctx))
+        _running.add(task)
+        task.add_done_callback(_running.discard)
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # it was sent to the waiters
+        return await asyncio.shield(task)
+
+    async def _find_async(self, key: bytes) -> ByteView | HeldLease:
+        process = current()
+        if not self.attached or (link := process.working_link) is None or not self.is_attached_to(link):
+            link = await asyncio.get_running_loop().run_in_executor(None, process.link_for, self)
+            if (view := self.lookup(key)) is not None:
+                return view
+        copy = not self.readable
+        while link is not None:
+            try:
+                answer = await link.channel.request_async(Ask(self._id, key, held_leases.get(), copy))
+            except CoordinatorUnavailable:
+                break
+            if (found := self._judge(link, answer, key)) is not None:
+                return found
+            copy = True
+        waiter, future = process.alone.ask((self._name, key))
+        try:
+            return self._judge_alone(process, await asyncio.wrap_future(future))
+        except BaseException:
+            process.alone.cancel(waiter)
+            raise
+
+    async def _run_async(self, lease: HeldLease, key: bytes, ctx: Any) -> ByteView:
+        try:
+            with lease.loading():
+                if self._loader.is_async:
+                    value = await self._loader.load_async(ctx, key)
+                else:
+                    run = contextvars.copy_context().run  # the executor's thread is to know the leases too
+                    loop = asyncio.get_running_loop()
+                    value = await loop.run_in_executor(None, run, self._loader.load, ctx, key)
+        except BaseException as error:
+            self._end(lease, error)
+            raise
+        return self._store(lease, value)
+
+    # ---- Stats
+
+    @property
+    def stats(self) -> Stats:
+        """The group's counters over all workers and the coordinator (Go: ``Group.Stats``)."""
+        counts = self.counters()
+        hits = counts[Counter.MAIN_HITS] + counts[Counter.HOT_HITS]
+        return Stats(
+            gets=hits + counts[Counter.LOADS],
+            cache_hits=hits,
+            peer_loads=counts[Counter.PEER_LOADS],
+            peer_errors=counts[Counter.PEER_ERRORS],
+            loads=counts[Counter.LOADS],
+            loads_deduped=counts[Counter.LOADS_DEDUPED],
+            local_loads=counts[Counter.LOCAL_LOADS],
+            local_load_errs=counts[Counter.LOCAL_LOAD_ERRS],
+        )
+
+    def cache_stats(self, which: CacheType) -> CacheStats:
+        """The state of the main or the hot cache, host-wide (Go: ``Group.CacheStats``)."""
+        hot = CacheType(which) is CacheType.HOT_CACHE
+        counts = self.counters()
+        held, items, evictions = self.list_stats(int(hot))
+        hits = counts[Counter.HOT_HITS if hot else Counter.MAIN_HITS]
+        gets = counts[Counter.HOT_HITS] + counts[Counter.LOADS] + (0 if hot else counts[Counter.MAIN_HITS])
+        return CacheStats(bytes=held, items=items, gets=gets, hits=hits, evictions=evictions)
+
+
+def _deadline_exceeded() -> DeadlineExceeded:
+    return DeadlineExceeded("get: the timeout passed while another caller loads; the load goes on for its other waiters")

@@ -1,0 +1,292 @@
+"""A worker's call channel: requests of any number of threads, greenlets and event loops over one connection.
+
+Whoever waits reads. A thread that waits for its answer takes the reading lock if it is free and reads for everybody; the
+others sleep. When the reader has its own answer it wakes one of those to read on. Compared with a reader thread that
+saves a switch between threads on every request, which is most of the time that a request takes.
+
+Guarantees: a request ends with its answer, with ``DeadlineExceeded``, or with ``CoordinatorUnavailable`` within
+``LIVENESS_TIMEOUT`` of the coordinator's last sign of life.
+This code assumes that a channel is used in the process that made it (the process's state is made anew in a child).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from mpgroupcache.errors import CoordinatorUnavailable, DeadlineExceeded, ProtocolError
+from mpgroupcache.ipc import memfd
+from mpgroupcache.ipc.wire import Cancel, Decoder, Message, Ping, encode
+
+LIVENESS_TIMEOUT = 2.0  # s; longer than any stall of a healthy coordinator, short enough for a request to wait out
+PING_AFTER = LIVENESS_TIMEOUT / 2  # s of silence while somebody waits
+READ_BYTES = 128 << 10  # a frame with an inline value fits
+
+
+class Answer(NamedTuple):
+    """A message, and the descriptor that came with it; that is the receiver's to close."""
+
+    message: Message
+    fd: int
+
+
+class _Pending:
+    """A request that waits for its answer."""
+
+    __slots__ = ("answer", "done", "wake")
+
+    def __init__(self, done: Callable[[], None] | None) -> None:
+        self.answer: Answer | None = None
+        self.done = done  # an event loop's request: called, by whoever reads, when the answer is there
+        self.wake = threading.Lock()
+        self.wake.acquire()
+
+    def rouse(self) -> None:
+        """Let the thread that sleeps on this look again. Roused twice is roused once."""
+        if self.done is not None:
+            self.done()
+        else:
+            with contextlib.suppress(RuntimeError):  # already roused
+                self.wake.release()
+
+
+class Channel:
+    """One connection. Raises ``CoordinatorUnavailable`` from every method once it is broken."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.settimeout(LIVENESS_TIMEOUT)
+        self._sock = sock  # sends
+        self._receiver = sock.dup()  # of the same connection, with a timeout of its own, which changes while others send
+        self._sending = threading.Lock()
+        self._reading = threading.Lock()  # its holder reads for all
+        self._pending: dict[int, _Pending] = {}
+        self._ids = itertools.cycle(range(1, 1 << 32))
+        self._buffer = memoryview(bytearray(READ_BYTES))
+        self._decoder = Decoder()
+        self._fds: deque[int] = deque()  # received, and not yet claimed by their message
+        self._loops: dict[asyncio.AbstractEventLoop, int] = {}  # and how many coroutines of each wait
+        self._heard = time.monotonic()
+        self._pinged = False
+        self.broken: CoordinatorUnavailable | None = None
+
+    def close(self, reason: str = "the channel was closed") -> None:
+        """Break the connection; every request that waits raises ``CoordinatorUnavailable``."""
+        if self.broken is None:
+            self.broken = CoordinatorUnavailable(reason)
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads; the descriptor lives until it is out
+        for pending in list(self._pending.values()):
+            pending.rouse()
+
+    def _fail(self, reason: str) -> CoordinatorUnavailable:
+        self.close(reason)
+        assert self.broken is not None
+        return self.broken
+
+    # ---- Sending
+
+    def send(self, message: Message, request_id: int = 0, fd: int = -1) -> None:
+        """Send one frame, with a descriptor that stays the caller's."""
+        frame = encode(message, request_id)
+        if self.broken is not None:
+            raise self.broken
+        try:
+            with self._sending:
+                if fd >= 0:
+                    sent = self._sock.sendmsg([frame], memfd.passed(fd))
+                    self._sock.sendall(frame[sent:])
+                else:
+                    self._sock.sendall(frame)
+        except OSError as error:  # a timeout too: what of the frame is out cannot be taken back
+            raise self._fail(f"sending to the coordinator: {error}") from error
+
+    def _begin(self, message: Message, done: Callable[[], None] | None = None) -> tuple[int, _Pending]:
+        pending = _Pending(done)
+        request_id = next(self._ids)
+        self._pending[request_id] = pending
+        try:
+            self.send(message, request_id)
+        except BaseException:
+            self._pending.pop(request_id, None)
+            raise
+        return request_id, pending
+
+    def _give_up(self, request_id: int, pending: _Pending) -> None:
+        """Stop waiting. An answer that crosses is dropped by whoever reads it, and a lease in it is given back by this."""
+        if self._pending.pop(request_id, None) is None and pending.answer is not None and pending.answer.fd >= 0:
+            os.close(pending.answer.fd)
+        if self.broken is None:
+            with contextlib.suppress(CoordinatorUnavailable):
+                self.send(Cancel(), request_id)
+
+    # ---- Waiting, in a thread or greenlet
+
+    def request(self, message: Message, deadline: float | None = None) -> Answer:
+        """Send a request and return its answer. ``deadline``: of ``time.monotonic()``; then ``DeadlineExceeded``."""
+        request_id, pending = self._begin(message)
+        try:
+            while pending.answer is None:
+                if self._reading.acquire(blocking=False):
+                    try:
+                        self._read_until(pending, deadline)
+                    finally:
+                        self._reading.release()
+                        self._rouse_next_reader()
+                elif self.broken is None:
+                    # Roused with the answer, or to read. A newcomer may take the lock first: then it rouses us again.
+                    left = PING_AFTER if deadline is None else min(PING_AFTER, deadline - time.monotonic())
+                    if left > 0:
+                        pending.wake.acquire(timeout=left)
+                if pending.answer is None:
+                    if self.broken is not None:
+                        raise self.broken
+                    if deadline is not None and time.monotonic() >= deadline:
+                        raise DeadlineExceeded("get: the timeout passed while another caller loads; the load goes on")
+        except BaseException:
+            self._give_up(request_id, pending)
+            raise
+        return pending.answer
+
+    def _read_until(self, pending: _Pending, deadline: float | None) -> None:
+        """Read for everybody until ``pending`` has its answer or its deadline has passed."""
+        while pending.answer is None and self.broken is None:
+            if deadline is None:
+                self._read(PING_AFTER)
+            elif (left := deadline - time.monotonic()) > 0:
+                self._read(min(PING_AFTER, left))
+            else:
+                return
+
+    def _rouse_next_reader(self) -> None:
+        """The interleaving that this ends: the others found the lock taken and sleep, and their reader leaves.
+
+        Whoever began before the lock was released is seen here; whoever begins later finds it free. A request of an event
+        loop needs no rousing: its loop watches the socket.
+        """
+        for pending in list(self._pending.values()):
+            if pending.done is None and pending.answer is None:
+                pending.rouse()
+                return
+
+    # ---- Reading; the caller holds the reading lock
+
+    def _read(self, timeout: float) -> None:
+        try:
+            if self._receiver.gettimeout() != timeout:
+                self._receiver.settimeout(timeout)
+            count, ancillary, flags, _ = self._receiver.recvmsg_into(
+                [self._buffer], memfd.ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+            )
+        except (TimeoutError, BlockingIOError):
+            self._check_liveness()
+            return
+        except OSError as error:
+            self._fail(f"reading from the coordinator: {error}")
+            return
+        if ancillary:
+            self._fds.extend(memfd.received(ancillary))
+        if count == 0 or flags & socket.MSG_CTRUNC:
+            self._fail("the coordinator closed the connection" if count == 0 else "out of file descriptors")
+            return
+        self._heard = time.monotonic()
+        self._pinged = False
+        try:
+            self._decoder.feed(self._buffer[:count])
+            for request_id, message in self._decoder:
+                self._dispatch(request_id, Answer(message, self._claim_fd(message)))
+        except ProtocolError as error:
+            self._fail(str(error))
+
+    def _claim_fd(self, message: Message) -> int:
+        if not message.passes_descriptor:
+            return -1
+        if not self._fds:
+            raise ProtocolError(f"{type(message).__name__}: its descriptor did not come")
+        return self._fds.popleft()
+
+    def _dispatch(self, request_id: int, answer: Answer) -> None:
+        pending = self._pending.pop(request_id, None)
+        if pending is not None:
+            pending.answer = answer
+            pending.rouse()
+        elif answer.fd >= 0:
+            os.close(answer.fd)
+
+    def _check_liveness(self) -> None:
+        """Ask a silent coordinator for a sign of life, and break the connection when none came."""
+        silent = time.monotonic() - self._heard
+        if silent >= LIVENESS_TIMEOUT and self._pinged:
+            self._fail(f"the coordinator was silent for {silent:.1f} s")
+        elif silent >= PING_AFTER and not self._pinged:
+            self._pinged = True
+            self._heard = time.monotonic() - PING_AFTER  # silence before anybody waited is not the coordinator's
+            with contextlib.suppress(CoordinatorUnavailable):
+                self.send(Ping())
+
+    # ---- Waiting, on an event loop
+
+    async def request_async(self, message: Message) -> Answer:
+        """The same for a coroutine; its loop watches the socket for as long as it waits. Cancel it to stop waiting."""
+        loop = asyncio.get_running_loop()
+        wake = asyncio.Event()
+
+        def rouse() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits there any more
+                loop.call_soon_threadsafe(wake.set)
+
+        request_id, pending = self._begin(message, rouse)
+        self._watch(loop)
+        try:
+            while pending.answer is None:
+                if self.broken is not None:
+                    raise self.broken
+                timer = loop.call_later(PING_AFTER, self._watch_liveness, wake)
+                try:
+                    await wake.wait()
+                finally:
+                    timer.cancel()
+                wake.clear()
+        except BaseException:
+            self._give_up(request_id, pending)
+            raise
+        finally:
+            self._unwatch(loop)
+        return pending.answer
+
+    def _watch_liveness(self, wake: asyncio.Event) -> None:
+        self._check_liveness()
+        wake.set()
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        watchers = self._loops.get(loop, 0)
+        if watchers == 0:
+            loop.add_reader(self._receiver.fileno(), self._read_ready)
+        self._loops[loop] = watchers + 1
+
+    def _unwatch(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loops[loop] -= 1
+        if self._loops[loop] == 0:
+            del self._loops[loop]
+            loop.remove_reader(self._receiver.fileno())
+
+    def _read_ready(self) -> None:
+        # A thread that reads holds the lock: it delivers our answers too.
+        if self._reading.acquire(blocking=False):
+            try:
+                self._read(0.0)  # that thread may have been here since the loop looked
+            finally:
+                self._reading.release()
+                self._rouse_next_reader()
+
+    def __del__(self) -> None:
+        for fd in self._fds:
+            with contextlib.suppress(OSError):
+                os.close(fd)

@@ -1,0 +1,379 @@
+"""Flights and leases: one load per key, any number of callers that wait for it. No sockets, no clock, no threads.
+
+Everything that affects the state machine and its transitions lives in this file. A driver (the coordinator for its
+host, a worker without coordinator for its own threads) tells a ``FlightTable`` what happened, and carries out the
+actions that it returns.
+
+A *flight* is one load of one key. Its *waiters* are the callers that asked for the key, in order of arrival. One of
+them, the *holder*, has the flight's *lease*: the right and the duty to load. It gets no answer, since it has its own
+value; all others get that value. A lease that ends without one is passed on to the next waiter.
+
+Guarantees:
+
+- A flight has one live lease between any two calls; so it never hangs, as long as the driver tells of lost or silent
+  holders. It ends when it has its value, its error, or nobody who wants one.
+- Each waiter gets one outcome: Deliver, Fail, Cycle, or, by its own doing, none (it held the lease, left or was lost).
+- A lease that was taken away from a silent holder stays known while its flight lasts: the first value wins, whoever
+  sends it. Messages about any other lease are ignored.
+- No lease waits for itself. A waiter names the leases that its caller holds, outermost first. Each of their flights
+  then waits for the flight that was asked for, as long as that waiter waits in it or holds its lease. An ask that would
+  close a circle ends at once, and changes nothing.
+- Nothing of an ended flight is kept.
+
+This code assumes that its calls come one at a time, and that a waiter is asked with once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Mapping
+
+
+class State(Enum):
+    """Of a flight. A flight that asks a remote peer will be a third state between UNLEASED and ENDED, beside LEASED."""
+
+    UNLEASED = auto()  # new, or between two leases; never seen between two calls
+    LEASED = auto()
+    ENDED = auto()
+
+
+class Event(Enum):
+    ASK = auto()  # a caller wants the key
+    VALUE = auto()  # a lease's value is there
+    ERROR = auto()  # a lease's loader raised
+    RETURN = auto()  # a lease's loader was left without value or error
+    REVOKE = auto()  # a lease's holder is silent, or over its time
+    CANCEL = auto()  # a caller gave up
+    LOSE = auto()  # a caller's connection is closed
+    NEXT = auto()  # raised here: the flight is without a lease
+
+
+class Role(Enum):
+    """Of the waiter that an event comes from."""
+
+    NOBODY = auto()  # in no flight (yet)
+    WAITER = auto()
+    HOLDER = auto()  # of the live lease
+    REVOKED = auto()  # of a lease that was taken away
+
+
+class Step(Enum):
+    JOIN = auto()  # the waiter queues up
+    GRANT = auto()  # the waiter becomes the holder
+    DELIVER = auto()  # all who wait get the value
+    FAIL = auto()  # all who wait get the error
+    REMEMBER = auto()  # the holder becomes revoked, its lease stays known
+    REMOVE = auto()  # the waiter leaves, its lease is forgotten
+    NONE = auto()
+
+
+TRANSITIONS: Final[Mapping[State, Mapping[tuple[Event, Role], tuple[Step, State]]]] = {
+    State.UNLEASED: {
+        (Event.ASK, Role.NOBODY): (Step.JOIN, State.UNLEASED),
+        (Event.NEXT, Role.WAITER): (Step.GRANT, State.LEASED),
+        (Event.NEXT, Role.NOBODY): (Step.NONE, State.ENDED),  # no waiter is left
+    },
+    State.LEASED: {
+        (Event.ASK, Role.NOBODY): (Step.JOIN, State.LEASED),
+        (Event.CANCEL, Role.WAITER): (Step.REMOVE, State.LEASED),
+        (Event.LOSE, Role.WAITER): (Step.REMOVE, State.LEASED),
+        # From the holder.
+        (Event.VALUE, Role.HOLDER): (Step.DELIVER, State.ENDED),
+        (Event.ERROR, Role.HOLDER): (Step.FAIL, State.ENDED),
+        (Event.RETURN, Role.HOLDER): (Step.REMOVE, State.UNLEASED),
+        (Event.REVOKE, Role.HOLDER): (Step.REMEMBER, State.UNLEASED),
+        (Event.CANCEL, Role.HOLDER): (Step.REMOVE, State.UNLEASED),  # its cancellation crossed the grant
+        (Event.LOSE, Role.HOLDER): (Step.REMOVE, State.UNLEASED),
+        # From one whose lease was taken away: only its value still counts.
+        (Event.VALUE, Role.REVOKED): (Step.DELIVER, State.ENDED),
+        (Event.ERROR, Role.REVOKED): (Step.REMOVE, State.LEASED),
+        (Event.RETURN, Role.REVOKED): (Step.REMOVE, State.LEASED),
+        (Event.REVOKE, Role.REVOKED): (Step.NONE, State.LEASED),
+        (Event.CANCEL, Role.REVOKED): (Step.REMOVE, State.LEASED),
+        (Event.LOSE, Role.REVOKED): (Step.REMOVE, State.LEASED),
+    },
+    State.ENDED: {},  # nothing leads to an ended flight any more
+}
+
+
+@dataclass(eq=False, slots=True)
+class Waiter:
+    """One caller's request for one key."""
+
+    owner: Hashable  # whose loss is this waiter's loss: a connection, or a token of this process
+    held: tuple[int, ...] = ()  # ids of the leases that its caller holds, outermost first; stale ones do not matter
+    request: Any = None  # the driver's own
+    flight: Flight | None = field(default=None, init=False, repr=False)
+    lease: Lease | None = field(default=None, init=False, repr=False)
+
+    @property
+    def role(self) -> Role:
+        if self.flight is None:
+            return Role.NOBODY
+        if self.lease is None:
+            return Role.WAITER
+        return Role.HOLDER if self.lease.live else Role.REVOKED
+
+
+@dataclass(eq=False, slots=True)
+class Lease:
+    id: int  # increasing, never used twice in the life of a table
+    flight: Flight
+    holder: Waiter
+    granted: Any = None  # the driver's own, such as the time of the grant
+    asks: dict[Waiter, None] = field(default_factory=dict, init=False, repr=False)  # live waiters that name this lease
+
+    @property
+    def live(self) -> bool:
+        return self.flight.lease is self
+
+
+@dataclass(eq=False, slots=True)
+class Flight:
+    key: Hashable
+    state: State = State.UNLEASED
+    lease: Lease | None = field(default=None, init=False, repr=False)
+    waiters: dict[Waiter, None] = field(default_factory=dict, init=False, repr=False)  # in order of arrival
+    revoked: dict[Waiter, None] = field(default_factory=dict, init=False, repr=False)  # their values are still welcome
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Tell the waiter to load."""
+
+    waiter: Waiter
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Publish the value, and answer the waiters (there may be none) with it."""
+
+    key: Hashable
+    waiters: tuple[Waiter, ...]
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Answer the waiters (there may be none) with the error."""
+
+    key: Hashable
+    waiters: tuple[Waiter, ...]
+    error: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Cycle:
+    """Tell the waiter that each key's load waits for the next one's, and the last one's for the first's."""
+
+    waiter: Waiter
+    keys: tuple[Hashable, ...]
+
+
+Action: TypeAlias = Grant | Deliver | Fail | Cycle
+
+_NOBODY: Final = Waiter(owner=None)
+
+
+class FlightTable:
+    """All flights of one driver. Each event costs the same however many flights there are, but for an ask by a caller
+    that holds leases: that one walks the flights which wait for each other."""
+
+    __slots__ = ("_flights", "_last_id", "_leases", "_owners")
+
+    def __init__(self) -> None:
+        self._flights: dict[Hashable, Flight] = {}
+        self._leases: dict[int, Lease] = {}  # the live ones, and the revoked ones of flights that last
+        self._owners: dict[Hashable, dict[Waiter, None]] = {}  # all waiters that are in a flight
+        self._last_id = 0
+
+    def __repr__(self) -> str:
+        return f"<FlightTable: {len(self._flights)} flights, {sum(map(len, self._owners.values()))} callers>"
+
+    def __len__(self) -> int:
+        """How many flights there are."""
+        return len(self._flights)
+
+    def flight(self, key: Hashable) -> Flight | None:
+        return self._flights.get(key)
+
+    def lease(self, lease_id: int) -> Lease | None:
+        """Return a lease whose value would count: a live one, or one that was revoked and whose flight lasts."""
+        return self._leases.get(lease_id)
+
+    def live_leases(self) -> list[Lease]:
+        """Return each flight's lease: whose holders to ping, whose age to check."""
+        return [flight.lease for flight in self._flights.values() if flight.lease is not None]
+
+    def waiters_of(self, owner: Hashable) -> list[Waiter]:
+        """Return an owner's waiters that are in a flight, those that hold leases too."""
+        return list(self._owners.get(owner, ()))
+
+    def ask(self, key: Hashable, waiter: Waiter) -> list[Action]:
+        """A caller wants ``key``: it joins the flight of that key, or opens one and is granted its lease."""
+        if waiter.flight is not None:
+            raise ValueError(f"waiter: got {waiter} that waits already, expected a new one for each ask")
+        flight = self._flights.get(key)
+        if flight is None:  # whose loader has asked for nothing yet, so that it closes no circle
+            flight = self._flights[key] = Flight(key)
+        elif circle := self._circle(flight, waiter):
+            return [Cycle(waiter, circle)]
+        return self._fire(Event.ASK, flight, waiter)
+
+    def value(self, lease_id: int, value: Any) -> list[Action]:
+        """The holder of a lease, or of a revoked one, sent the value."""
+        return self._from_lease(Event.VALUE, lease_id, value)
+
+    def error(self, lease_id: int, error: Any) -> list[Action]:
+        """The loader of a lease raised."""
+        return self._from_lease(Event.ERROR, lease_id, error)
+
+    def give_back(self, lease_id: int) -> list[Action]:
+        """The loader of a lease was left without a value or an error."""
+        return self._from_lease(Event.RETURN, lease_id)
+
+    def revoke(self, lease_id: int) -> list[Action]:
+        """Take a lease away from a holder that is silent, or over its time. If nobody waits, the flight ends."""
+        return self._from_lease(Event.REVOKE, lease_id)
+
+    def cancel(self, waiter: Waiter) -> list[Action]:
+        """A caller gave up. Nothing happens if it had its outcome already."""
+        return [] if waiter.flight is None else self._fire(Event.CANCEL, waiter.flight, waiter)
+
+    def lose(self, owner: Hashable) -> list[Action]:
+        """An owner is gone, with all that its waiters waited for and held."""
+        # Those without a lease first. Otherwise a lost lease could be passed on to a waiter that is lost as well.
+        lost = sorted(self._owners.get(owner, ()), key=lambda waiter: waiter.lease is not None)
+        actions: list[Action] = []
+        for waiter in lost:
+            if waiter.flight is not None:  # it may have ended with a waiter before this one
+                actions += self._fire(Event.LOSE, waiter.flight, waiter)
+        return actions
+
+    def check(self) -> list[str]:
+        """List what is inconsistent. For tests and post-mortems."""
+        faults: list[str] = []
+        inside: set[Waiter] = set()
+        for key, flight in self._flights.items():
+            holders = [flight.lease.holder] if flight.lease is not None else []
+            if flight.key != key or flight.state is not State.LEASED or not holders:
+                faults.append(f"{flight} under {key!r} has {len(holders)} live leases, expected 1")
+            members = [*flight.waiters, *flight.revoked, *holders]
+            faults += [f"{waiter} is not of {flight}" for waiter in members if waiter.flight is not flight]
+            inside.update(members)
+        leases = {waiter.lease.id: waiter.lease for waiter in inside if waiter.lease is not None}
+        if leases != self._leases:
+            faults.append(f"known leases: got {sorted(self._leases)}, expected {sorted(leases)}")
+        if (owned := {waiter for waiters in self._owners.values() for waiter in waiters}) != inside:
+            faults.append(f"owned waiters: got {len(owned)}, expected {len(inside)}, those in flights")
+        if not all(self._owners.values()):
+            faults.append("an owner without waiters is kept")
+        for lease in leases.values():
+            asks = {w for w in inside if lease.live and lease.id in w.held and w.role is not Role.REVOKED}
+            if set(lease.asks) != asks:
+                faults.append(f"{lease}: got {len(lease.asks)} asks, expected {len(asks)}")
+        return faults
+
+    def _from_lease(self, event: Event, lease_id: int, outcome: Any = None) -> list[Action]:
+        lease = self._leases.get(lease_id)
+        return [] if lease is None else self._fire(event, lease.flight, lease.holder, outcome)
+
+    def _fire(self, event: Event, flight: Flight, waiter: Waiter, outcome: Any = None) -> list[Action]:
+        step, flight.state = TRANSITIONS[flight.state][event, waiter.role]
+        actions: list[Action] = []
+        match step:
+            case Step.JOIN:
+                self._join(flight, waiter)
+            case Step.GRANT:
+                actions.append(self._grant(flight, waiter))
+            case Step.DELIVER:
+                actions.append(Deliver(flight.key, tuple(flight.waiters), outcome))
+            case Step.FAIL:
+                actions.append(Fail(flight.key, tuple(flight.waiters), outcome))
+            case Step.REMEMBER:
+                self._remember(flight, waiter)
+            case Step.REMOVE:
+                self._remove(flight, waiter)
+        if flight.state is State.UNLEASED:
+            actions += self._fire(Event.NEXT, flight, next(iter(flight.waiters), _NOBODY))
+        elif flight.state is State.ENDED:
+            self._end(flight)
+        return actions
+
+    def _join(self, flight: Flight, waiter: Waiter) -> None:
+        waiter.flight = flight
+        flight.waiters[waiter] = None
+        self._owners.setdefault(waiter.owner, {})[waiter] = None
+        for lease in self._held(waiter):
+            lease.asks[waiter] = None
+
+    def _grant(self, flight: Flight, waiter: Waiter) -> Grant:
+        del flight.waiters[waiter]
+        self._last_id += 1
+        lease = Lease(self._last_id, flight, waiter)
+        self._leases[lease.id] = flight.lease = waiter.lease = lease
+        return Grant(waiter, lease)
+
+    def _remember(self, flight: Flight, holder: Waiter) -> None:
+        flight.lease = None
+        flight.revoked[holder] = None
+        self._untie(holder)
+
+    def _remove(self, flight: Flight, waiter: Waiter) -> None:
+        match waiter.role:
+            case Role.HOLDER:
+                flight.lease = None
+            case Role.REVOKED:
+                del flight.revoked[waiter]
+            case _:
+                del flight.waiters[waiter]
+        self._forget(waiter)
+
+    def _end(self, flight: Flight) -> None:
+        del self._flights[flight.key]
+        if flight.lease is not None:
+            self._forget(flight.lease.holder)
+            flight.lease = None
+        for waiter in (*flight.waiters, *flight.revoked):
+            self._forget(waiter)
+        flight.waiters.clear()
+        flight.revoked.clear()
+
+    def _forget(self, waiter: Waiter) -> None:
+        self._untie(waiter)
+        siblings = self._owners[waiter.owner]
+        del siblings[waiter]
+        if not siblings:
+            del self._owners[waiter.owner]
+        if waiter.lease is not None:
+            del self._leases[waiter.lease.id]
+        waiter.flight = waiter.lease = None
+
+    def _untie(self, waiter: Waiter) -> None:
+        """Nobody waits for this waiter's flight through it any more, and its own lease's flight for nobody."""
+        for lease_id in waiter.held:
+            if (lease := self._leases.get(lease_id)) is not None:
+                lease.asks.pop(waiter, None)
+        if waiter.lease is not None:
+            waiter.lease.asks.clear()
+
+    def _held(self, waiter: Waiter) -> Iterable[Lease]:
+        """The live leases among those that the waiter's caller named."""
+        leases = (self._leases.get(lease_id) for lease_id in dict.fromkeys(waiter.held))
+        return [lease for lease in leases if lease is not None and lease.live]
+
+    def _circle(self, flight: Flight, waiter: Waiter) -> tuple[Hashable, ...] | None:
+        """Return the keys round the circle that ``waiter`` would close by waiting for ``flight``, or None."""
+        held = list(self._held(waiter))
+        outermost = {lease.flight: at for at, lease in reversed(list(enumerate(held)))}
+        came_from: dict[Flight, Flight] = {}
+        seen, queue = {flight}, deque([flight])
+        while held and queue:
+            ...
+        return None

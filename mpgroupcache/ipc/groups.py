@@ -1,0 +1,164 @@
+"""The coordinator's groups: their rows in the control segment, their arenas, and putting values there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+from dataclasses import dataclass
+
+from mpgroupcache.errors import ArenaError
+from mpgroupcache.shm._writer import Arena, Control, arena_size
+from mpgroupcache.shm.segment import DIRECTORY, Segment, arena_name
+from mpgroupcache.sizes import format_size
+
+logger = logging.getLogger(__name__)
+
+COPY_STEP = 4 << 20  # bytes copied before other requests get their turn: about a millisecond
+MEMORY_RETRY = 30.0  # s until an arena that ran out of shared memory tries to grow again
+
+
+@dataclass(slots=True)
+class HostGroup:
+    """A group as the host knows it."""
+
+    id: int
+    name: str
+    cache_bytes: int
+    load_timeout: float | None
+    arena: Arena | None = None
+    segment: Segment | None = None
+    incarnation: int = 0
+    warned_of_memory: bool = False
+    retry_memory_at: float = 0.0
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Cache a value, if it fits."""
+        if self.arena is not None:
+            self.arena.put(key, value)
+
+    async def put_from(self, key: bytes, fd: int, size: int) -> None:
+        """Cache the contents of a sealed memfd, in steps between which the coordinator serves others."""
+        if self.arena is None or (reservation := self.arena.reserve(key, size)) is None:
+            return
+        try:
+            done = 0
+            while done < size:
+                with memoryview(reservation) as room:
+                    count = os.preadv(fd, [room[done : done + COPY_STEP]], done)
+                if count == 0:
+                    raise EOFError(f"memfd: got {done} bytes, expected {size}")
+                done += count
+                if done < size:
+                    await asyncio.sleep(0)
+            reservation.publish()
+        except BaseException:
+            reservation.abandon()
+            raise
+
+    def close(self) -> None:
+        """Tell attached workers to let go, and remove the arena."""
+        if self.arena is not None and self.segment is not None:
+            self.arena.retire()
+            self.arena.close()
+            self.segment.unlink()
+            self.segment.close()
+            self.arena = self.segment = None
+
+
+class Groups:
+    """All groups of an instance, by name and by id."""
+
+    def __init__(self, instance: str, control: Control, max_bytes: int | None, max_value_share: float) -> None:
+        self._instance = instance
+        self._control = control
+        self._max_bytes = max_bytes
+        self._max_value_share = max_value_share
+        self._by_name: dict[str, HostGroup] = {}
+        self._by_id: dict[int, HostGroup] = {}
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(self._by_id.values())
+
+    def get(self, group: int) -> HostGroup | None:
+        return self._by_id.get(group)
+
+    def declare(self, name: str, cache_bytes: int, load_timeout: float | None) -> HostGroup:
+        """The group of that name. Its first declaration fixes its budget. Raises ``ArenaError`` after the 256th group."""
+        if (group := self._by_name.get(name)) is not None:
+            if group.cache_bytes != cache_bytes:
+                logger.warning(
+                    "group %r: got cache_bytes of %s, the first declaration said %s and stays in force until the "
+                    "coordinator restarts", name, format_size(cache_bytes), format_size(group.cache_bytes),
+                )
+            return group
+        group = HostGroup(self._control.add_group(name, cache_bytes), name, cache_bytes, load_timeout)
+        self._by_name[name] = self._by_id[group.id] = group
+        if budget := self._affordable(name, cache_bytes):
+            self._make_arena(group, budget)
+        return group
+
+    def _affordable(self, name: str, cache_bytes: int) -> int:
+        """The budget that --max-bytes and shared memory leave for a new group, with a warning where that is less."""
+        budget = cache_bytes
+        if self._max_bytes is not None:
+            left = self._max_bytes - sum(group.arena.budget for group in self if group.arena is not None)
+            if budget > left:
+                budget = max(left, 0)
+                logger.warning(
+                    "group %r: got cache_bytes of %s, --max-bytes leaves %s; raise it or lower the groups' cache_bytes",
+                    name, format_size(cache_bytes), format_size(budget),
+                )
+        status = os.statvfs(DIRECTORY)
+        free = status.f_bavail * status.f_frsize
+        if budget > free:
+            logger.warning(
+                "group %r: cache_bytes of %s, but %s has %s free; its arena will stop growing there. Enlarge it (docker "
+                "run --shm-size) or lower cache_bytes", name, format_size(budget), DIRECTORY, format_size(free),
+            )
+        return budget
+
+    def _make_arena(self, group: HostGroup, budget: int) -> None:
+        incarnation = secrets.randbits(32)  # so that no worker takes a new arena for one it has mapped
+        try:
+            segment = Segment(arena_name(self._instance, group.id, incarnation), arena_size(budget))
+        except (ArenaError, OSError) as error:
+            logger.error("group %r is served without a cache: %s", group.name, error)
+            return
+        try:
+            group.arena = Arena(
+                self._control, segment.buffer, segment.fd, group=group.id, incarnation=incarnation, budget=budget,
+                max_entry=int(budget * self._max_value_share), seed=secrets.randbits(64),
+            )
+        except ArenaError as error:
+            logger.error("group %r is served without a cache: %s", group.name, error)
+            segment.unlink()
+            segment.close()
+            return
+        group.segment, group.incarnation = segment, incarnation
+
+    def tend(self, now: float) -> None:
+        """What has to be done from time to time: blocks whose views have gone, and memory that ran out."""
+        for group in self:
+            if group.arena is None:
+                continue
+            if group.arena.limbo_bytes:
+                group.arena.sweep()
+            if not group.arena.short_of_memory:
+                continue
+            if not group.warned_of_memory:
+                group.warned_of_memory = True
+                logger.warning(
+                    "group %r: no more shared memory in %s; its arena stays at %s of the %s that it was given. Enlarge "
+                    "it (docker run --shm-size) or lower cache_bytes",
+                    group.name, DIRECTORY, format_size(group.arena.committed), format_size(group.arena.budget),
+                )
+                group.retry_memory_at = now + MEMORY_RETRY
+            elif now >= group.retry_memory_at:
+                group.arena.retry_memory()
+                group.retry_memory_at = now + MEMORY_RETRY
+
+    def close(self) -> None:
+        for group in self:
+            group.close()

@@ -1,0 +1,123 @@
+"""A worker's link to one instance: its two connections, its region, and the groups it has declared there."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from mpgroupcache.errors import CacheError, CoordinatorError, CoordinatorUnavailable, ProtocolError
+from mpgroupcache.ipc.channel import LIVENESS_TIMEOUT, Channel
+from mpgroupcache.ipc.wire import Declare, Declared, Decoder, Failed, Hello, Message, Ping, Pong, Role, Welcome, encode
+from mpgroupcache.shm._reader import Reader
+from mpgroupcache.shm.segment import segment_path
+
+logger = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=Message)
+
+
+def connect(path: str) -> socket.socket:
+    """Connect to a coordinator's socket. Raises ``CoordinatorUnavailable``."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.settimeout(LIVENESS_TIMEOUT)
+        sock.connect(path)
+    except OSError as error:  # also EAGAIN: the backlog is full
+        sock.close()
+        raise CoordinatorUnavailable(f"no coordinator on {path}: {error}") from error
+    return sock
+
+
+class Link:
+    """An established link. ``broken`` once either connection is; it is then left for a new one."""
+
+    def __init__(self, socket_path: str, previous: Reader | None = None) -> None:
+        """Connect, claim a region, and start the service thread. Raises ``CoordinatorUnavailable`` or ``CacheError``.
+
+        ``previous`` is the reader of an earlier link, kept where the instance is still the same.
+        """
+        token = os.urandom(16)
+        self.channel = Channel(connect(socket_path))
+        self._service: _Service | None = None
+        try:
+            welcome = _expect(Welcome, self.channel.request(_hello("call", token)).message)
+            self.instance = welcome.instance
+            path = segment_path(welcome.control)
+            self.reader = previous if previous is not None and previous.reads(path) else Reader(path)
+            self._service = _Service(connect(socket_path), token, self.channel.close)
+            self._service.start()
+        except BaseException as error:
+            self.close(str(error))
+            raise
+        if self.reader.number < 0:
+            logger.warning("no free region in instance %s: hits are copied by the coordinator", welcome.instance)
+        self._declared: dict[str, Declared] = {}
+
+    @property
+    def broken(self) -> bool:
+        """Whether the coordinator is gone, as far as this link knows."""
+        return self.channel.broken is not None
+
+    def declare(self, name: str, cache_bytes: int, load_timeout: float | None) -> Declared:
+        """Announce a group and return what the instance has made of it."""
+        if (declared := self._declared.get(name)) is None:
+            answer = self.channel.request(Declare(name, cache_bytes, load_timeout)).message
+            declared = self._declared[name] = _expect(Declared, answer)
+        return declared
+
+    def close(self, reason: str = "the link was closed") -> None:
+        """Close both connections. Views keep the region."""
+        self.channel.close(reason)
+        if self._service is not None:
+            self._service.close()
+
+
+def _hello(role: Role, token: bytes) -> Hello:
+    return Hello(role, os.getpid(), token)
+
+
+def _expect(kind: type[M], message: Message) -> M:
+    if isinstance(message, kind):
+        return message
+    if isinstance(message, Failed):
+        raise message.exception()
+    raise ProtocolError(f"answer: got {type(message).__name__}, expected {kind.__name__}")
+
+
+class _Service(threading.Thread):
+    """Answers the coordinator's pings while other threads load: a slow loader is not a dead worker."""
+
+    def __init__(self, sock: socket.socket, token: bytes, on_end: Callable[[str], None]) -> None:
+        super().__init__(name="mpgroupcache-service", daemon=True)
+        self._sock = sock
+        self._token = token
+        self._on_end = on_end
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def run(self) -> None:
+        reason = "the coordinator closed the service connection"
+        try:
+            self._sock.settimeout(None)
+            self._sock.sendall(encode(_hello("service", self._token), 1))
+            decoder = Decoder()
+            while data := self._sock.recv(4096):
+                decoder.feed(data)
+                for request_id, message in decoder:
+                    if isinstance(message, Ping):
+                        self._sock.sendall(encode(Pong(), request_id))
+                    elif not isinstance(message, Welcome):
+                        raise ProtocolError(f"service connection: got {message}, expected PING")
+        except (OSError, CacheError) as error:
+            reason = f"the service connection broke: {error}"
+        finally:
+            with contextlib.suppress(Exception):
+                self._on_end(reason)
+            self._sock.close()

@@ -1,0 +1,69 @@
+"""Large values on their way: sealed memfds.
+
+A seal is what makes a foreign memfd safe to read and to map: its sender can neither shrink it (a SIGBUS) nor rewrite it
+while it is read. It is looked at before anything else is done with one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from array import array
+from collections.abc import Iterable
+
+from mpgroupcache.errors import ProtocolError
+from mpgroupcache.shm._reader import ByteView, Mapping
+
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+ANCILLARY_BYTES = socket.CMSG_SPACE(16 * 4)  # descriptors that one recvmsg may bring
+
+
+def make(value: bytes | memoryview) -> int:
+    """Return the descriptor of a sealed memfd that holds ``value``; it is the caller's to close."""
+    fd = os.memfd_create("mpgroupcache-value", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with memoryview(value) as left:
+            done = 0
+            while done < len(left):
+                done += os.write(fd, left[done:])
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def check(fd: int, size: int) -> None:
+    """Raise ``ProtocolError`` unless ``fd`` is a memfd of ``size`` bytes that nobody can change any more."""
+    try:
+        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:
+        seals = 0
+    if seals & _SEALS != _SEALS:
+        raise ProtocolError("descriptor: got one that is no sealed memfd, expected seals against all changes")
+    if (got := os.fstat(fd).st_size) != size:
+        raise ProtocolError(f"memfd: got {got} bytes, expected the {size} that its message says")
+
+
+def view(fd: int, size: int) -> ByteView:
+    """Map a received memfd, close it, and return a view of it."""
+    try:
+        check(fd, size)
+        return Mapping(fd, size).view()
+    finally:
+        os.close(fd)
+
+
+def received(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
+    """The descriptors in what ``recvmsg`` returned."""
+    fds: list[int] = []
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds += memoryview(data[: len(data) // 4 * 4]).cast("i")
+    return fds
+
+
+def passed(fd: int) -> list[tuple[int, int, bytes]]:
+    """What ``sendmsg`` takes to pass ``fd`` along."""
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [fd]).tobytes())]

@@ -1,0 +1,213 @@
+"""What the coordinator does for a get that missed: turn messages into events of flights.py, and its actions into messages."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mpgroupcache.alone import describe_cycle
+from mpgroupcache.errors import ArenaError, ProtocolError
+from mpgroupcache.ipc import flights, memfd, wire
+from mpgroupcache.ipc.connection import Connection
+from mpgroupcache.ipc.groups import Groups, HostGroup
+
+logger = logging.getLogger(__name__)
+
+PING_INTERVAL = 1.0  # s between pings to a worker that holds a lease for longer than that
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """A flight's value: inline, or in a memfd that is open while the value is delivered."""
+
+    inline: bytes | None
+    size: int
+    fd: int
+
+
+class Misses:
+    """The driver of the host's flights."""
+
+    def __init__(self, groups: Groups, lease_timeout: float) -> None:
+        self._groups = groups
+        self._lease_timeout = lease_timeout
+        self._flights = flights.FlightTable()
+        self._services: dict[bytes, Connection] = {}  # by worker
+        self._heard: dict[bytes, float] = {}  # last sign of life, of workers that are being pinged
+        self._copying: set[asyncio.Task[None]] = set()
+
+    @property
+    def under_way(self) -> int:
+        """Flights that have not ended."""
+        return len(self._flights)
+
+    def serves(self, connection: Connection) -> bool:
+        """Whether something is under way for this worker."""
+        return bool(self._flights.waiters_of(connection)) or bool(self._copying)
+
+    # ---- Messages
+
+    def handle(self, connection: Connection, request_id: int, message: wire.Message, fd: int) -> None:
+        """Act on a message of a call connection. ``fd`` came with it, and stays the caller's."""
+        match message:
+            case wire.Ask():
+                self._ask(connection, request_id, message)
+            case wire.Store(lease=lease_id):
+                if (lease := self._lease_of(connection, lease_id)) is not None:
+                    self._store(lease, message, fd)
+            case wire.Fail(lease=lease_id, type_name=type_name, message=text):
+                if self._lease_of(connection, lease_id) is not None:
+                    self._carry_out(self._flights.error(lease_id, (type_name, text)))
+            case wire.Return(lease=lease_id):
+                if self._lease_of(connection, lease_id) is not None:
+                    self._carry_out(self._flights.give_back(lease_id))
+            case wire.Cancel():
+                for waiter in self._flights.waiters_of(connection):
+                    if waiter.request == request_id:
+                        self._carry_out(self._flights.cancel(waiter))
+                        break
+            case wire.Declare():
+                self._declare(connection, request_id, message)
+            case _:
+                raise ProtocolError(f"got {type(message).__name__}, which a worker does not send")
+
+    def _declare(self, connection: Connection, request_id: int, message: wire.Declare) -> None:
+        try:
+            group = self._groups.declare(message.name, message.cache_bytes, message.load_timeout)
+        except ArenaError as error:
+            connection.send(_refused(str(error)), request_id)
+            return
+        segment = group.segment.name if group.segment is not None else None
+        budget = group.arena.budget if group.arena is not None else 0
+        connection.send(wire.Declared(group.id, segment, budget, group.incarnation), request_id)
+
+    def _ask(self, connection: Connection, request_id: int, message: wire.Ask) -> None:
+        group = self._groups.get(message.group)
+        if group is None:
+            connection.send(_refused(f"group {message.group}: no such group; DECLARE it first"), request_id)
+            return
+        # Another flight may have ended since the worker looked.
+        if group.arena is not None and (found := group.arena.find(message.key)) is not None:
+            self._send_found(connection, request_id, found, message.copy)
+            return
+        waiter = flights.Waiter(owner=connection, held=message.held, request=request_id)
+        self._carry_out(self._flights.ask((group.id, message.key), waiter))
+
+    def _send_found(self, connection: Connection, request_id: int, found: memoryview, copy: bool) -> None:
+        """Answer with a cached value. ``found`` is good until the arena's next call."""
+        if len(found) <= wire.INLINE_BYTES:
+            connection.send(wire.Value(bytes(found), len(found), False), request_id)
+        elif not copy:
+            connection.send(wire.Hit(), request_id)
+        else:
+            try:
+                fd = memfd.make(found)
+            except OSError as error:
+                connection.send(_refused(f"a value of {len(found)} bytes cannot be sent: {error}"), request_id)
+                return
+            connection.send(wire.Value(None, len(found), False), request_id, fd)
+            os.close(fd)
+
+    def _lease_of(self, connection: Connection, lease_id: int) -> flights.Lease | None:
+        """The lease, if it still counts; a late message of an ended flight is nothing. Only its holder may end it."""
+        lease = self._flights.lease(lease_id)
+        if lease is not None and lease.holder.owner is not connection:
+            raise ProtocolError(f"lease {lease_id}: got a message of {connection}, expected one of its holder")
+        return lease
+
+    # ---- Values
+
+    def _store(self, lease: flights.Lease, message: wire.Store, fd: int) -> None:
+        group = self._groups.get(lease.flight.key[0])
+        assert group is not None  # groups are never taken away
+        if message.value is not None:
+            group.put(lease.flight.key[1], message.value)
+            self._deliver(lease.id, _Value(message.value, message.size, -1))
+            return
+        memfd.check(fd, message.size)
+        copy = self._store_from(group, lease.id, lease.flight.key[1], os.dup(fd), message.size)
+        task = asyncio.get_running_loop().create_task(copy)
+        self._copying.add(task)
+        task.add_done_callback(self._copying.discard)
+
+    async def _store_from(self, group: HostGroup, lease_id: int, key: bytes, fd: int, size: int) -> None:
+        """Copy a large value into the arena, then end its flight: a get in between joins it, and does not load again."""
+        try:
+            await group.put_from(key, fd, size)
+        except OSError as error:
+            logger.error("group %r: a value of %d bytes was not cached: %s", group.name, size, error)
+        finally:
+            self._deliver(lease_id, _Value(None, size, fd))
+            os.close(fd)
+
+    def _deliver(self, lease_id: int, value: _Value) -> None:
+        self._carry_out(self._flights.value(lease_id, value))
+
+    # ---- Actions
+
+    def _carry_out(self, actions: Iterable[flights.Action]) -> None:
+        for action in actions:
+            match action:
+                case flights.Grant(waiter=waiter, lease=lease):
+                    lease.granted = time.monotonic()
+                    waiter.owner.send(wire.Lease(lease.id), waiter.request)
+                case flights.Deliver(waiters=waiters, value=value):
+                    for waiter in waiters:
+                        waiter.owner.send(wire.Value(value.inline, value.size, True), waiter.request, value.fd)
+                case flights.Fail(waiters=waiters, error=(type_name, text)):
+                    for waiter in waiters:
+                        failed = wire.Failed(wire.FailureCode.LOAD_ERROR, type_name, text)
+                        waiter.owner.send(failed, waiter.request)
+                case flights.Cycle(waiter=waiter, keys=keys):
+                    names = [(getattr(self._groups.get(group), "name", group), key) for group, key in keys]
+                    failed = wire.Failed(wire.FailureCode.LOAD_CYCLE, "LoadCycleError", describe_cycle(names))
+                    waiter.owner.send(failed, waiter.request)
+
+    # ---- Workers
+
+    def add_service(self, connection: Connection) -> None:
+        """A worker's service connection: its pings are answered while its other threads load."""
+        self._services[connection.worker] = connection
+
+    def heard(self, connection: Connection) -> None:
+        """A worker gave a sign of life."""
+        if connection.worker in self._heard:
+            self._heard[connection.worker] = time.monotonic()
+
+    def lose(self, connection: Connection) -> None:
+        """A connection is closed: its waiters leave, its leases are passed on."""
+        if self._services.get(connection.worker) is connection:
+            del self._services[connection.worker]
+        self._carry_out(self._flights.lose(connection))
+
+    def watch_leases(self, now: float) -> None:
+        """Take leases away from silent workers, and from loads that are over their group's time."""
+        pinged = set()
+        for lease in self._flights.live_leases():
+            age = now - lease.granted
+            worker = lease.holder.owner.worker
+            if age > PING_INTERVAL and worker not in pinged:
+                pinged.add(worker)
+                self._heard.setdefault(worker, now)
+                if (service := self._services.get(worker)) is not None:
+                    service.send(wire.Ping())
+            group = self._groups.get(lease.flight.key[0])
+            timeout = group.load_timeout if group is not None else None
+            if timeout is not None and age > timeout:
+                self._revoke(lease, f"is over its load_timeout of {timeout:g} s")
+            elif now - self._heard.get(worker, now) > self._lease_timeout:
+                self._revoke(lease, f"is silent for more than {self._lease_timeout:g} s")
+        for worker in self._heard.keys() - pinged:
+            del self._heard[worker]
+
+    def _revoke(self, lease: flights.Lease, reason: str) -> None:
+        logger.warning("%r %s: its load goes to the next waiter", lease.holder.owner, reason)
+        self._carry_out(self._flights.revoke(lease.id))
+
+
+def _refused(text: str) -> wire.Failed:
+    return wire.Failed(wire.FailureCode.REFUSED, "CoordinatorError", text)

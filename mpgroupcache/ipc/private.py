@@ -1,0 +1,100 @@
+"""The embedded default: a coordinator that an application starts for itself, and that ends a while after it.
+
+It lives beside the application's server, not under it: a process of its own session whose parent has gone, so that it is
+nobody's zombie, no arbiter's unknown child, and untouched by reloads. What keeps it alive is its clients.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import subprocess
+import sys
+
+from mpgroupcache.errors import CoordinatorUnavailable
+from mpgroupcache.ipc.link import connect
+
+logger = logging.getLogger(__name__)
+
+LINGER = 30.0  # s after its last client; longer than a reload or a deploy that replaces every worker
+START_TIMEOUT = 20.0  # s for a new interpreter to serve; it takes some 0.2
+
+
+def ensure_running(path: str) -> None:
+    """Return when a coordinator serves on ``path``, started here if none did. Raises ``CoordinatorUnavailable``.
+
+    Of workers that come at once, one starts it: the others wait on a lock file beside the socket. The file only saves
+    needless starts; that there is one coordinator is seen to by the lock on the control segment.
+    """
+    if _answers(path):
+        return
+    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _answers(path):
+            _start(path)
+    finally:
+        os.close(lock)
+
+
+def _answers(path: str) -> bool:
+    try:
+        connect(path).close()
+    except CoordinatorUnavailable:
+        return False
+    return True
+
+
+def _start(path: str) -> None:
+    """Start it. The process that is started here ends, with exit code 0, when the one that it leaves behind serves."""
+    command = [sys.executable, "-m", "mpgroupcache.ipc.coordinator", "--socket", path, "--linger", str(LINGER), "--detach"]
+    environment = {name: value for name, value in os.environ.items() if name != "MPGROUPCACHE_SOCKET"}
+    try:
+        started = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=START_TIMEOUT,
+            start_new_session=True,
+            env=environment,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CoordinatorUnavailable(f"the private coordinator did not start: {error}") from error
+    if started.returncode:
+        reason = started.stderr.decode(errors="replace").strip() or f"exit code {started.returncode}"
+        raise CoordinatorUnavailable(f"the private coordinator did not start: {reason}")
+    logger.info("started a private coordinator on %s; its log is %s.log", path, path)
+
+
+def detach() -> int:
+    """Leave the process that started this one; returns a descriptor that ``report_ready`` takes.
+
+    The first process stays until then, so that its exit code says whether the second one serves.
+    """
+    reader, writer = os.pipe()
+    if (child := os.fork()) != 0:
+        os.close(writer)
+        if os.read(reader, 1):
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        os._exit(os.waitstatus_to_exitcode(status) & 0xFF or 1)
+    os.close(reader)
+    return writer
+
+
+def report_ready(path: str, writer: int) -> None:
+    """Tell the first process that this one serves, and write to a log file beside the socket from now on.
+
+    The streams that were inherited belong to the application: kept open, they would keep its pipes open.
+    """
+    log = os.open(f"{path}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    os.dup2(log, sys.stdout.fileno())
+    os.dup2(log, sys.stderr.fileno())
+    os.close(log)
+    with contextlib.suppress(OSError):
+        os.write(writer, b"1")
+    os.close(writer)

@@ -1,0 +1,206 @@
+"""The coordinator's life: its instance, its socket, its connections, and what it does from time to time.
+
+One thread and one event loop. What it does for a get that missed is in misses.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import stat
+import struct
+import time
+
+from mpgroupcache.errors import ProtocolError
+from mpgroupcache.ipc import wire
+from mpgroupcache.ipc.connection import Connection
+from mpgroupcache.ipc.groups import Groups
+from mpgroupcache.ipc.misses import Misses
+from mpgroupcache.ipc.options import Options
+from mpgroupcache.shm.segment import control_name, instance_name, open_instance
+
+logger = logging.getLogger(__name__)
+
+TICK = 0.25  # s between drains of the touch rings while workers hit; a busy worker fills its ring faster, an idle never
+IDLE_TICK = 1.0  # s between looks when nothing was touched; each costs some 50 us
+DRAIN_TIMEOUT = 5.0  # s that SIGTERM leaves to loads under way; their workers need no coordinator to finish
+BACKLOG = 4096  # connections in one burst that wait to be accepted; the kernel caps it at somaxconn
+SPARE_REGIONS = 8  # free at any time: workers claim them without asking
+
+class Coordinator:
+    """One instance, from its socket to its segments."""
+
+    def __init__(self, options: Options) -> None:
+        """Take the instance over. Raises ``AlreadyRunning``, ``ArenaError``, or ``OSError`` for the socket."""
+        self._options = options
+        self.instance = instance_name(options.socket)
+        self._loop = asyncio.get_running_loop()
+        self._segment, self._control = open_instance(self.instance)  # before the socket: binding would take a live one
+        self._groups = Groups(self.instance, self._control, options.max_bytes, options.max_value_share)
+        self._misses = Misses(self._groups, options.lease_timeout)
+        self._connections: set[Connection] = set()
+        self._idle_since = time.monotonic()
+        self._stopped = asyncio.Event()
+        self._draining = False
+        try:
+            self._listener = _bind(options.socket)
+        except BaseException:
+            self._release()
+            raise
+
+    # ---- Life
+
+    async def serve(self) -> None:
+        """Serve until ``stop`` is called, or the linger time is over."""
+        self._loop.add_reader(self._listener.fileno(), self._accept)
+        ticking = asyncio.create_task(self._tick())
+        try:
+            await self._stopped.wait()
+            await self._drain()
+        finally:
+            ticking.cancel()
+            self._release()
+
+    def stop(self) -> None:
+        """Drain and end: workers finish without a coordinator."""
+        self._stopped.set()
+
+    async def _drain(self) -> None:
+        """No new requests; those under way may end. A connection without any is closed, which is all its worker needs."""
+        self._draining = True
+        self._close_listener()
+        deadline = time.monotonic() + DRAIN_TIMEOUT
+        while self._connections and time.monotonic() < deadline:
+            for connection in list(self._connections):
+                if not self._is_busy(connection):
+                    self._close(connection)
+            if self._connections:
+                await asyncio.sleep(0.02)
+
+    def _is_busy(self, connection: Connection) -> bool:
+        if connection.role == "service":  # closed with its worker's other one
+            return any(other.worker == connection.worker and other.role == "call" for other in self._connections)
+        return not connection.flushed or self._misses.serves(connection)
+
+    def _close_listener(self) -> None:
+        self._loop.remove_reader(self._listener.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._options.socket)
+        self._listener.close()
+
+    def _release(self) -> None:
+        if hasattr(self, "_listener") and self._listener.fileno() >= 0:
+            self._close_listener()
+        for connection in list(self._connections):
+            connection.close()
+        self._groups.close()
+        self._control.retire()
+        self._control.close()
+        self._segment.unlink()
+        self._segment.close()
+
+    async def _tick(self) -> None:
+        while True:
+            touches = self._control.drain()
+            now = time.monotonic()
+            self._control.reap()
+            self._control.spare_regions(SPARE_REGIONS)
+            self._groups.tend(now)
+            self._misses.watch_leases(now)
+            if self._connections:
+                self._idle_since = now
+            elif self._options.linger is not None and now - self._idle_since >= self._options.linger:
+                logger.info("no clients for %g s", self._options.linger)
+                self.stop()
+            await asyncio.sleep(TICK if touches or self._misses.under_way else IDLE_TICK)
+
+    # ---- Connections
+
+    def _accept(self) -> None:
+        for _ in range(64):  # then the others get a turn
+            try:
+                sock, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                logger.error("accept: %s; expected a free file descriptor, raise the limit (ulimit -n)", error)
+                self._loop.remove_reader(self._listener.fileno())
+                self._loop.call_later(1.0, self._loop.add_reader, self._listener.fileno(), self._accept)
+                return
+            if not _may_enter(sock):
+                sock.close()
+                continue
+            connection = Connection(sock, self._loop)
+            self._connections.add(connection)
+            self._loop.add_reader(connection.fileno(), self._receive, connection)
+
+    def _receive(self, connection: Connection) -> None:
+        try:
+            for request_id, message, fd in connection.receive():
+                self._handle(connection, request_id, message, fd)
+        except EOFError:
+            self._close(connection)
+        except (ProtocolError, OSError) as error:
+            logger.warning("%r: %s; its connection is closed", connection, error)
+            self._close(connection)
+
+    def _close(self, connection: Connection) -> None:
+        if connection.closed:
+            return
+        connection.close()
+        self._connections.discard(connection)
+        self._misses.lose(connection)
+        self._idle_since = time.monotonic()
+
+    def _handle(self, connection: Connection, request_id: int, message: wire.Message, fd: int) -> None:
+        try:
+            match message:
+                case wire.Hello(role=role, pid=pid, worker=worker) if connection.role is None:
+                    connection.role, connection.pid, connection.worker = role, pid, worker
+                    connection.send(wire.Welcome(self.instance, control_name(self.instance), os.getpid()), request_id)
+                    if role == "service":
+                        self._misses.add_service(connection)
+                case wire.Ping():
+                    connection.send(wire.Pong(), request_id)
+                case wire.Pong():
+                    self._misses.heard(connection)
+                case _ if connection.role == "call":
+                    self._misses.handle(connection, request_id, message, fd)
+                case _:
+                    got = f"got {type(message).__name__} on a {connection.role or 'new'} connection"
+                    raise ProtocolError(f"{got}, expected {'PONG' if connection.role else 'HELLO'}")
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+
+def _bind(path: str) -> socket.socket:
+    """Listen on ``path``; nobody else does, since this process holds the instance's writer lock."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise OSError(f"--socket: {path} exists and is no socket; remove it, or choose another path")
+        os.unlink(path)  # a dead instance's
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        umask = os.umask(0o177)  # 0600 from the first moment
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(umask)
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _may_enter(sock: socket.socket) -> bool:
+    """Whether the process at the other end is of this user, or root's. The socket's mode says so too; this is exact."""
+    pid, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if uid in (os.geteuid(), 0):
+        return True
+    logger.warning("process %d: got user %d, expected %d; its connection is refused", pid, uid, os.geteuid())
+    return False

@@ -1,0 +1,107 @@
+"""The leases that this process holds: from the coordinator, or from its own flights while there is none.
+
+However a load ends, ``store`` or ``end`` is called once, and with it the lease is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Protocol
+
+from mpgroupcache.alone import LocalFlights, describe_error, held_alone
+from mpgroupcache.errors import CoordinatorUnavailable
+from mpgroupcache.ipc import memfd
+from mpgroupcache.ipc.link import Link
+from mpgroupcache.ipc.wire import INLINE_BYTES, Fail, Message, Return, Store
+from mpgroupcache.shm._reader import ByteView
+
+held_leases: ContextVar[tuple[int, ...]] = ContextVar("mpgroupcache_held_leases", default=())
+"""The coordinator's leases that the running code loads for, outermost first: an ASK names them, so cycles are found."""
+
+
+class HeldLease(Protocol):
+    """A lease that somebody in this process is to load for."""
+
+    def store(self, value: bytes) -> ByteView:
+        """End the lease with its value, and return the holder's own view of it."""
+
+    def end(self, error: BaseException) -> None:
+        """End the lease without a value.
+
+        An ``Exception`` is the key's own failure, and every waiter's. Anything else (``SystemExit``, ``GreenletExit``, a
+        cancellation) says nothing about the key: the next waiter loads.
+        """
+
+    def loading(self) -> contextlib.AbstractContextManager[None]:
+        """Name this lease in what the loader asks for."""
+
+
+class SharedLease:
+    """A lease of the coordinator's."""
+
+    __slots__ = ("_id", "_link")
+
+    def __init__(self, link: Link, lease: int) -> None:
+        self._link = link
+        self._id = lease
+
+    def store(self, value: bytes) -> ByteView:
+        if len(value) <= INLINE_BYTES:
+            self._tell(Store(self._id, value, len(value)))
+            return ByteView(value)
+        try:
+            fd = memfd.make(value)
+        except OSError:  # out of descriptors or memory: the next waiter may do better
+            self._tell(Return(self._id))
+            return ByteView(value)
+        try:
+            self._tell(Store(self._id, None, len(value)), fd)
+        finally:
+            os.close(fd)
+        return ByteView(value)
+
+    def end(self, error: BaseException) -> None:
+        self._tell(Fail(self._id, *describe_error(error)) if isinstance(error, Exception) else Return(self._id))
+
+    def loading(self) -> contextlib.AbstractContextManager[None]:
+        return _named(held_leases, self._id)
+
+    def _tell(self, message: Message, fd: int = -1) -> None:
+        # A coordinator that is gone has lost the lease with the connection, and passed it on.
+        with contextlib.suppress(CoordinatorUnavailable):
+            self._link.channel.send(message, fd=fd)
+
+
+class LocalLease:
+    """A lease of this process's own flights."""
+
+    __slots__ = ("_flights", "_id")
+
+    def __init__(self, flights: LocalFlights, lease: int) -> None:
+        self._flights = flights
+        self._id = lease
+
+    def store(self, value: bytes) -> ByteView:
+        self._flights.store(self._id, value)
+        return ByteView(value)
+
+    def end(self, error: BaseException) -> None:
+        if isinstance(error, Exception):
+            self._flights.fail(self._id, error)
+        else:
+            self._flights.give_back(self._id)
+
+    def loading(self) -> contextlib.AbstractContextManager[None]:
+        return _named(held_alone, self._id)
+
+
+@contextlib.contextmanager
+def _named(variable: ContextVar[tuple[int, ...]], lease: int) -> Iterator[None]:
+    token = variable.set((*variable.get(), lease))
+    try:
+        yield
+    finally:
+        variable.reset(token)

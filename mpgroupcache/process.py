@@ -1,0 +1,134 @@
+"""What a process keeps for all its groups: its link to the coordinator, its own flights, and what a fork does to both.
+
+Everything here is made at first use, in the process that uses it: nothing connects, locks or starts a thread at import,
+so declarations work under ``gunicorn --preload`` and before gevent's patching.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+from mpgroupcache import config
+from mpgroupcache.alone import LocalFlights
+from mpgroupcache.errors import CacheError
+from mpgroupcache.ipc import private
+from mpgroupcache.ipc.link import Link
+from mpgroupcache.shm._reader import Reader, forked, renew_epoch
+
+if TYPE_CHECKING:
+    from mpgroupcache.group import Group
+
+logger = logging.getLogger(__name__)
+
+RETRY_FIRST = 0.05  # s; a coordinator that restarts is back in about this
+RETRY_MOST = 5.0  # s; between two tries to reach one that stays away
+
+
+class Process:
+    """This process's state. ``current()`` has it."""
+
+    def __init__(self) -> None:
+        self.alone = LocalFlights()
+        self._lock = threading.Lock()
+        self._link: Link | None = None
+        self._retry_at = 0.0
+        self._failures = 0
+
+    def link_for(self, group: Group) -> Link | None:
+        """A working link on which ``group`` is declared and attached; None while there is no coordinator."""
+        try:
+            link = self.working_link or self._connect()
+            if link is not None and not group.is_attached_to(link):
+                group.attach_to(link)
+            return link
+        except CacheError as error:
+            self._report(f"group {group.name!r} is not attached: {error}")
+            return None
+
+    @property
+    def working_link(self) -> Link | None:
+        """The link, where there is one now."""
+        link = self._link
+        return None if link is None or link.broken else link
+
+    def _connect(self) -> Link | None:
+        if time.monotonic() < self._retry_at:
+            return None
+        with self._lock:
+            if (link := self.working_link) is not None:
+                return link  # another thread was faster
+            if time.monotonic() < self._retry_at:
+                return None
+            previous = self._link.reader if self._link is not None else None
+            try:
+                location = config.location()
+                if location.private:
+                    private.ensure_running(location.path)
+                self._link = Link(location.path, previous)
+            except (CacheError, OSError, ValueError) as error:
+                self._report(str(error))
+                return None
+            _readers.add(self._link.reader)
+            if self._failures:
+                logger.info("the coordinator is back: instance %s", self._link.instance)
+            self._failures = 0
+            return self._link
+
+    def _report(self, reason: str) -> None:
+        """Try again later, each time after twice as long, and not in step with the other workers."""
+        if self._failures == 0:
+            logger.warning("no coordinator: %s; values are loaded in this process, uncached, until it is back", reason)
+        delay = min(RETRY_MOST, RETRY_FIRST * 2.0 ** min(self._failures, 16))
+        self._failures += 1
+        self._retry_at = time.monotonic() + delay * random.uniform(0.5, 1.5)
+
+    def close(self) -> None:
+        """Leave the instance; views stay good."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+
+_process: Process | None = None
+_readers: weakref.WeakSet[Reader] = weakref.WeakSet()  # all that may hold pins, those of earlier links too
+
+
+def current() -> Process:
+    """The state of this process, made anew in a forked child."""
+    global _process
+    if forked():
+        _after_fork_in_child()  # a fork that ran no hooks: of a C library
+    process = _process
+    if process is None:
+        process = _process = Process()
+    return process
+
+
+def _before_fork() -> None:
+    for reader in list(_readers):
+        reader.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for reader in list(_readers):
+        reader.after_fork_in_parent()
+
+
+def _after_fork_in_child() -> None:
+    """Let go of the parent's connections, without a word on them, and of its regions."""
+    global _process
+    renew_epoch()
+    for reader in list(_readers):
+        reader.after_fork_in_child()
+    _process = None
+
+
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+)

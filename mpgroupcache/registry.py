@@ -1,0 +1,125 @@
+"""The groups that this process has declared, and the functions an application begins with."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeAlias, overload
+
+from mpgroupcache.getters import Getter, GetterFunction
+from mpgroupcache.group import Group
+from mpgroupcache.ipc.wire import MAX_NAME_BYTES
+from mpgroupcache.process import current
+from mpgroupcache.shm._reader import ByteView
+from mpgroupcache.sinks import Sink
+from mpgroupcache.sizes import parse_size
+
+_groups: dict[str, Group] = {}
+
+
+def new_group(
+    name: str, cache_bytes: int | str, getter: Getter | GetterFunction, *, load_timeout: float | None = None
+) -> Group:
+    """Declare a group (Go: ``NewGroup``). Nothing connects before its first ``get``.
+
+    ``name``: 1 to 255 bytes of UTF-8, unique in the process; it names the group on the whole host. ``cache_bytes``: the
+    budget of keys and values together, in bytes or as "64MiB"; 0 switches caching off, not singleflight. ``getter``: a
+    function ``(ctx, key, dest)`` or an object with such a ``get``; it may be ``async``. ``load_timeout``: seconds after
+    which a load that still runs is given to the next waiter as well; None: never while its worker lives.
+
+    Raises ``ValueError`` for a second group of that name, a name or a size that cannot be; ``TypeError`` without getter.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name: got {type(name).__name__}, expected str")
+    if not 0 < len(name.encode(errors="surrogatepass")) <= MAX_NAME_BYTES:
+        raise ValueError(f"name: got {len(name)} characters, expected 1 to {MAX_NAME_BYTES} bytes of UTF-8")
+    if name in _groups:
+        raise ValueError(f"name: got {name!r}, which is declared already; get_group({name!r}) returns it")
+    if load_timeout is not None and not load_timeout > 0:
+        raise ValueError(f"load_timeout: got {load_timeout}, expected seconds above 0, or None")
+    group = _groups[name] = Group(name, parse_size(cache_bytes), getter, load_timeout)
+    return group
+
+
+def get_group(name: str) -> Group | None:
+    """Return the group of that name that this process declared (Go: ``GetGroup``)."""
+    return _groups.get(name)
+
+
+def connect() -> bool:
+    """Attach every declared group now, not at the first ``get``: for a server's hook that runs in each new worker.
+
+    Returns whether there is a coordinator; without one, ``get`` works all the same, and tries again.
+    """
+    process = current()
+    return all([process.link_for(group) is not None for group in list(_groups.values())])
+
+
+Key: TypeAlias = Any  # what a loader takes: str where the key is valid UTF-8, else bytes; most take str alone
+Product: TypeAlias = Any  # what it returns: bytes, str or a protobuf message
+
+
+class CachedFunction:
+    """What ``@cached`` makes of a function of one key."""
+
+    def __init__(self, name: str, cache_bytes: int | str, function: Callable[[Key], Product]) -> None:
+        functools.update_wrapper(self, function)
+
+        def load(_ctx: Any, key: Key, dest: Sink) -> None:
+            _set(dest, function(key))
+
+        self.group = new_group(name, cache_bytes, load)
+        """The group behind the function."""
+
+    def __call__(self, key: str | bytes) -> ByteView:
+        """Return the value of ``key``; raises what ``Group.get`` raises."""
+        return self.group.get(key)
+
+
+class AsyncCachedFunction:
+    """What ``@cached`` makes of an ``async`` function of one key."""
+
+    def __init__(self, name: str, cache_bytes: int | str, function: Callable[[Key], Awaitable[Product]]) -> None:
+        functools.update_wrapper(self, function)
+
+        async def load(_ctx: Any, key: Key, dest: Sink) -> None:
+            _set(dest, await function(key))
+
+        self.group = new_group(name, cache_bytes, load)
+        """The group behind the function."""
+
+    async def __call__(self, key: str | bytes) -> ByteView:
+        """Return the value of ``key``; raises what ``Group.aget`` raises."""
+        return await self.group.aget(key)
+
+
+def _set(dest: Sink, value: Product) -> None:
+    if isinstance(value, str):
+        dest.set_string(value)
+    elif hasattr(value, "SerializeToString"):
+        dest.set_proto(value)
+    else:
+        dest.set_bytes(value)
+
+
+class _Decorator(Protocol):
+    @overload
+    def __call__(self, function: Callable[[Key], Coroutine[Any, Any, Product]]) -> AsyncCachedFunction: ...
+
+    @overload
+    def __call__(self, function: Callable[[Key], Product]) -> CachedFunction: ...
+
+
+def cached(name: str, cache_bytes: int | str) -> _Decorator:
+    """Make a function of one key to ``bytes``, ``str`` or a protobuf message a cached one; it may be ``async``.
+
+    ``name`` and ``cache_bytes`` are ``new_group``'s. The function is called with ``str`` where the key is valid UTF-8,
+    else with ``bytes``. Calling the result returns a ``ByteView``; its ``group`` is the group.
+    """
+
+    def decorate(function: Callable[[Key], Any]) -> Any:
+        kind = AsyncCachedFunction if inspect.iscoroutinefunction(function) else CachedFunction
+        return kind(name, cache_bytes, function)
+
+    return decorate

@@ -1,0 +1,216 @@
+#include "writer.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+/* Address space for entries, in budgets. Headers, padding and free space come on top of the budget, which counts keys and
+ * values alone; at 4 it is the segment that evicts first only where these average under 16 bytes. */
+#define ENTRIES_PER_BUDGET 4u
+#define ENTRIES_MIN (1u << 20)
+#define BYTES_PER_SLOT 64u /* of entries' address space: the least that an entry with a few bytes takes */
+
+struct plan {
+    uint64_t slots, slots_offset, index_offset, entries_offset, size;
+};
+
+static uint64_t page_up(uint64_t bytes) { return (bytes + MGC_PAGE - 1) & ~(uint64_t)(MGC_PAGE - 1); }
+
+static struct plan plan_for(uint64_t budget) {
+    struct plan plan;
+    uint64_t entries = page_up(budget * ENTRIES_PER_BUDGET + ENTRIES_MIN);
+    plan.slots = entries / BYTES_PER_SLOT;
+    if (plan.slots > MGC_SLOT_NONE - 1)
+        plan.slots = MGC_SLOT_NONE - 1;
+    uint64_t buckets = 1ull << MGC_INDEX_MIN_LOG2;
+    while (buckets * MGC_BUCKET_WORDS * 3 / 4 < plan.slots)
+        buckets *= 2;
+    plan.slots_offset = MGC_PAGE;
+    plan.index_offset = plan.slots_offset + page_up(plan.slots * sizeof(struct mgc_slot));
+    plan.entries_offset = plan.index_offset + 2 * buckets * sizeof(mgc_bucket); /* the last generation and all before it */
+    plan.size = plan.entries_offset + entries;
+    return plan;
+}
+
+uint64_t mgc_arena_size(uint64_t budget) { return plan_for(budget).size; }
+
+int mgc_arena_commit(struct mgc_arena *arena, uint64_t offset, uint64_t bytes) {
+    if (arena->short_of_memory)
+        return -ENOSPC;
+    int error = mgc_commit(arena->fd, offset, bytes);
+    if (error)
+        arena->short_of_memory = 1;
+    else
+        mgc_add(&arena->header->committed, page_up(offset + bytes) - page_up(offset));
+    return error;
+}
+
+int mgc_arena_format(struct mgc_arena *arena, uint8_t *base, int fd, struct mgc_control *control,
+                     const struct mgc_arena_options *options) {
+    struct plan plan = plan_for(options->budget);
+    int error = mgc_commit(fd, 0, MGC_PAGE);
+    if (error)
+        return error;
+    struct mgc_arena_header *header = (struct mgc_arena_header *)base;
+    memset(arena, 0, sizeof *arena);
+    arena->base = base;
+    arena->fd = fd;
+    arena->header = header;
+    arena->control = control;
+    arena->budget = options->budget;
+    arena->max_entry = options->max_entry;
+    arena->entries_limit = plan.size;
+    arena->slots = (struct mgc_slot *)(base + plan.slots_offset);
+    arena->slots_limit = (uint32_t)plan.slots;
+    arena->index_limit = plan.entries_offset;
+    header->magic = MGC_ARENA_MAGIC;
+    header->version = MGC_LAYOUT_VERSION;
+    memcpy(header->boot_id, options->boot_id, sizeof header->boot_id);
+    header->seed = options->seed;
+    header->size = plan.size;
+    header->budget = options->budget;
+    header->slots_offset = plan.slots_offset;
+    header->index_offset = plan.index_offset;
+    header->entries_offset = plan.entries_offset;
+    header->arena = options->arena;
+    header->incarnation = options->incarnation;
+    atomic_store_explicit(&header->committed, MGC_PAGE, memory_order_relaxed);
+    atomic_store_explicit(&header->entries_end, plan.entries_offset, memory_order_relaxed);
+    mgc_heap_init(&arena->heap, base, plan.entries_offset);
+    mgc_lru_init(arena);
+    error = mgc_index_init(arena);
+    if (error)
+        return error;
+    control->arenas[options->arena] = arena;
+    atomic_store_explicit(&header->state, MGC_SEGMENT_LIVE, memory_order_release);
+    return 0;
+}
+
+void mgc_arena_retire(struct mgc_arena *arena) {
+    atomic_store_explicit(&arena->header->state, MGC_SEGMENT_RETIRED, memory_order_release);
+    atomic_store_explicit(&arena->header->index, 0, memory_order_release); /* get() then says MGC_DETACHED */
+}
+
+void mgc_arena_close(struct mgc_arena *arena) {
+    if (arena->control && arena->control->arenas[arena->header->arena] == arena)
+        arena->control->arenas[arena->header->arena] = NULL;
+    free(arena->links);
+    free(arena->retiring.items);
+    free(arena->limbo.items);
+    memset(arena, 0, sizeof *arena);
+}
+
+static uint32_t slot_at(const struct mgc_arena *arena, _Atomic uint64_t *place) {
+    uint64_t word = atomic_load_explicit(place, memory_order_relaxed);
+    return mgc_heap_block(&arena->heap, mgc_word_offset(word))->slot;
+}
+
+static uint32_t take_slot(struct mgc_arena *arena, uint32_t keep) {
+    uint32_t slot = mgc_slot_take(arena);
+    if (slot == MGC_NO_SLOT && mgc_evict_one(arena, keep) == 0)
+        slot = mgc_slot_take(arena);
+    return slot;
+}
+
+int mgc_arena_reserve(struct mgc_arena *arena, const uint8_t *key, size_t key_length, uint64_t value_length, uint32_t list,
+                      struct mgc_reservation *reservation) {
+    /* Refused up front: making room first and failing then would have emptied the cache for nothing, as Go's does. */
+    if (key_length > MGC_MAX_KEY || key_length > arena->max_entry || value_length > arena->max_entry - key_length)
+        return MGC_TOO_LARGE;
+    uint64_t hash = mgc_hash(arena->header->seed, key, key_length), bytes = key_length + value_length, replaced = 0;
+    _Atomic uint64_t *place = mgc_index_find(arena, hash, key, key_length);
+    uint32_t keep = MGC_NO_SLOT;
+    if (place) {
+        keep = slot_at(arena, place);
+        replaced = mgc_entry_bytes(mgc_slot_block(arena, keep));
+    }
+    if (mgc_evict_for_budget(arena, bytes > replaced ? bytes - replaced : 0, keep) != 0)
+        return MGC_NO_ROOM;
+    uint64_t offset = mgc_evict_for_block(arena, MGC_VALUE_OFFSET(key_length) + value_length, keep);
+    if (!offset)
+        return MGC_NO_ROOM;
+    uint32_t slot = take_slot(arena, keep);
+    if (slot == MGC_NO_SLOT) {
+        mgc_heap_free(&arena->heap, offset);
+        return MGC_NO_ROOM;
+    }
+    struct mgc_block *block = mgc_heap_block(&arena->heap, offset);
+    block->slot = slot;
+    block->key_length = (uint32_t)key_length & 0xffffff;
+    block->list = list & 0xff;
+    block->value_length = value_length;
+    block->expires = 0;
+    memcpy((uint8_t *)block + MGC_KEY_OFFSET, key, key_length);
+    atomic_store_explicit(&arena->slots[slot].word, 0, memory_order_relaxed);
+    arena->slots[slot].list = list;
+    arena->links[slot].hash = hash;
+    arena->filling += bytes;
+    *reservation = (struct mgc_reservation){
+        .offset = offset, .slot = slot, .value = (uint8_t *)block + MGC_VALUE_OFFSET(key_length), .length = value_length};
+    return 0;
+}
+
+void mgc_arena_abandon(struct mgc_arena *arena, const struct mgc_reservation *reservation) {
+    arena->filling -= mgc_entry_bytes(mgc_heap_block(&arena->heap, reservation->offset));
+    mgc_slot_give(arena, reservation->slot);
+    mgc_heap_free(&arena->heap, reservation->offset); /* it had no word: nobody can have pinned it */
+}
+
+int mgc_arena_publish(struct mgc_arena *arena, const struct mgc_reservation *reservation) {
+    struct mgc_block *block = mgc_heap_block(&arena->heap, reservation->offset);
+    struct mgc_slot *slot = &arena->slots[reservation->slot];
+    uint64_t hash = arena->links[reservation->slot].hash, word = mgc_word(hash, reservation->offset);
+    _Atomic uint64_t *place =
+        mgc_index_find(arena, hash, (const uint8_t *)block + MGC_KEY_OFFSET, block->key_length);
+    uint32_t replaced = place ? slot_at(arena, place) : MGC_NO_SLOT;
+    if (!place) {
+        place = mgc_index_room(arena, hash, &replaced);
+        if (!place) { /* both buckets are full, and the index is as large as it gets */
+            place = mgc_index_place(arena, replaced);
+            mgc_add(&arena->header->lists[arena->slots[replaced].list].evictions, 1);
+        }
+    }
+    /* The slot before the word: whoever adopts the segment finds for each published word a slot that knows it. */
+    slot->checksum = mgc_checksum(arena->header->seed, block);
+    atomic_store_explicit(&slot->word, word, memory_order_relaxed);
+    if (replaced != MGC_NO_SLOT) {
+        mgc_unpublish(arena, replaced, place, word);
+    } else {
+        /* Pairs with get()'s acquire: who sees the word sees the block filled. */
+        atomic_store_explicit(place, word, memory_order_release);
+        arena->index_used++;
+    }
+    mgc_lru_push(arena, reservation->slot, mgc_ticks());
+    mgc_add(&arena->header->lists[block->list].bytes, mgc_entry_bytes(block));
+    mgc_add(&arena->header->lists[block->list].items, 1);
+    arena->filling -= mgc_entry_bytes(block);
+    mgc_retire(arena);
+    /* Two values of one key, filled side by side, each counted on replacing the same entry. */
+    mgc_evict_for_budget(arena, 0, reservation->slot);
+    return 0;
+}
+
+int mgc_arena_find(struct mgc_arena *arena, const uint8_t *key, size_t key_length, const uint8_t **value,
+                   uint64_t *value_length) {
+    uint64_t hash = mgc_hash(arena->header->seed, key, key_length);
+    _Atomic uint64_t *place = mgc_index_find(arena, hash, key, key_length);
+    if (!place)
+        return 0;
+    uint32_t slot = slot_at(arena, place);
+    const struct mgc_block *block = mgc_slot_block(arena, slot);
+    mgc_lru_touch(arena, slot);
+    *value = (const uint8_t *)block + MGC_VALUE_OFFSET(block->key_length);
+    *value_length = block->value_length;
+    return 1;
+}
+
+int mgc_arena_remove(struct mgc_arena *arena, const uint8_t *key, size_t key_length) {
+    uint64_t hash = mgc_hash(arena->header->seed, key, key_length);
+    _Atomic uint64_t *place = mgc_index_find(arena, hash, key, key_length);
+    if (!place)
+        return 0;
+    mgc_unpublish(arena, slot_at(arena, place), place, 0);
+    mgc_retire(arena);
+    return 1;
+}
+
+void mgc_arena_sweep(struct mgc_arena *arena) { mgc_retire(arena); }

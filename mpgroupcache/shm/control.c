@@ -1,0 +1,239 @@
+#define _GNU_SOURCE /* fallocate's errors, and open-file-description locks */
+#include "writer.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "reader.h" /* mgc_lock */
+
+static struct mgc_control_header *header_of(const struct mgc_control *control) {
+    return (struct mgc_control_header *)control->base;
+}
+
+static uint32_t region_count(const struct mgc_control *control) {
+    return atomic_load_explicit(&header_of(control)->region_count, memory_order_relaxed); /* its only writer is here */
+}
+
+static struct mgc_region *region_at(const struct mgc_control *control, uint32_t i) {
+    return (struct mgc_region *)(control->base + MGC_REGIONS_OFFSET + i * MGC_REGION_SIZE);
+}
+
+int mgc_commit(int fd, uint64_t offset, uint64_t bytes) {
+    int error;
+    do
+        error = posix_fallocate(fd, (off_t)offset, (off_t)bytes);
+    while (error == EINTR); /* a signal in the middle: tmpfs undoes what it had done */
+    return -error;
+}
+
+int mgc_control_format(struct mgc_control *control, uint8_t *base, int fd, const uint8_t boot_id[16]) {
+    memset(control, 0, sizeof *control);
+    control->base = base;
+    control->fd = fd;
+    int error = mgc_commit(fd, 0, MGC_CONTROL_COMMIT(MGC_REGION_STEP));
+    if (error)
+        return error;
+    struct mgc_control_header *header = header_of(control);
+    header->magic = MGC_CONTROL_MAGIC;
+    header->version = MGC_LAYOUT_VERSION;
+    memcpy(header->boot_id, boot_id, sizeof header->boot_id);
+    atomic_store_explicit(&header->region_count, MGC_REGION_STEP, memory_order_relaxed);
+    atomic_store_explicit(&header->state, MGC_SEGMENT_LIVE, memory_order_release);
+    return 0;
+}
+
+void mgc_control_close(struct mgc_control *control) {
+    free(control->pins);
+    free(control->touched);
+    control->pins = NULL;
+    control->touched = NULL;
+}
+
+void mgc_control_retire(struct mgc_control *control) {
+    atomic_store_explicit(&header_of(control)->state, MGC_SEGMENT_RETIRED, memory_order_release);
+}
+
+void mgc_segment_retire(int fd) {
+    const uint32_t retired = MGC_SEGMENT_RETIRED;
+    const uint64_t no_index = 0;
+    uint64_t magic = 0;
+    if (pread(fd, &magic, sizeof magic, 0) != (ssize_t)sizeof magic)
+        return;
+    ssize_t written = 0;
+    if (magic == MGC_CONTROL_MAGIC)
+        written = pwrite(fd, &retired, sizeof retired, offsetof(struct mgc_control_header, state));
+    else if (magic == MGC_ARENA_MAGIC)
+        written = pwrite(fd, &retired, sizeof retired, offsetof(struct mgc_arena_header, state)) +
+                  pwrite(fd, &no_index, sizeof no_index, offsetof(struct mgc_arena_header, index));
+    (void)written; /* its first page is committed: a write into it does not fail */
+}
+
+int mgc_control_add_group(struct mgc_control *control, const uint8_t *name, size_t length, uint64_t budget) {
+    struct mgc_control_header *header = header_of(control);
+    uint32_t id = atomic_load_explicit(&header->group_count, memory_order_relaxed);
+    if (id >= MGC_MAX_GROUPS || length > MGC_GROUP_NAME_BYTES)
+        return -ENOSPC;
+    struct mgc_group_row *row = (struct mgc_group_row *)(control->base + MGC_GROUPS_OFFSET) + id;
+    row->budget = budget;
+    row->name_length = (uint32_t)length;
+    memcpy(row->name, name, length);
+    atomic_store_explicit(&header->group_count, id + 1, memory_order_release);
+    return (int)id;
+}
+
+uint32_t mgc_control_spare_regions(struct mgc_control *control, uint32_t spare) {
+    uint32_t count = region_count(control), unclaimed = 0;
+    for (uint32_t i = 0; i < count; i++)
+        unclaimed += atomic_load_explicit(&region_at(control, i)->state, memory_order_relaxed) == MGC_REGION_FREE;
+    while (unclaimed < spare && count + MGC_REGION_STEP <= MGC_MAX_REGIONS &&
+           mgc_commit(control->fd, MGC_CONTROL_COMMIT(count), MGC_REGION_STEP * MGC_REGION_SIZE) == 0) {
+        count += MGC_REGION_STEP;
+        unclaimed += MGC_REGION_STEP;
+        /* Every scan after this store covers the new regions. One that is under way does not: a pin in a region claimed
+         * after that scan's fence belongs to a get() that finds the words of that scan's victims gone. */
+        atomic_store_explicit(&header_of(control)->region_count, count, memory_order_release);
+    }
+    return unclaimed;
+}
+
+static void fold(struct mgc_control *control, struct mgc_region *region) {
+    struct mgc_control_header *header = header_of(control);
+    uint32_t epoch = atomic_load_explicit(&header->fold_epoch, memory_order_relaxed);
+    _Atomic uint64_t *totals = (_Atomic uint64_t *)(control->base + MGC_TOTALS_OFFSET);
+    _Atomic uint64_t *counts = (_Atomic uint64_t *)region->counters;
+    atomic_store_explicit(&header->fold_epoch, epoch + 1, memory_order_relaxed);
+    atomic_thread_fence(memory_order_release); /* the odd epoch before the first change, for mgc_sum_counters() */
+    for (size_t i = 0; i < MGC_MAX_GROUPS * MGC_COUNTERS; i++) {
+        uint64_t n = atomic_load_explicit(&counts[i], memory_order_relaxed);
+        if (n) {
+            mgc_add(&totals[i], n);
+            atomic_store_explicit(&counts[i], 0, memory_order_relaxed);
+        }
+    }
+    atomic_store_explicit(&header->fold_epoch, epoch + 2, memory_order_release);
+}
+
+uint32_t mgc_control_reap(struct mgc_control *control) {
+    uint32_t reaped = 0, count = region_count(control);
+    for (uint32_t i = 0; i < count; i++) {
+        struct mgc_region *region = region_at(control, i);
+        /* A region that is locked but not LIVE yet is being claimed: it has nothing to reap. */
+        if (atomic_load_explicit(&region->state, memory_order_acquire) != MGC_REGION_LIVE ||
+            mgc_lock(control->fd, MGC_REGION_LOCK(i)) != 0)
+            continue;
+        for (uint32_t pin = 0; pin < MGC_PINS; pin++)
+            atomic_store_explicit(&region->pins[pin], 0, memory_order_release);
+        atomic_store_explicit(&region->pin_limit, 0, memory_order_relaxed);
+        fold(control, region);
+        atomic_store_explicit(&region->state, MGC_REGION_FREE, memory_order_release);
+        mgc_unlock(control->fd, MGC_REGION_LOCK(i));
+        reaped++;
+    }
+    return reaped;
+}
+
+static int compare_words(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+void mgc_control_scan(struct mgc_control *control) {
+    control->pin_count = 0;
+    uint32_t count = region_count(control);
+    for (uint32_t i = 0; i < count; i++) { /* ascending: see mgc_region_copy_pins() */
+        struct mgc_region *region = region_at(control, i);
+        uint32_t limit = atomic_load_explicit(&region->pin_limit, memory_order_relaxed);
+        for (uint32_t pin = 0; pin < limit && pin < MGC_PINS; pin++) {
+            /* Pairs with unpin()'s release: a reader's reads come before the reuse that a 0 here allows. */
+            uint64_t word = atomic_load_explicit(&region->pins[pin], memory_order_acquire);
+            if (!word)
+                continue;
+            if (control->pin_count == control->pin_room) {
+                size_t room = control->pin_room ? 2 * control->pin_room : 256;
+                uint64_t *pins = realloc(control->pins, room * sizeof *pins);
+                if (!pins)
+                    abort(); /* an incomplete scan would free what somebody reads */
+                control->pins = pins;
+                control->pin_room = room;
+            }
+            control->pins[control->pin_count++] = word;
+        }
+    }
+    if (control->pin_count > 1)
+        qsort(control->pins, control->pin_count, sizeof *control->pins, compare_words);
+}
+
+int mgc_pinned(const struct mgc_control *control, uint32_t arena, uint64_t offset) {
+    uint64_t word = mgc_pin_word(arena, offset / MGC_GRANULE);
+    return control->pin_count &&
+           bsearch(&word, control->pins, control->pin_count, sizeof word, compare_words) != NULL;
+}
+
+static size_t collect_touches(struct mgc_control *control, uint32_t i, struct mgc_touched *touched) {
+    struct mgc_region *region = region_at(control, i);
+    uint64_t head = atomic_load_explicit(&region->touch_head, memory_order_acquire), tail = control->tails[i];
+    size_t count = 0;
+    if (head - tail > MGC_TOUCHES)
+        tail = head - MGC_TOUCHES;
+    uint64_t first = tail;
+    for (; tail != head; tail++) {
+        struct mgc_touch *touch = &region->touches[tail & (MGC_TOUCHES - 1)];
+        touched[count].word = atomic_load_explicit(&touch->word, memory_order_relaxed);
+        touched[count++].time = atomic_load_explicit(&touch->time, memory_order_relaxed);
+    }
+    /* The worker may have come round the ring meanwhile. A touch that it was overwriting at `now` is number now - SIZE:
+     * that one and all before it may be torn. Pairs with the fence of the get() that writes a touch. */
+    atomic_thread_fence(memory_order_acquire);
+    uint64_t now = atomic_load_explicit(&region->touch_head, memory_order_relaxed), torn = 0;
+    if (now - first >= MGC_TOUCHES)
+        torn = now - MGC_TOUCHES + 1 - first;
+    if (torn > count)
+        torn = count;
+    control->touches_lost += first - control->tails[i] + torn;
+    control->tails[i] = head;
+    if (torn)
+        memmove(touched, touched + torn, (count - torn) * sizeof *touched);
+    return count - torn;
+}
+
+static int compare_newest_first(const void *a, const void *b) {
+    uint64_t x = ((const struct mgc_touched *)a)->time, y = ((const struct mgc_touched *)b)->time;
+    return (x < y) - (x > y);
+}
+
+size_t mgc_control_drain(struct mgc_control *control) {
+    size_t count = 0;
+    uint32_t regions = region_count(control);
+    for (uint32_t i = 0; i < regions; i++) {
+        if (atomic_load_explicit(&region_at(control, i)->touch_head, memory_order_relaxed) == control->tails[i])
+            continue;
+        if (control->touched_room < count + MGC_TOUCHES) {
+            size_t room = 2 * control->touched_room + MGC_TOUCHES;
+            struct mgc_touched *touched = realloc(control->touched, room * sizeof *touched);
+            if (!touched)
+                break; /* the rest is drained next time */
+            control->touched = touched;
+            control->touched_room = room;
+        }
+        count += collect_touches(control, i, control->touched + count);
+    }
+    if (!count)
+        return 0;
+    qsort(control->touched, count, sizeof *control->touched, compare_newest_first);
+    struct mgc_lru_cursor cursors[MGC_MAX_GROUPS];
+    uint64_t begun[MGC_MAX_GROUPS / 64] = {0};
+    for (size_t n = 0; n < count; n++) {
+        uint32_t id = control->touched[n].time & 0xff;
+        struct mgc_arena *arena = control->arenas[id];
+        if (!arena)
+            continue;
+        if (!(begun[id / 64] >> id % 64 & 1)) {
+            begun[id / 64] |= 1ull << id % 64;
+            mgc_lru_begin(arena, &cursors[id]);
+        }
+        mgc_lru_merge(arena, &cursors[id], &control->touched[n]);
+    }
+    return count;
+}

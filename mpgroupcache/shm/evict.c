@@ -1,0 +1,242 @@
+#include <stdlib.h>
+
+#include "writer.h"
+
+#define MAX_EVICTIONS 65536   /* of one insert; beyond that its value is served uncached, and the next has it easier */
+#define MAX_PASSED_OVER 4096  /* pinned victims of one insert, likewise */
+#define WINDOW_BYTES (64u << 10) /* blocks from this size on are made room for by windows, smaller ones by LRU alone */
+#define WINDOW_STARTS 16      /* LRU candidates from which a window is grown */
+#define SMALL_EVICTIONS 64    /* by LRU for one small block, before a window is tried for it too */
+
+int mgc_offsets_add(struct mgc_offsets *offsets, uint64_t offset) {
+    if (offsets->count == offsets->room) {
+        size_t room = offsets->room ? 2 * offsets->room : 64;
+        uint64_t *items = realloc(offsets->items, room * sizeof *items);
+        if (!items)
+            return -1;
+        offsets->items = items;
+        offsets->room = room;
+    }
+    offsets->items[offsets->count++] = offset;
+    return 0;
+}
+
+void mgc_unpublish(struct mgc_arena *arena, uint32_t slot, _Atomic uint64_t *place, uint64_t word) {
+    struct mgc_block *block = mgc_slot_block(arena, slot);
+    struct mgc_list_stats *stats = &arena->header->lists[block->list];
+    uint64_t offset = mgc_word_offset(mgc_slot_word(arena, slot));
+    atomic_store_explicit(place, word, memory_order_release); /* see retire() for the rest of the evict rule */
+    arena->index_used -= word == 0;
+    mgc_add(&stats->bytes, -mgc_entry_bytes(block));
+    mgc_add(&stats->items, -1ull);
+    mgc_lru_unlink(arena, slot);
+    mgc_slot_give(arena, slot);
+    block->slot = MGC_SLOT_NONE; /* readers do not look at it */
+    if (mgc_offsets_add(&arena->retiring, offset) != 0)
+        abort(); /* a block that is in no list could never be freed */
+}
+
+void mgc_evict(struct mgc_arena *arena, uint32_t slot) {
+    mgc_add(&arena->header->lists[arena->slots[slot].list].evictions, 1);
+    mgc_unpublish(arena, slot, mgc_index_place(arena, slot), 0);
+}
+
+void mgc_retire(struct mgc_arena *arena) {
+    if (!arena->retiring.count && !arena->limbo.count)
+        return;
+    /* With the fence of get(): a reader whose fence comes first has its pin seen below; one whose fence comes later sees
+     * its word gone. */
+    atomic_thread_fence(memory_order_seq_cst);
+    mgc_control_scan(arena->control);
+    struct mgc_offsets *sources[2] = {&arena->limbo, &arena->retiring};
+    uint64_t limbo_bytes = 0;
+    for (int s = 0; s < 2; s++) {
+        size_t kept = 0;
+        for (size_t i = 0; i < sources[s]->count; i++) {
+            uint64_t offset = sources[s]->items[i];
+            if (!mgc_pinned(arena->control, arena->header->arena, offset)) {
+                mgc_heap_free(&arena->heap, offset);
+                continue;
+            }
+            limbo_bytes += mgc_block_bytes(mgc_heap_block(&arena->heap, offset));
+            if (s == 0)
+                arena->limbo.items[kept++] = offset;
+            else if (mgc_offsets_add(&arena->limbo, offset) != 0)
+                abort();
+        }
+        if (s == 0)
+            arena->limbo.count = kept;
+    }
+    arena->retiring.count = 0;
+    atomic_store_explicit(&arena->header->limbo_bytes, limbo_bytes, memory_order_relaxed);
+}
+
+static int pinned(const struct mgc_arena *arena, uint32_t slot) {
+    return mgc_pinned(arena->control, arena->header->arena, mgc_word_offset(mgc_slot_word(arena, slot)));
+}
+
+/* The next victim by Go's rule: of the hot list if that holds more than an eighth of the main list's bytes, else of the
+ * main list, the least recently used. Pins are those of the last scan: a hint, so that what is surely in use is passed
+ * over. An entry with a view is in use now, and goes to the front of its list. */
+static uint32_t next_victim(struct mgc_arena *arena, uint32_t keep, unsigned *passed_over) {
+    uint32_t first = mgc_list_bytes(arena, MGC_HOT) > mgc_list_bytes(arena, MGC_MAIN) / 8 ? MGC_HOT : MGC_MAIN;
+    for (uint32_t turn = 0; turn < 2; turn++) {
+        uint32_t list = first ^ turn, slot = arena->lists[list].oldest;
+        uint64_t left = atomic_load_explicit(&arena->header->lists[list].items, memory_order_relaxed);
+        while (slot != MGC_NO_SLOT && left--) {
+            uint32_t newer = arena->links[slot].newer;
+            if (slot != keep && !pinned(arena, slot))
+                return slot;
+            if (slot != keep) {
+                if (++*passed_over > MAX_PASSED_OVER)
+                    return MGC_NO_SLOT;
+                mgc_lru_touch(arena, slot);
+            }
+            slot = newer;
+        }
+    }
+    return MGC_NO_SLOT;
+}
+
+static uint64_t live_bytes(const struct mgc_arena *arena) {
+    return mgc_list_bytes(arena, MGC_MAIN) + mgc_list_bytes(arena, MGC_HOT) + arena->filling;
+}
+
+int mgc_evict_for_budget(struct mgc_arena *arena, uint64_t bytes, uint32_t keep) {
+    unsigned evictions = 0, passed_over = 0;
+    if (live_bytes(arena) + bytes <= arena->budget)
+        return 0;
+    mgc_control_drain(arena->control); /* hits of workers up to now count in the choice of victims */
+    mgc_control_scan(arena->control);
+    while (live_bytes(arena) + bytes > arena->budget && evictions < MAX_EVICTIONS) {
+        uint32_t victim = next_victim(arena, keep, &passed_over);
+        if (victim == MGC_NO_SLOT)
+            break;
+        mgc_evict(arena, victim);
+        evictions++;
+    }
+    mgc_retire(arena);
+    return live_bytes(arena) + bytes <= arena->budget ? 0 : MGC_NO_ROOM;
+}
+
+int mgc_evict_one(struct mgc_arena *arena, uint32_t keep) {
+    unsigned passed_over = 0;
+    mgc_control_scan(arena->control);
+    uint32_t victim = next_victim(arena, keep, &passed_over);
+    if (victim == MGC_NO_SLOT)
+        return MGC_NO_ROOM;
+    mgc_evict(arena, victim);
+    mgc_retire(arena);
+    return 0;
+}
+
+/* Commits more memory for a block, if that is due. Free memory of an eighth of the budget is enough to find room in; more
+ * would only be fragmented too. */
+static int extend(struct mgc_arena *arena, uint64_t bytes) {
+    struct mgc_heap *heap = &arena->heap;
+    uint64_t slack = arena->budget / 8 > (64u << 10) ? arena->budget / 8 : 64u << 10;
+    uint64_t step = arena->budget / 32 > (64u << 10) ? arena->budget / 32 : 64u << 10, grow = bytes;
+    if (step > 16u << 20)
+        step = 16u << 20;
+    if (heap->last && mgc_heap_block(heap, heap->last)->slot == MGC_SLOT_FREE)
+        grow -= mgc_block_bytes(mgc_heap_block(heap, heap->last));
+    grow = ((grow > step ? grow : step) + MGC_PAGE - 1) & ~(uint64_t)(MGC_PAGE - 1);
+    uint64_t free_after = heap->end - heap->start - heap->used + grow - bytes;
+    if (arena->short_of_memory || heap->end + grow > arena->entries_limit || free_after > slack + step)
+        return -1;
+    if (mgc_arena_commit(arena, heap->end, grow) != 0)
+        return -1;
+    mgc_heap_extend(heap, grow);
+    /* Before any word that names the new memory is released: get()'s bound. */
+    atomic_store_explicit(&arena->header->entries_end, heap->end, memory_order_release);
+    return 0;
+}
+
+struct window {
+    uint64_t from, to; /* the first block, and the end of the last */
+    double cost;
+};
+
+/* What evicting a block costs: bytes times recency. 0 for free ones; negative where it must not be evicted. */
+static double cost_of(const struct mgc_arena *arena, uint64_t offset, uint64_t now, uint32_t keep) {
+    const struct mgc_block *block = mgc_heap_block(&arena->heap, offset);
+    if (block->slot == MGC_SLOT_FREE)
+        return 0;
+    if (block->slot == MGC_SLOT_NONE || block->slot == keep || mgc_slot_word(arena, block->slot) == 0 ||
+        pinned(arena, block->slot))
+        return -1; /* limbo, being filled, or in use */
+    uint64_t tick = arena->slots[block->slot].tick;
+    return (double)mgc_block_bytes(block) / (double)(now > tick ? now - tick : 1);
+}
+
+static int grow_window(const struct mgc_arena *arena, uint64_t start, uint64_t bytes, uint64_t now, uint32_t keep,
+                       double limit, struct window *window) {
+    const struct mgc_heap *heap = &arena->heap;
+    *window = (struct window){start, start + mgc_block_bytes(mgc_heap_block(heap, start)), cost_of(arena, start, now, keep)};
+    while (window->to - window->from < bytes) {
+        uint64_t left = mgc_heap_prev(heap, window->from), right = window->to < heap->end ? window->to : 0;
+        double left_cost = left ? cost_of(arena, left, now, keep) : -1;
+        double right_cost = right ? cost_of(arena, right, now, keep) : -1;
+        if ((left_cost < 0 && right_cost < 0) || window->cost >= limit)
+            return 0;
+        uint64_t left_bytes = left ? mgc_block_bytes(mgc_heap_block(heap, left)) : 0;
+        uint64_t right_bytes = right ? mgc_block_bytes(mgc_heap_block(heap, right)) : 0;
+        /* The side that costs less for each byte. */
+        if (right_cost < 0 || (left_cost >= 0 && left_cost * (double)right_bytes <= right_cost * (double)left_bytes)) {
+            window->from = left;
+            window->cost += left_cost;
+        } else {
+            window->to = right + right_bytes;
+            window->cost += right_cost;
+        }
+    }
+    return window->cost < limit;
+}
+
+/* Evicts the neighbours that together make room for a large block at the least loss: LRU alone would have to empty most
+ * of the arena before two of its victims happen to lie side by side. */
+static int evict_window(struct mgc_arena *arena, uint64_t bytes, uint32_t keep) {
+    struct window best = {.cost = 1e300}, window;
+    uint64_t now = mgc_ticks();
+    mgc_control_scan(arena->control);
+    int found = 0, starts = 0;
+    for (uint32_t list = 0; list < 2; list++)
+        for (uint32_t slot = arena->lists[list].oldest; slot != MGC_NO_SLOT && starts < WINDOW_STARTS * (int)(list + 1);
+             slot = arena->links[slot].newer, starts++) {
+            if (slot == keep || pinned(arena, slot))
+                continue;
+            uint64_t start = mgc_word_offset(mgc_slot_word(arena, slot));
+            if (grow_window(arena, start, bytes, now, keep, best.cost, &window)) {
+                best = window;
+                found = 1;
+            }
+        }
+    if (!found)
+        return 0;
+    for (uint64_t offset = best.from, next; offset && offset < best.to; offset = next) {
+        next = mgc_heap_next(&arena->heap, offset);
+        if (mgc_heap_block(&arena->heap, offset)->slot < MGC_SLOT_NONE)
+            mgc_evict(arena, mgc_heap_block(&arena->heap, offset)->slot);
+    }
+    mgc_retire(arena);
+    return 1;
+}
+
+uint64_t mgc_evict_for_block(struct mgc_arena *arena, uint64_t bytes, uint32_t keep) {
+    int prepared = 0;
+    for (unsigned round = 0;; round++) {
+        uint64_t offset = mgc_heap_alloc(&arena->heap, bytes);
+        if (offset || extend(arena, bytes) == 0) {
+            if (offset)
+                return offset;
+            continue;
+        }
+        if (!prepared++)
+            mgc_control_drain(arena->control);
+        if (round > 4 * SMALL_EVICTIONS)
+            return 0;
+        if (bytes < WINDOW_BYTES && round < SMALL_EVICTIONS ? mgc_evict_one(arena, keep) != 0
+                                                            : !evict_window(arena, bytes, keep))
+            return 0;
+    }
+}

@@ -1,0 +1,235 @@
+/* The one place of the memory layout that the coordinator (the only writer of arenas) and its workers share.
+ *
+ * CONTROL SEGMENT, one for an instance
+ *
+ *   offset          size                what
+ *   0               MGC_PAGE            struct mgc_control_header
+ *   GROUPS_OFFSET   256 rows            struct mgc_group_row: name, id (= row number), budget
+ *   TOTALS_OFFSET   256 rows            struct mgc_counters: what dead workers counted, and the coordinator itself
+ *   REGIONS_OFFSET  MGC_REGION_SIZE *   struct mgc_region, one for each worker; the first `region_count` are committed
+ *
+ *   File locks (F_OFD_SETLK) on single bytes of this file: byte 0 is the writer's, byte 1 + i is region i's.
+ *
+ *   state of a region    who writes it                        next
+ *   FREE                 the coordinator, holding its lock    LIVE
+ *   LIVE                 the worker, holding its lock         FREE, by the coordinator, once it can take the lock itself:
+ *                                                             the worker is dead, or has unmapped the region
+ *
+ * ARENA SEGMENT, one for a group with cache_bytes > 0
+ *
+ *   offset          size                what
+ *   0               MGC_PAGE            struct mgc_arena_header
+ *   slots_offset    24 B an entry       struct mgc_slot: what adoption needs beyond the published words; writer only
+ *   index_offset    generations         buckets of 8 words; generation n has twice the buckets of n - 1 and lies behind it.
+ *                                       The memory of a generation never becomes anything else: a reader that was
+ *                                       stopped may hold a pointer into an old one for minutes.
+ *   entries_offset  blocks              struct mgc_block, its key, its value; blocks follow each other without gaps up
+ *                                       to `entries_end`, which bounds what is committed
+ *
+ *   Each part has its whole address range reserved in the sparse file; memory is committed from its start, in steps.
+ *
+ *   state of a segment   meaning
+ *   FORMATTING           its creator has not finished, or died
+ *   LIVE                 in use
+ *   RETIRED              unlinked, or about to be: attached workers let go of it
+ *
+ *   state of a block     word in index   slot of the block    who may read it
+ *   free                 none            MGC_SLOT_FREE        the writer
+ *   reserved             none            its slot             the writer, who is filling it
+ *   published            one             its slot             everybody, with a pin
+ *   limbo                none            MGC_SLOT_NONE        readers that pinned it before it was unpublished
+ *
+ * Integers are in the host's byte order: a segment never leaves its machine. All shared fields that change after their
+ * publication are _Atomic; each names its writer, its readers, and the memory order.
+ */
+#ifndef MPGROUPCACHE_LAYOUT_H
+#define MPGROUPCACHE_LAYOUT_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define MGC_LAYOUT_VERSION 1u
+#define MGC_CONTROL_MAGIC 0x6c72746e6f63676dull /* "mgcontrl" */
+#define MGC_ARENA_MAGIC 0x616e65726163676dull   /* "mgcarena" */
+
+#define MGC_PAGE 4096u
+#define MGC_LINE 64u
+
+enum { MGC_SEGMENT_FORMATTING = 0, MGC_SEGMENT_LIVE = 1, MGC_SEGMENT_RETIRED = 2 };
+
+/* ---- Control segment ---------------------------------------------------------------------------------------------- */
+
+#define MGC_MAX_GROUPS 256u   /* a touch names its arena in 8 bits */
+#define MGC_MAX_REGIONS 4096u /* workers of one host at a time; address space only, until they come */
+#define MGC_REGION_STEP 16u   /* regions committed at a time */
+#define MGC_GROUP_NAME_BYTES 255u
+
+#define MGC_PINS 1024u    /* live views of one process; pin 0 is the one under which values are copied */
+#define MGC_COPY_PIN 0u
+#define MGC_TOUCHES 1024u /* hits of one process between two drains before the oldest are forgotten */
+
+struct mgc_control_header {
+    uint64_t magic;
+    uint32_t version;
+    _Atomic uint32_t state;        /* coordinator release; workers acquire at attach */
+    uint8_t boot_id[16];           /* of the kernel's boot that made it: another boot's pids and ticks mean nothing */
+    _Atomic uint32_t region_count; /* committed regions; coordinator release, workers acquire; only grows */
+    _Atomic uint32_t group_count;  /* used rows; coordinator release, workers acquire; only grows */
+    _Atomic uint32_t fold_epoch;   /* odd while counters of a dead worker move into the totals (a sequence lock) */
+    uint32_t reserved;
+};
+
+struct mgc_group_row { /* immutable once group_count covers it */
+    uint64_t budget;   /* bytes of keys and values; 0: caching off */
+    uint32_t name_length;
+    uint8_t name[308];
+};
+
+/* One process's, or the total, counts of one group, in a cache line of its own. Written by its worker alone (plain
+ * increments with relaxed stores), read by everybody (relaxed): a sum over regions is a snapshot, not a transaction. */
+struct mgc_counters {
+    _Atomic uint64_t main_hits;
+    _Atomic uint64_t hot_hits;
+    _Atomic uint64_t loads; /* gets that were no hits */
+    _Atomic uint64_t loads_deduped;
+    _Atomic uint64_t local_loads;
+    _Atomic uint64_t local_load_errs;
+    _Atomic uint64_t peer_loads;
+    _Atomic uint64_t peer_errors;
+};
+#define MGC_COUNTERS (sizeof(struct mgc_counters) / sizeof(uint64_t))
+
+struct mgc_touch {
+    _Atomic uint64_t word; /* the index word that was hit: names block and tag, so that a reused block is told */
+    _Atomic uint64_t time; /* mgc_ticks(), its low 8 bits replaced by the arena's id */
+};
+
+enum { MGC_REGION_FREE = 0, MGC_REGION_LIVE = 1 };
+
+struct mgc_region {
+    _Atomic uint32_t state;      /* see the table */
+    _Atomic uint32_t generation; /* counts claims; the claimer writes it before LIVE (release) */
+    _Atomic uint32_t pid;        /* of the claimer, for people */
+    uint8_t pad0[MGC_LINE - 12];
+    /* Pins below this have been used. Worker: raises it before the first store to the pin above; the fence of get() orders
+     * both before its second load of the word. Coordinator: relaxed, behind the fence of the evict rule. */
+    _Atomic uint32_t pin_limit;
+    uint8_t pad1[MGC_LINE - 4];
+    /* Touches ever written. Worker: release, after the touch itself; coordinator: acquire. */
+    _Atomic uint64_t touch_head;
+    uint8_t pad2[MGC_PAGE - 2 * MGC_LINE - 8];
+    /* 0, or mgc_pin_word(). Worker: release, see get() and unpin(); coordinator: acquire in scans, release to zero those
+     * of a dead worker. */
+    _Atomic uint64_t pins[MGC_PINS];
+    struct mgc_touch touches[MGC_TOUCHES];
+    struct mgc_counters counters[MGC_MAX_GROUPS];
+};
+
+#define MGC_GROUPS_OFFSET ((size_t)MGC_PAGE)
+#define MGC_TOTALS_OFFSET (MGC_GROUPS_OFFSET + MGC_MAX_GROUPS * sizeof(struct mgc_group_row))
+#define MGC_REGIONS_OFFSET (MGC_TOTALS_OFFSET + MGC_MAX_GROUPS * sizeof(struct mgc_counters))
+#define MGC_REGION_SIZE sizeof(struct mgc_region)
+#define MGC_CONTROL_SIZE (MGC_REGIONS_OFFSET + MGC_MAX_REGIONS * MGC_REGION_SIZE)
+#define MGC_CONTROL_COMMIT(regions) (MGC_REGIONS_OFFSET + (size_t)(regions) * MGC_REGION_SIZE)
+
+#define MGC_WRITER_LOCK 0u
+#define MGC_REGION_LOCK(i) (1u + (i))
+
+/* ---- Arena segment ------------------------------------------------------------------------------------------------ */
+
+#define MGC_GRANULE 16u        /* blocks begin and end on multiples of it; 64 would waste 24 B more of each entry */
+#define MGC_BUCKET_WORDS 8u    /* one cache line */
+#define MGC_INDEX_MIN_LOG2 6u  /* buckets of the first generation: one page */
+#define MGC_MAX_KEY (64u << 10)
+
+/* An index word: the key's tag in the upper 28 bits, the block's offset in granules in the lower 36. Never 0, since the
+ * header lies at offset 0. */
+#define MGC_TAG_SHIFT 36u
+#define MGC_BLOCK_MASK ((1ull << MGC_TAG_SHIFT) - 1)
+
+/* An index descriptor: the generation's offset in pages, and the logarithm of its number of buckets. */
+#define MGC_INDEX_LOG2_BITS 8u
+
+struct mgc_arena_header {
+    uint64_t magic;
+    uint32_t version;
+    _Atomic uint32_t state; /* coordinator release; checked at attach and by post-mortems: get() sees index = 0 */
+    uint8_t boot_id[16];
+    uint64_t seed; /* of the key hash */
+    uint64_t size; /* of the segment's address range */
+    uint64_t budget;
+    uint64_t slots_offset, index_offset, entries_offset;
+    uint32_t arena;       /* the group's id */
+    uint32_t incarnation; /* how often this group's arena was made anew */
+    uint8_t pad0[MGC_LINE * 2 - 88];
+    /* Read by every get(), written seldom. */
+    _Atomic uint64_t index;       /* descriptor in force; 0: retired. coordinator release, readers acquire */
+    _Atomic uint64_t entries_end; /* offset; coordinator: before the release of any word beyond the old one */
+    uint8_t pad1[MGC_LINE - 16];
+    /* Written at every change of the cache, read by stats (relaxed). */
+    struct mgc_list_stats {
+        _Atomic uint64_t bytes; /* keys and values */
+        _Atomic uint64_t items;
+        _Atomic uint64_t evictions;
+    } lists[2]; /* MGC_MAIN, MGC_HOT */
+    _Atomic uint64_t committed;   /* bytes of the segment that hold memory */
+    _Atomic uint64_t limbo_bytes; /* blocks unpublished, but pinned when last looked at */
+};
+
+enum { MGC_MAIN = 0, MGC_HOT = 1 };
+
+struct mgc_slot {
+    _Atomic uint64_t word; /* as published in the index; 0: unused or only reserved */
+    uint64_t tick;         /* mgc_ticks() of the last touch that was drained */
+    uint32_t checksum;     /* of the block's header and key: adoption drops what does not match */
+    uint32_t list;         /* MGC_MAIN or MGC_HOT */
+};
+
+#define MGC_SLOT_FREE 0xffffffffu
+#define MGC_SLOT_NONE 0xfffffffeu
+
+/* `size`, `slot`, the lengths and the bytes behind them do not change while the block is published. */
+struct mgc_block {
+    uint32_t size;      /* granules, this header included */
+    uint32_t prev_size; /* granules of the block in front of it, 0: the first. Writer's own, changes at any time */
+    uint32_t slot;
+    uint32_t key_length : 24;
+    uint32_t list : 8;
+    union {
+        struct {
+            uint64_t value_length;
+            uint64_t expires; /* room for an expiry time; 0: never */
+        };
+        struct { /* free blocks only: the allocator's list, as offsets in granules */
+            uint64_t next_free;
+            uint64_t prev_free;
+        };
+    };
+    /* key_length bytes of key, padding to 8, value_length bytes of value */
+};
+
+#define MGC_KEY_OFFSET sizeof(struct mgc_block)
+#define MGC_VALUE_OFFSET(key_length) ((MGC_KEY_OFFSET + (size_t)(key_length) + 7) & ~(size_t)7)
+
+_Static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2, "words shared between processes must be lock-free");
+_Static_assert(sizeof(_Atomic uint64_t) == 8 && sizeof(_Atomic uint32_t) == 4, "atomics are bare words");
+_Static_assert(sizeof(struct mgc_control_header) <= MGC_PAGE, "the control header is a page");
+_Static_assert(sizeof(struct mgc_group_row) == 320, "a group's row");
+_Static_assert(sizeof(struct mgc_counters) == MGC_LINE, "counters: one cache line a group");
+_Static_assert(offsetof(struct mgc_region, pin_limit) == MGC_LINE, "own cache line");
+_Static_assert(offsetof(struct mgc_region, touch_head) == 2 * MGC_LINE, "own cache line");
+_Static_assert(offsetof(struct mgc_region, pins) == MGC_PAGE, "pins begin a page");
+_Static_assert(offsetof(struct mgc_region, touches) == 3 * MGC_PAGE, "touches begin a page");
+_Static_assert(offsetof(struct mgc_region, counters) == 7 * MGC_PAGE, "counters begin a page");
+_Static_assert(sizeof(struct mgc_region) == 11 * MGC_PAGE, "regions are mapped one by one");
+_Static_assert(MGC_REGIONS_OFFSET % MGC_PAGE == 0, "regions are mapped one by one");
+_Static_assert(offsetof(struct mgc_arena_header, index) == 2 * MGC_LINE, "get()'s words share no line with others");
+_Static_assert(offsetof(struct mgc_arena_header, lists) == 3 * MGC_LINE, "stats share no line with get()'s words");
+_Static_assert(sizeof(struct mgc_arena_header) <= MGC_PAGE, "the arena header is a page");
+_Static_assert(sizeof(struct mgc_slot) == 24, "a slot");
+_Static_assert(sizeof(struct mgc_block) == 32 && sizeof(struct mgc_block) % MGC_GRANULE == 0, "a block's header");
+_Static_assert(MGC_BUCKET_WORDS * sizeof(uint64_t) == MGC_LINE, "a bucket is one cache line");
+_Static_assert((MGC_PINS & (MGC_PINS - 1)) == 0 && (MGC_TOUCHES & (MGC_TOUCHES - 1)) == 0, "rings wrap by masks");
+
+#endif

@@ -1,0 +1,102 @@
+#define _GNU_SOURCE /* open-file-description locks */
+#include "reader.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+static int set_lock(int fd, uint32_t byte, short type) {
+    struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
+    if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
+        return 0;
+    return errno == EACCES ? -EAGAIN : -errno;
+}
+
+int mgc_lock(int fd, uint32_t byte) { return set_lock(fd, byte, F_WRLCK); }
+
+int mgc_unlock(int fd, uint32_t byte) { return set_lock(fd, byte, F_UNLCK); }
+
+int mgc_map_attach(struct mgc_map *map, const void *base, uint64_t size) {
+    const struct mgc_arena_header *header = base;
+    if (size < sizeof *header || header->magic != MGC_ARENA_MAGIC || header->version != MGC_LAYOUT_VERSION ||
+        header->size != size || header->arena >= MGC_MAX_GROUPS)
+        return -EPROTO;
+    if (atomic_load_explicit(&header->state, memory_order_acquire) != MGC_SEGMENT_LIVE)
+        return -ESTALE;
+    *map = (struct mgc_map){
+        .base = base, .seed = header->seed, .entries_offset = header->entries_offset, .arena = header->arena};
+    return 0;
+}
+
+static off_t region_offset(int i) { return (off_t)(MGC_REGIONS_OFFSET + (size_t)i * MGC_REGION_SIZE); }
+
+int mgc_region_claim(int fd, const struct mgc_control_header *control, int above, struct mgc_region **region) {
+    int count = (int)atomic_load_explicit(&control->region_count, memory_order_acquire);
+    for (int i = above + 1; i < count; i++) {
+        const struct mgc_region *seen = (const struct mgc_region *)((const uint8_t *)control + region_offset(i));
+        if (atomic_load_explicit(&seen->state, memory_order_acquire) != MGC_REGION_FREE)
+            continue;
+        int error = mgc_lock(fd, MGC_REGION_LOCK(i));
+        if (error == -EAGAIN)
+            continue;
+        if (error)
+            return error;
+        /* Looked at again behind the lock: between the look and the lock a worker may have claimed the region and died,
+         * and its pins are the coordinator's to clear. */
+        if (atomic_load_explicit(&seen->state, memory_order_acquire) != MGC_REGION_FREE) {
+            mgc_unlock(fd, MGC_REGION_LOCK(i));
+            continue;
+        }
+        struct mgc_region *mine = mmap(NULL, MGC_REGION_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, region_offset(i));
+        if (mine == MAP_FAILED) {
+            error = -errno;
+            mgc_unlock(fd, MGC_REGION_LOCK(i));
+            return error;
+        }
+        atomic_store_explicit(&mine->pid, (uint32_t)getpid(), memory_order_relaxed);
+        atomic_store_explicit(&mine->generation, atomic_load_explicit(&mine->generation, memory_order_relaxed) + 1,
+                              memory_order_relaxed);
+        atomic_store_explicit(&mine->state, MGC_REGION_LIVE, memory_order_release);
+        *region = mine;
+        return i;
+    }
+    return -EAGAIN;
+}
+
+void mgc_region_copy_pins(struct mgc_region *to, const struct mgc_region *from) {
+    uint32_t limit = atomic_load_explicit(&from->pin_limit, memory_order_relaxed);
+    atomic_store_explicit(&to->pin_limit, limit, memory_order_relaxed);
+    for (uint32_t i = 0; i < limit; i++)
+        atomic_store_explicit(&to->pins[i], atomic_load_explicit(&from->pins[i], memory_order_relaxed),
+                              memory_order_release);
+    /* A scan that misses these copies (it had passed this region already) began before them, and has therefore seen the
+     * originals: regions are scanned in ascending order, and the originals are not cleared before the fork is over. The
+     * fence keeps the clearing behind the copies for scans that come later. */
+    atomic_thread_fence(memory_order_seq_cst);
+}
+
+void mgc_region_unmap(struct mgc_region *region) { munmap(region, MGC_REGION_SIZE); }
+
+void mgc_sum_counters(const void *control, uint32_t group, uint64_t sums[MGC_COUNTERS]) {
+    const struct mgc_control_header *header = control;
+    const uint8_t *base = control;
+    /* A coordinator that died inside of a fold leaves the epoch odd until the next one adopts the segment: after some
+     * tries, sums that may count one dead worker twice are better than none. */
+    for (int attempt = 0; attempt < 1000; attempt++) {
+        uint32_t epoch = atomic_load_explicit(&header->fold_epoch, memory_order_acquire);
+        uint32_t count = atomic_load_explicit(&header->region_count, memory_order_acquire);
+        const struct mgc_counters *totals = (const struct mgc_counters *)(base + MGC_TOTALS_OFFSET) + group;
+        for (size_t i = 0; i < MGC_COUNTERS; i++)
+            sums[i] = atomic_load_explicit((const _Atomic uint64_t *)totals + i, memory_order_relaxed);
+        for (uint32_t r = 0; r < count; r++) {
+            const struct mgc_region *region = (const struct mgc_region *)(base + region_offset((int)r));
+            const _Atomic uint64_t *counts = (const _Atomic uint64_t *)&region->counters[group];
+            for (size_t i = 0; i < MGC_COUNTERS; i++)
+                sums[i] += atomic_load_explicit(counts + i, memory_order_relaxed);
+        }
+        atomic_thread_fence(memory_order_acquire); /* the sums before the second look at the epoch: a sequence lock */
+        if (!(epoch & 1) && atomic_load_explicit(&header->fold_epoch, memory_order_relaxed) == epoch)
+            return;
+    }
+}

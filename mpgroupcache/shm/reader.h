@@ -1,0 +1,129 @@
+/* What a worker does with the segments: find a region of its own, and get().
+ *
+ * Guarantees: a hit's bytes do not change and are not reused until its pin is released; a key's whole bytes were
+ * compared; no memory beyond what is committed is touched.
+ * This code assumes that calls on one region do not overlap (the binding holds the GIL), and that nobody but the
+ * coordinator writes to an arena.
+ */
+#ifndef MPGROUPCACHE_READER_H
+#define MPGROUPCACHE_READER_H
+
+#include "words.h"
+
+struct mgc_map { /* an attached arena */
+    const uint8_t *base;
+    uint64_t seed;
+    uint64_t entries_offset;
+    uint32_t arena;
+};
+
+struct mgc_hit {
+    const uint8_t *value;
+    uint64_t length;
+};
+
+enum { MGC_MISS = 0, MGC_HIT = 1, MGC_DETACHED = 2 };
+
+/* How often get() begins again when words change under it. Each time needs a whole eviction or publication between two
+ * of its instructions; what gives up is only a miss, and the coordinator looks again. */
+#define MGC_GET_ATTEMPTS 8
+
+static inline void mgc_unpin(struct mgc_region *region, uint32_t pin) {
+    /* Pairs with the acquire in the coordinator's scan: reads of the block happen before it is reused. */
+    atomic_store_explicit(&region->pins[pin], 0, memory_order_release);
+}
+
+static inline void mgc_count(_Atomic uint64_t *counter, uint64_t n) {
+    /* One writer: no read-modify-write is needed, only that a reader never sees half a word. */
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n, memory_order_relaxed);
+}
+
+static inline void mgc_note_touch(struct mgc_region *region, uint64_t word, uint32_t arena) {
+    uint64_t head = atomic_load_explicit(&region->touch_head, memory_order_relaxed);
+    struct mgc_touch *touch = &region->touches[head & (MGC_TOUCHES - 1)];
+    /* The coordinator may be reading the touch that this one overwrites. The fence of this get() lies between the last
+     * store to touch_head and these, so whoever sees one of these sees at least that head and drops what it read. */
+    atomic_store_explicit(&touch->word, word, memory_order_relaxed);
+    atomic_store_explicit(&touch->time, (mgc_ticks() & ~0xffull) | arena, memory_order_relaxed);
+    atomic_store_explicit(&region->touch_head, head + 1, memory_order_release);
+}
+
+/* Pins the entry of `key` under `pin`, a free pin of this region. MGC_MISS and MGC_DETACHED leave the pin free. */
+static inline int mgc_get(const struct mgc_map *map, struct mgc_region *region, uint32_t pin, const uint8_t *key,
+                          size_t key_length, struct mgc_hit *hit) {
+    const struct mgc_arena_header *header = (const struct mgc_arena_header *)map->base;
+    struct mgc_counters *counters = &region->counters[map->arena];
+    uint64_t hash = mgc_hash(map->seed, key, key_length), tag = mgc_tag(hash);
+    for (int attempt = 0; attempt < MGC_GET_ATTEMPTS; attempt++) {
+        /* Pairs with the release in grow(): the generation's words are seen filled. */
+        uint64_t descriptor = atomic_load_explicit(&header->index, memory_order_acquire);
+        if (MGC_UNLIKELY(descriptor == 0))
+            return MGC_DETACHED;
+        mgc_bucket *buckets[2];
+        int changed = 0;
+        mgc_buckets(map->base, descriptor, hash, buckets);
+        __builtin_prefetch(buckets[1]);
+        for (unsigned i = 0; i < 2 * MGC_BUCKET_WORDS && !changed; i++) {
+            _Atomic uint64_t *place = &(*buckets[i / MGC_BUCKET_WORDS])[i % MGC_BUCKET_WORDS];
+            uint64_t word = atomic_load_explicit(place, memory_order_acquire); /* pairs with the release of publish() */
+            if (MGC_LIKELY(word >> MGC_TAG_SHIFT != tag || word == 0))
+                continue;
+            /* The interleaving that the fence and the second load prevent: this thread loads the word; the coordinator
+             * unpublishes it, scans, sees no pin, reuses the block; this thread stores its pin and reads another entry. */
+            if (MGC_UNLIKELY(atomic_load_explicit(&region->pin_limit, memory_order_relaxed) <= pin))
+                atomic_store_explicit(&region->pin_limit, pin + 1, memory_order_relaxed);
+            atomic_store_explicit(&region->pins[pin], mgc_pin_word(map->arena, word), memory_order_release);
+            atomic_thread_fence(memory_order_seq_cst); /* with the fence of retire() */
+            if (MGC_UNLIKELY(atomic_load_explicit(place, memory_order_acquire) != word)) {
+                mgc_unpin(region, pin);
+                changed = 1;
+                continue;
+            }
+            /* From here on the block is pinned. An honest coordinator never fails the two bounds; a damaged word must
+             * not become a read outside of committed memory, which is a SIGBUS. */
+            uint64_t offset = mgc_word_offset(word);
+            uint64_t end = atomic_load_explicit(&header->entries_end, memory_order_relaxed);
+            const struct mgc_block *block = (const struct mgc_block *)(map->base + offset);
+            if (MGC_LIKELY(offset >= map->entries_offset && offset + sizeof *block <= end)) {
+                uint64_t value = offset + MGC_VALUE_OFFSET(block->key_length);
+                if (block->key_length == key_length && value <= end && block->value_length <= end - value &&
+                    memcmp((const uint8_t *)block + MGC_KEY_OFFSET, key, key_length) == 0) {
+                    hit->value = map->base + value;
+                    hit->length = block->value_length;
+                    mgc_note_touch(region, word, map->arena);
+                    mgc_count(block->list == MGC_HOT ? &counters->hot_hits : &counters->main_hits, 1);
+                    return MGC_HIT;
+                }
+            }
+            mgc_unpin(region, pin); /* another key with the same tag */
+        }
+        if (!changed && atomic_load_explicit(&header->index, memory_order_relaxed) == descriptor)
+            return MGC_MISS;
+    }
+    return MGC_MISS;
+}
+
+/* Looks at an arena of `size` bytes that was mapped at `base`. 0, or a negative errno: EPROTO for another layout, ESTALE
+ * for a segment that is not LIVE. */
+int mgc_map_attach(struct mgc_map *map, const void *base, uint64_t size);
+
+/* Claims a free region above `above` (-1: any) of the control segment behind `fd`, and maps it. `fd` must be an open file
+ * description of its own: it takes the region's lock, and the mapping keeps that lock after the descriptor is closed.
+ * Returns the region's number, or a negative errno: EAGAIN when none is free. */
+int mgc_region_claim(int fd, const struct mgc_control_header *control, int above, struct mgc_region **region);
+
+/* Copies the pins of `from` into `to`, the region of a child that is about to be forked. */
+void mgc_region_copy_pins(struct mgc_region *to, const struct mgc_region *from);
+
+/* Unmaps a region. The lock goes with the mapping, and the coordinator zeroes the pins when it sees that. */
+void mgc_region_unmap(struct mgc_region *region);
+
+/* The counts of a group over all regions and the totals. */
+void mgc_sum_counters(const void *control, uint32_t group, uint64_t sums[MGC_COUNTERS]);
+
+/* Locks on one byte of the control segment; they belong to the open file description. 0, or a negative errno: EAGAIN
+ * when another description has it. */
+int mgc_lock(int fd, uint32_t byte);
+int mgc_unlock(int fd, uint32_t byte);
+
+#endif

@@ -1,0 +1,112 @@
+/* Small functions on the layout's words: hash, ticks, packing. No state. */
+#ifndef MPGROUPCACHE_WORDS_H
+#define MPGROUPCACHE_WORDS_H
+
+#include <string.h>
+#include <time.h>
+#if defined(__x86_64__) || defined(__i386__)
+#include <x86intrin.h>
+#endif
+
+#include "layout.h"
+
+#define MGC_LIKELY(x) __builtin_expect(!!(x), 1)
+#define MGC_UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+/* A cheap time that all processors of the host share. It only orders touches: where it is wrong, LRU is a little off. */
+static inline uint64_t mgc_ticks(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    return __rdtsc();
+#elif defined(__aarch64__)
+    uint64_t ticks;
+    __asm__ volatile("mrs %0, cntvct_el0" : "=r"(ticks));
+    return ticks << 8; /* it counts at some 25 MHz to 1 GHz, and touches drop the low 8 bits */
+#else
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return ((uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec) << 2;
+#endif
+}
+
+static inline uint64_t mgc_read64(const uint8_t *p) {
+    uint64_t word;
+    memcpy(&word, p, 8);
+    return word;
+}
+
+static inline uint64_t mgc_read32(const uint8_t *p) {
+    uint32_t word;
+    memcpy(&word, p, 4);
+    return word;
+}
+
+/* Both halves of the 128-bit product, folded: every bit of the input reaches every bit of the result. */
+static inline uint64_t mgc_fold(uint64_t a, uint64_t b) {
+    __uint128_t product = (__uint128_t)a * b;
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+/* Hash of a key. The seed is random and secret to the host's workers, so that keys cannot be chosen to collide. */
+static inline uint64_t mgc_hash(uint64_t seed, const uint8_t *key, size_t length) {
+    const uint64_t k0 = 0x9e3779b97f4a7c15ull, k1 = 0xd1b54a32d192ed03ull; /* odd, half their bits set */
+    uint64_t state = seed ^ k0, a, b;
+    const uint8_t *p = key;
+    size_t left = length;
+    for (; left > 16; left -= 16, p += 16)
+        state = mgc_fold(mgc_read64(p) ^ state, mgc_read64(p + 8) ^ k1);
+    if (left >= 8) { /* two words that overlap in the middle */
+        a = mgc_read64(p);
+        b = mgc_read64(p + left - 8);
+    } else if (left >= 4) {
+        a = mgc_read32(p);
+        b = mgc_read32(p + left - 4);
+    } else { /* 0 to 3 bytes: first, middle, last */
+        a = left ? (uint64_t)p[0] << 16 | (uint64_t)p[left >> 1] << 8 | p[left - 1] : 0;
+        b = 0;
+    }
+    state = mgc_fold(a ^ state, b ^ k1);
+    return mgc_fold(state ^ seed, length ^ k0);
+}
+
+static inline uint64_t mgc_tag(uint64_t hash) { return hash >> MGC_TAG_SHIFT; }
+
+static inline uint64_t mgc_word(uint64_t hash, uint64_t block_offset) {
+    return mgc_tag(hash) << MGC_TAG_SHIFT | block_offset / MGC_GRANULE;
+}
+
+static inline uint64_t mgc_word_offset(uint64_t word) { return (word & MGC_BLOCK_MASK) * MGC_GRANULE; }
+
+/* Never 0, and unlike for every block of every arena. */
+static inline uint64_t mgc_pin_word(uint32_t arena, uint64_t word) {
+    return (uint64_t)(arena + 1) << MGC_TAG_SHIFT | (word & MGC_BLOCK_MASK);
+}
+
+static inline uint64_t mgc_index_descriptor(uint64_t offset, unsigned log2_buckets) {
+    return offset / MGC_PAGE << MGC_INDEX_LOG2_BITS | log2_buckets;
+}
+
+static inline uint64_t mgc_index_offset(uint64_t descriptor) { return (descriptor >> MGC_INDEX_LOG2_BITS) * MGC_PAGE; }
+
+static inline uint64_t mgc_index_buckets(uint64_t descriptor) {
+    return 1ull << (descriptor & ((1u << MGC_INDEX_LOG2_BITS) - 1));
+}
+
+typedef _Atomic uint64_t mgc_bucket[MGC_BUCKET_WORDS];
+
+/* The two buckets of a hash. The second comes from other bits, so that keys that share one seldom share both. */
+static inline void mgc_buckets(const uint8_t *base, uint64_t descriptor, uint64_t hash, mgc_bucket *buckets[2]) {
+    mgc_bucket *index = (mgc_bucket *)(uintptr_t)(base + mgc_index_offset(descriptor));
+    uint64_t mask = mgc_index_buckets(descriptor) - 1;
+    buckets[0] = &index[hash & mask];
+    buckets[1] = &index[(hash * 0x9e3779b97f4a7c15ull >> 24) & mask];
+}
+
+/* The bytes of a block that readers compare and adoption verifies: the lengths, the slot and the key. */
+static inline uint32_t mgc_checksum(uint64_t seed, const struct mgc_block *block) {
+    uint64_t lengths[2] = {(uint64_t)block->size << 32 | block->slot,
+                           block->value_length ^ (uint64_t)block->key_length << 40 ^ (uint64_t)block->list << 32};
+    uint64_t hash = mgc_hash(seed, (const uint8_t *)block + MGC_KEY_OFFSET, block->key_length);
+    return (uint32_t)mgc_fold(hash ^ lengths[0], ~lengths[1] ^ 0x9e3779b97f4a7c15ull);
+}
+
+#endif

@@ -1,0 +1,208 @@
+/* What the coordinator does with the segments. It is one thread, and the only writer of every arena.
+ *
+ * Guarantees: a block that a reader has pinned is neither changed nor reused; a word is never moved in place; what is
+ * committed is enough for every published block; a value that cannot fit evicts nothing.
+ * This code assumes that calls do not overlap, and that its caller holds the control segment's writer lock.
+ */
+#ifndef MPGROUPCACHE_WRITER_H
+#define MPGROUPCACHE_WRITER_H
+
+#include "heap.h"
+
+#define MGC_NO_SLOT 0xffffffffu
+
+/* Errors, beside negative errnos. */
+#define MGC_TOO_LARGE (-10001) /* larger than max_entry: could never be cached */
+#define MGC_NO_ROOM (-10002)   /* too much of the arena is pinned or being filled, or memory is short */
+
+struct mgc_touched {
+    uint64_t word, time;
+};
+
+struct mgc_control {
+    uint8_t *base;
+    int fd;
+    uint64_t tails[MGC_MAX_REGIONS]; /* touches of each region that were drained */
+    struct mgc_arena *arenas[MGC_MAX_GROUPS];
+    uint64_t *pins; /* the last scan's: pin words, sorted */
+    size_t pin_count, pin_room;
+    struct mgc_touched *touched;
+    size_t touched_room;
+    uint64_t touches_lost; /* overwritten before they were drained */
+};
+
+struct mgc_link { /* private half of a slot */
+    uint32_t newer, older;
+    uint64_t hash;
+};
+
+struct mgc_offsets { /* a growing array */
+    uint64_t *items;
+    size_t count, room;
+};
+
+struct mgc_arena {
+    uint8_t *base;
+    int fd;
+    struct mgc_arena_header *header;
+    struct mgc_control *control;
+    struct mgc_heap heap;
+    uint64_t budget, max_entry; /* bytes of keys and values */
+    uint64_t filling;           /* of reserved blocks: they count towards the budget */
+    uint64_t entries_limit;     /* end of the address range */
+
+    struct mgc_slot *slots;
+    struct mgc_link *links;
+    uint32_t slot_count, slots_committed, slots_limit, links_room;
+    uint32_t unused_slots; /* chained by links[].older */
+    struct mgc_list {
+        uint32_t newest, oldest;
+    } lists[2];
+
+    uint64_t descriptor, index_words, index_used;
+    uint64_t index_committed, index_limit; /* ends of what is committed and reserved for generations */
+
+    struct mgc_offsets retiring; /* unpublished, not yet scanned for */
+    struct mgc_offsets limbo;
+    int short_of_memory; /* a commit failed: grow no more until told to try again */
+};
+
+struct mgc_reservation {
+    uint64_t offset;
+    uint32_t slot;
+    uint8_t *value;
+    uint64_t length;
+};
+
+struct mgc_arena_options {
+    uint32_t arena, incarnation;
+    uint64_t budget, max_entry, seed;
+    uint8_t boot_id[16];
+};
+
+/* ---- control.c ---- */
+
+/* Formats a control segment of MGC_CONTROL_SIZE and commits its first regions. 0, or a negative errno (ENOSPC). */
+int mgc_control_format(struct mgc_control *control, uint8_t *base, int fd, const uint8_t boot_id[16]);
+void mgc_control_close(struct mgc_control *control);
+void mgc_control_retire(struct mgc_control *control);
+
+/* Retires a segment of either kind that has no writer, through its file: it may be damaged, and is not mapped. */
+void mgc_segment_retire(int fd);
+
+/* Adds a group's row. Its number, or -ENOSPC after MGC_MAX_GROUPS. */
+int mgc_control_add_group(struct mgc_control *control, const uint8_t *name, size_t length, uint64_t budget);
+
+/* Commits regions until at least `spare` are free, and returns how many are; fewer only when memory or numbers are out. */
+uint32_t mgc_control_spare_regions(struct mgc_control *control, uint32_t spare);
+
+/* Frees the regions of workers that are gone, and returns their number. */
+uint32_t mgc_control_reap(struct mgc_control *control);
+
+/* Sorts the pins of all regions into control->pins, of which mgc_pinned() then tells. What a scan guarantees depends on
+ * the fence in front of it: the caller's. */
+void mgc_control_scan(struct mgc_control *control);
+int mgc_pinned(const struct mgc_control *control, uint32_t arena, uint64_t offset);
+
+/* Brings the touches of all regions into the LRU lists, in their order in time. Returns how many there were. */
+size_t mgc_control_drain(struct mgc_control *control);
+
+/* ---- arena.c ---- */
+
+/* The address range that an arena of this budget reserves. */
+uint64_t mgc_arena_size(uint64_t budget);
+
+/* Formats an arena of mgc_arena_size(). 0, or a negative errno: ENOSPC when not even its first pages can be committed. */
+int mgc_arena_format(struct mgc_arena *arena, uint8_t *base, int fd, struct mgc_control *control,
+                     const struct mgc_arena_options *options);
+/* Tells attached workers to let go. The segment may be unlinked afterwards. */
+void mgc_arena_retire(struct mgc_arena *arena);
+void mgc_arena_close(struct mgc_arena *arena);
+
+/* Makes room for an entry and fills in its key. The value is the caller's to fill; then publish or abandon. */
+int mgc_arena_reserve(struct mgc_arena *arena, const uint8_t *key, size_t key_length, uint64_t value_length, uint32_t list,
+                      struct mgc_reservation *reservation);
+/* Publishes, in place of the key's entry if there is one. 0, or a negative error, and then the block is abandoned. */
+int mgc_arena_publish(struct mgc_arena *arena, const struct mgc_reservation *reservation);
+void mgc_arena_abandon(struct mgc_arena *arena, const struct mgc_reservation *reservation);
+
+/* The coordinator's own lookup; a find is a touch. Returns 0 or 1. The bytes are good until the next call. */
+int mgc_arena_find(struct mgc_arena *arena, const uint8_t *key, size_t key_length, const uint8_t **value,
+                   uint64_t *value_length);
+int mgc_arena_remove(struct mgc_arena *arena, const uint8_t *key, size_t key_length);
+
+/* Frees what was in limbo and is no longer pinned. */
+void mgc_arena_sweep(struct mgc_arena *arena);
+
+/* ---- index.c: words of the index ---- */
+
+int mgc_index_init(struct mgc_arena *arena);
+/* Where the key's word is, or NULL. */
+_Atomic uint64_t *mgc_index_find(const struct mgc_arena *arena, uint64_t hash, const uint8_t *key, size_t key_length);
+/* Where the slot's word is; the slot is published. */
+_Atomic uint64_t *mgc_index_place(const struct mgc_arena *arena, uint32_t slot);
+/* An empty place for a hash; grows the index when it is time. NULL when both buckets are full and it cannot grow: then
+ * the least recently used slot of the two is in *crowd. */
+_Atomic uint64_t *mgc_index_room(struct mgc_arena *arena, uint64_t hash, uint32_t *crowd);
+
+/* ---- lru.c: the order of slots ---- */
+
+void mgc_lru_init(struct mgc_arena *arena);
+/* A slot for a new entry, in no list; MGC_NO_SLOT when their table cannot grow. */
+uint32_t mgc_slot_take(struct mgc_arena *arena);
+void mgc_slot_give(struct mgc_arena *arena, uint32_t slot);
+void mgc_lru_push(struct mgc_arena *arena, uint32_t slot, uint64_t tick);
+void mgc_lru_unlink(struct mgc_arena *arena, uint32_t slot);
+void mgc_lru_touch(struct mgc_arena *arena, uint32_t slot);
+/* Merges touches, newest first, of this arena alone. */
+struct mgc_lru_cursor {
+    uint32_t at[2];
+};
+void mgc_lru_begin(const struct mgc_arena *arena, struct mgc_lru_cursor *cursor);
+void mgc_lru_merge(struct mgc_arena *arena, struct mgc_lru_cursor *cursor, const struct mgc_touched *touched);
+
+/* ---- evict.c: making room ---- */
+
+/* Evicts until `bytes` more of keys and values are within the budget. `keep` is a slot that must stay. 0 or MGC_NO_ROOM. */
+int mgc_evict_for_budget(struct mgc_arena *arena, uint64_t bytes, uint32_t keep);
+/* Evicts the next victim. 0, or MGC_NO_ROOM when there is none. */
+int mgc_evict_one(struct mgc_arena *arena, uint32_t keep);
+/* A block of `bytes`, evicting and committing as needed; 0 when there is no way. */
+uint64_t mgc_evict_for_block(struct mgc_arena *arena, uint64_t bytes, uint32_t keep);
+/* Takes an entry out of index and list. The block goes to `retiring`. */
+void mgc_unpublish(struct mgc_arena *arena, uint32_t slot, _Atomic uint64_t *place, uint64_t word);
+void mgc_evict(struct mgc_arena *arena, uint32_t slot);
+/* The second half of the evict rule: frees the blocks in `retiring` and limbo that no pin names. */
+void mgc_retire(struct mgc_arena *arena);
+
+/* ---- check.c ---- */
+
+/* Calls `report` with a line for each inconsistency, and returns their number. */
+size_t mgc_arena_check(const struct mgc_arena *arena, void (*report)(void *context, const char *line), void *context);
+
+/* ---- shared ---- */
+
+/* Commits memory to a range of the segment. 0 or a negative errno. */
+int mgc_commit(int fd, uint64_t offset, uint64_t bytes);
+int mgc_arena_commit(struct mgc_arena *arena, uint64_t offset, uint64_t bytes);
+int mgc_offsets_add(struct mgc_offsets *offsets, uint64_t offset);
+
+static inline uint64_t mgc_list_bytes(const struct mgc_arena *arena, uint32_t list) {
+    return atomic_load_explicit(&arena->header->lists[list].bytes, memory_order_relaxed);
+}
+
+static inline void mgc_add(_Atomic uint64_t *counter, uint64_t n) { /* the writer's own counters */
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n, memory_order_relaxed);
+}
+
+static inline uint64_t mgc_slot_word(const struct mgc_arena *arena, uint32_t slot) {
+    return atomic_load_explicit(&arena->slots[slot].word, memory_order_relaxed);
+}
+
+static inline struct mgc_block *mgc_slot_block(const struct mgc_arena *arena, uint32_t slot) {
+    return mgc_heap_block(&arena->heap, mgc_word_offset(mgc_slot_word(arena, slot)));
+}
+
+static inline uint64_t mgc_entry_bytes(const struct mgc_block *block) { return block->key_length + block->value_length; }
+
+#endif

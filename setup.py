@@ -1,0 +1,26 @@
+"""The native half of the package. Everything else is in pyproject.toml, which cannot list C sources by pattern."""
+
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+SHM = Path("mpgroupcache/shm")
+BINDINGS = ("_reader", "_writer")
+
+# The C core is linked into each binding with its symbols hidden; a generated _reader.c may lie beside it.
+core = sorted(path.as_posix() for path in SHM.glob("*.c") if path.stem not in BINDINGS)
+headers = sorted(path.as_posix() for pattern in ("*.h", "*.pxd") for path in SHM.glob(pattern))
+
+setup(
+    ext_modules=[
+        Extension(
+            f"mpgroupcache.shm.{name}",
+            sources=[f"{SHM.as_posix()}/{name}.pyx", *core],
+            depends=headers,
+            include_dirs=[SHM.as_posix()],
+            extra_compile_args=["-O2", "-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden"],
+        )
+        for name in BINDINGS
+    ],
+    options={"build_ext": {"cython_c_in_temp": True}},  # generated C belongs in build/, not among the sources
+)
