@@ -29,8 +29,8 @@ _configured: str | None = None
 def configure(*, socket: str | os.PathLike[str] | None = None) -> None:
     """Use the coordinator on ``socket``; None: as the environment says (``MPGROUPCACHE_SOCKET``), else a private one.
 
-    It counts for connections that are made later; call it before the first ``get``. Raises ``ValueError`` for a path that
-    is no socket's address.
+    It counts for connections that are made later: call it before the first ``get``. Raises ``ValueError`` for a path
+    that is no socket's address.
     """
     global _configured
     _configured = None if socket is None else check_socket_path(os.fspath(socket), "configure(socket=...)")
@@ -59,8 +59,8 @@ def location() -> Location:
 def _private_path() -> str:
     """One socket for what unrelated workers of one application share.
 
-    That is a name they inherited, else user, process group and working directory. It is handed on in the environment, so
-    that a worker's own children, whatever their process group, come to the same one.
+    That is a name they inherited, else user, process group and working directory. It is handed on in the environment,
+    so that a worker's own children, whatever their process group, come to the same one.
     """
     app = os.environ.setdefault(APP_VARIABLE, f"{os.getpgrp()}:{os.getcwd()}")
     digest = hashlib.blake2b(f"{os.getuid()}:{app}".encode(), digest_size=8).hexdigest()
@@ -75,6 +75,7 @@ def _private_directory() -> Path:
     status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise CoordinatorError(
-            f"{directory}: expected a directory of user {os.getuid()} with mode 0700; remove it, or set {SOCKET_VARIABLE}"
+            f"{directory}: expected a directory of user {os.getuid()} with mode 0700; remove it, or set "
+            f"{SOCKET_VARIABLE}"
         )
     return directory

@@ -24,6 +24,7 @@ class Getter(Protocol):
 GetterFunction: TypeAlias = Callable[[Any, Any, Sink], "Awaitable[None] | None"]
 """A plain callable ``(ctx, key, dest)`` is a getter too (Go: ``GetterFunc``)."""
 
+
 class Loader:
     """A getter, ready to run."""
 

@@ -152,8 +152,8 @@ class Group(GroupCore):
     ) -> ByteView | None:
         """``get`` for asyncio: a hit never suspends (Go: ``Group.Get``).
 
-        An ``async`` getter is awaited on this loop, a plain one runs in its executor. Cancelling stops the waiting, not a
-        load: others may wait for it.
+        An ``async`` getter is awaited on this loop, a plain one runs in its executor. Cancelling stops the waiting,
+        not a load: others may wait for it.
         """
         if dest is not None and not isinstance(dest, Sink):
             raise TypeError(f"dest: got {type(dest).__name__}, expected a mpgroupcache.Sink, or None for a ByteView")
@@ -247,4 +247,6 @@ class Group(GroupCore):
 
 
 def _deadline_exceeded() -> DeadlineExceeded:
-    return DeadlineExceeded("get: the timeout passed while another caller loads; the load goes on for its other waiters")
+    return DeadlineExceeded(
+        "get: the timeout passed while another caller loads; the load goes on for its other waiters"
+    )

@@ -31,8 +31,8 @@ class HeldLease(Protocol):
     def end(self, error: BaseException) -> None:
         """End the lease without a value.
 
-        An ``Exception`` is the key's own failure, and every waiter's. Anything else (``SystemExit``, ``GreenletExit``, a
-        cancellation) says nothing about the key: the next waiter loads.
+        An ``Exception`` is the key's own failure, and every waiter's. Anything else (``SystemExit``, ``GreenletExit``,
+        a cancellation) says nothing about the key: the next waiter loads.
         """
 
     def loading(self) -> contextlib.AbstractContextManager[None]:

@@ -6,6 +6,7 @@ so declarations work under ``gunicorn --preload`` and before gevent's patching.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import random
@@ -129,6 +130,12 @@ def _after_fork_in_child() -> None:
     _process = None
 
 
-os.register_at_fork(
-    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+
+@atexit.register
+def _at_exit() -> None:
+    """End the service thread while there is an interpreter for it to end in."""
+    process = _process
+    if process is not None:
+        process.close()

@@ -28,7 +28,7 @@ def new_group(
     function ``(ctx, key, dest)`` or an object with such a ``get``; it may be ``async``. ``load_timeout``: seconds after
     which a load that still runs is given to the next waiter as well; None: never while its worker lives.
 
-    Raises ``ValueError`` for a second group of that name, a name or a size that cannot be; ``TypeError`` without getter.
+    Raises ``ValueError`` for a second group of that name, a name or size that cannot be; ``TypeError`` without getter.
     """
     if not isinstance(name, str):
         raise TypeError(f"name: got {type(name).__name__}, expected str")
@@ -53,7 +53,8 @@ def connect() -> bool:
     Returns whether there is a coordinator; without one, ``get`` works all the same, and tries again.
     """
     process = current()
-    return all([process.link_for(group) is not None for group in list(_groups.values())])
+    links = [process.link_for(group) for group in list(_groups.values())]
+    return None not in links
 
 
 Key: TypeAlias = Any  # what a loader takes: str where the key is valid UTF-8, else bytes; most take str alone

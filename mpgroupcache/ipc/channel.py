@@ -1,7 +1,7 @@
 """A worker's call channel: requests of any number of threads, greenlets and event loops over one connection.
 
-Whoever waits reads. A thread that waits for its answer takes the reading lock if it is free and reads for everybody; the
-others sleep. When the reader has its own answer it wakes one of those to read on. Compared with a reader thread that
+Whoever waits reads. A thread that waits for its answer takes the reading lock if it is free and reads for everybody;
+the others sleep. When the reader has its own answer it wakes one of those to read on. Compared with a reader thread that
 saves a switch between threads on every request, which is most of the time that a request takes.
 
 Guarantees: a request ends with its answer, with ``DeadlineExceeded``, or with ``CoordinatorUnavailable`` within
@@ -64,7 +64,9 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         sock.settimeout(LIVENESS_TIMEOUT)
         self._sock = sock  # sends
-        self._receiver = sock.dup()  # of the same connection, with a timeout of its own, which changes while others send
+        self._receiver = (
+            sock.dup()
+        )  # of the same connection, with a timeout of its own, which changes while others send
         self._sending = threading.Lock()
         self._reading = threading.Lock()  # its holder reads for all
         self._pending: dict[int, _Pending] = {}
@@ -120,7 +122,7 @@ class Channel:
         return request_id, pending
 
     def _give_up(self, request_id: int, pending: _Pending) -> None:
-        """Stop waiting. An answer that crosses is dropped by whoever reads it, and a lease in it is given back by this."""
+        """Stop waiting. An answer that crosses is dropped by whoever reads it; this gives a lease in it back."""
         if self._pending.pop(request_id, None) is None and pending.answer is not None and pending.answer.fd >= 0:
             os.close(pending.answer.fd)
         if self.broken is None:
@@ -168,8 +170,8 @@ class Channel:
     def _rouse_next_reader(self) -> None:
         """The interleaving that this ends: the others found the lock taken and sleep, and their reader leaves.
 
-        Whoever began before the lock was released is seen here; whoever begins later finds it free. A request of an event
-        loop needs no rousing: its loop watches the socket.
+        Whoever began before the lock was released is seen here; whoever begins later finds it free. A request of an
+        event loop needs no rousing: its loop watches the socket.
         """
         for pending in list(self._pending.values()):
             if pending.done is None and pending.answer is None:
@@ -183,7 +185,7 @@ class Channel:
             if self._receiver.gettimeout() != timeout:
                 self._receiver.settimeout(timeout)
             count, ancillary, flags, _ = self._receiver.recvmsg_into(
-                [self._buffer], memfd.ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+                [self._buffer], memfd.ANCILLARY_BYTES, memfd.RECEIVE_FLAGS
             )
         except (TimeoutError, BlockingIOError):
             self._check_liveness()
@@ -193,7 +195,7 @@ class Channel:
             return
         if ancillary:
             self._fds.extend(memfd.received(ancillary))
-        if count == 0 or flags & socket.MSG_CTRUNC:
+        if count == 0 or flags & memfd.TRUNCATED:
             self._fail("the coordinator closed the connection" if count == 0 else "out of file descriptors")
             return
         self._heard = time.monotonic()

@@ -1,4 +1,4 @@
-"""The coordinator's end of one worker connection: frames and descriptors in, frames and descriptors out, never blocking.
+"""The coordinator's end of one worker connection: frames and descriptors in and out, never blocking.
 
 Raw sockets, since asyncio's transports drop descriptors that come with later messages.
 """
@@ -54,14 +54,12 @@ class Connection:
         Raises ``EOFError`` at the end of the stream, ``ProtocolError``, or ``OSError``.
         """
         try:
-            count, ancillary, flags, _ = self._sock.recvmsg_into(
-                [_buffer], memfd.ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
-            )
+            count, ancillary, flags, _ = self._sock.recvmsg_into([_buffer], memfd.ANCILLARY_BYTES, memfd.RECEIVE_FLAGS)
         except BlockingIOError:
             return
         if ancillary:
             self._fds.extend(memfd.received(ancillary))
-        if flags & socket.MSG_CTRUNC or len(self._fds) > MAX_WAITING_FDS:
+        if flags & memfd.TRUNCATED or len(self._fds) > MAX_WAITING_FDS:
             raise ProtocolError("descriptors: got more than can be taken, expected one with each frame that says so")
         if count == 0:
             raise EOFError

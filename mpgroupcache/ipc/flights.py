@@ -20,22 +20,22 @@ Guarantees:
   close a circle ends at once, and changes nothing.
 - Nothing of an ended flight is kept.
 
-This code assumes that its calls come one at a time, and that a waiter is asked with once.
+This code assumes that its calls come one at a time, and that each ask brings a waiter of its own.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping
+    from collections.abc import Hashable, Iterator, Mapping
 
 
 class State(Enum):
-    """Of a flight. A flight that asks a remote peer will be a third state between UNLEASED and ENDED, beside LEASED."""
+    """Of a flight. To ask a remote peer first is one more state beside LEASED, entered from and left to UNLEASED."""
 
     UNLEASED = auto()  # new, or between two leases; never seen between two calls
     LEASED = auto()
@@ -105,7 +105,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[tuple[Event, Role], tuple[Step, State]
 class Waiter:
     """One caller's request for one key."""
 
-    owner: Hashable  # whose loss is this waiter's loss: a connection, or a token of this process
+    owner: Any  # hashable; whose loss is this waiter's loss: a connection, or a token of this process
     held: tuple[int, ...] = ()  # ids of the leases that its caller holds, outermost first; stale ones do not matter
     request: Any = None  # the driver's own
     flight: Flight | None = field(default=None, init=False, repr=False)
@@ -126,7 +126,7 @@ class Lease:
     flight: Flight
     holder: Waiter
     granted: Any = None  # the driver's own, such as the time of the grant
-    asks: dict[Waiter, None] = field(default_factory=dict, init=False, repr=False)  # live waiters that name this lease
+    asks: dict[Waiter, None] = field(default_factory=dict, init=False, repr=False)  # waiters whose caller holds it
 
     @property
     def live(self) -> bool:
@@ -135,11 +135,17 @@ class Lease:
 
 @dataclass(eq=False, slots=True)
 class Flight:
-    key: Hashable
+    key: Any  # hashable
     state: State = State.UNLEASED
     lease: Lease | None = field(default=None, init=False, repr=False)
-    waiters: dict[Waiter, None] = field(default_factory=dict, init=False, repr=False)  # in order of arrival
+    # In order of arrival. Not a dict, in which finding the first gets slow after many firsts were removed.
+    waiters: OrderedDict[Waiter, None] = field(default_factory=OrderedDict, init=False, repr=False)
     revoked: dict[Waiter, None] = field(default_factory=dict, init=False, repr=False)  # their values are still welcome
+
+    def waits_for(self) -> Iterator[Flight]:
+        """Yield the flights that this one's loader, or a loader inside it, waits for."""
+        if self.lease is not None:
+            yield from (waiter.flight for waiter in self.lease.asks if waiter.flight is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +160,7 @@ class Grant:
 class Deliver:
     """Publish the value, and answer the waiters (there may be none) with it."""
 
-    key: Hashable
+    key: Any
     waiters: tuple[Waiter, ...]
     value: Any
 
@@ -163,7 +169,7 @@ class Deliver:
 class Fail:
     """Answer the waiters (there may be none) with the error."""
 
-    key: Hashable
+    key: Any
     waiters: tuple[Waiter, ...]
     error: Any
 
@@ -173,7 +179,7 @@ class Cycle:
     """Tell the waiter that each key's load waits for the next one's, and the last one's for the first's."""
 
     waiter: Waiter
-    keys: tuple[Hashable, ...]
+    keys: tuple[Any, ...]
 
 
 Action: TypeAlias = Grant | Deliver | Fail | Cycle
@@ -182,8 +188,11 @@ _NOBODY: Final = Waiter(owner=None)
 
 
 class FlightTable:
-    """All flights of one driver. Each event costs the same however many flights there are, but for an ask by a caller
-    that holds leases: that one walks the flights which wait for each other."""
+    """All flights of one driver.
+
+    An event costs the same however many flights there are, but for an ask by a caller that holds leases: that one walks
+    the flights which wait for each other.
+    """
 
     __slots__ = ("_flights", "_last_id", "_leases", "_owners")
 
@@ -363,17 +372,46 @@ class FlightTable:
         if waiter.lease is not None:
             waiter.lease.asks.clear()
 
-    def _held(self, waiter: Waiter) -> Iterable[Lease]:
-        """The live leases among those that the waiter's caller named."""
-        leases = (self._leases.get(lease_id) for lease_id in dict.fromkeys(waiter.held))
+    def _held(self, waiter: Waiter) -> list[Lease]:
+        """Return the live leases among those that the waiter's caller holds."""
+        leases = [self._leases.get(lease_id) for lease_id in dict.fromkeys(waiter.held)]
         return [lease for lease in leases if lease is not None and lease.live]
 
     def _circle(self, flight: Flight, waiter: Waiter) -> tuple[Hashable, ...] | None:
-        """Return the keys round the circle that ``waiter`` would close by waiting for ``flight``, or None."""
-        held = list(self._held(waiter))
-        outermost = {lease.flight: at for at, lease in reversed(list(enumerate(held)))}
-        came_from: dict[Flight, Flight] = {}
-        seen, queue = {flight}, deque([flight])
-        while held and queue:
-            ...
+        """Return the keys round the circle that would close if ``waiter`` waited for ``flight``, or None.
+
+        1. A's loader asks for B: A waits for B. 2. B's loader, elsewhere, asks for C. 3. C's loader asks for A, which
+        waits for B, which waits for C. Nobody has timed out, nobody is dead, and none of them would ever end.
+        """
+        if not (held := self._held(waiter)):
+            return None
+        before: dict[Flight, Flight | None] = {flight: None}  # breadth first, so that the shortest circle is named
+        queue = deque(before)
+        while queue:
+            reached = queue.popleft()
+            for at, lease in enumerate(held):
+                if lease.flight is reached:
+                    return (*_nest(held[at:]), *_trail(before, before[reached]))
+            for other in reached.waits_for():
+                if other not in before:
+                    before[other] = reached
+                    queue.append(other)
         return None
+
+
+def _nest(held: list[Lease]) -> Iterator[Hashable]:
+    """Yield the keys of the first of these leases and of those that were taken inside it, one inside the other."""
+    last = None
+    for lease in held:
+        if last is None or last.id in lease.holder.held:
+            yield lease.flight.key
+            last = lease
+
+
+def _trail(before: Mapping[Flight, Flight | None], flight: Flight | None) -> list[Hashable]:
+    """Return the keys of the flights on the way to ``flight``, and its own."""
+    keys = []
+    while flight is not None:
+        keys.append(flight.key)
+        flight = before[flight]
+    return keys[::-1]

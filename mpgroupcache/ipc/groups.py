@@ -85,12 +85,15 @@ class Groups:
         return self._by_id.get(group)
 
     def declare(self, name: str, cache_bytes: int, load_timeout: float | None) -> HostGroup:
-        """The group of that name. Its first declaration fixes its budget. Raises ``ArenaError`` after the 256th group."""
+        """The group of that name. Its first declaration fixes its budget. Raises ``ArenaError`` for the 257th group."""
         if (group := self._by_name.get(name)) is not None:
             if group.cache_bytes != cache_bytes:
                 logger.warning(
                     "group %r: got cache_bytes of %s, the first declaration said %s and stays in force until the "
-                    "coordinator restarts", name, format_size(cache_bytes), format_size(group.cache_bytes),
+                    "coordinator restarts",
+                    name,
+                    format_size(cache_bytes),
+                    format_size(group.cache_bytes),
                 )
             return group
         group = HostGroup(self._control.add_group(name, cache_bytes), name, cache_bytes, load_timeout)
@@ -108,14 +111,20 @@ class Groups:
                 budget = max(left, 0)
                 logger.warning(
                     "group %r: got cache_bytes of %s, --max-bytes leaves %s; raise it or lower the groups' cache_bytes",
-                    name, format_size(cache_bytes), format_size(budget),
+                    name,
+                    format_size(cache_bytes),
+                    format_size(budget),
                 )
         status = os.statvfs(DIRECTORY)
         free = status.f_bavail * status.f_frsize
         if budget > free:
             logger.warning(
                 "group %r: cache_bytes of %s, but %s has %s free; its arena will stop growing there. Enlarge it (docker "
-                "run --shm-size) or lower cache_bytes", name, format_size(budget), DIRECTORY, format_size(free),
+                "run --shm-size) or lower cache_bytes",
+                name,
+                format_size(budget),
+                DIRECTORY,
+                format_size(free),
             )
         return budget
 
@@ -128,8 +137,14 @@ class Groups:
             return
         try:
             group.arena = Arena(
-                self._control, segment.buffer, segment.fd, group=group.id, incarnation=incarnation, budget=budget,
-                max_entry=int(budget * self._max_value_share), seed=secrets.randbits(64),
+                self._control,
+                segment.buffer,
+                segment.fd,
+                group=group.id,
+                incarnation=incarnation,
+                budget=budget,
+                max_entry=int(budget * self._max_value_share),
+                seed=secrets.randbits(64),
             )
         except ArenaError as error:
             logger.error("group %r is served without a cache: %s", group.name, error)
@@ -152,7 +167,10 @@ class Groups:
                 logger.warning(
                     "group %r: no more shared memory in %s; its arena stays at %s of the %s that it was given. Enlarge "
                     "it (docker run --shm-size) or lower cache_bytes",
-                    group.name, DIRECTORY, format_size(group.arena.committed), format_size(group.arena.budget),
+                    group.name,
+                    DIRECTORY,
+                    format_size(group.arena.committed),
+                    format_size(group.arena.budget),
                 )
                 group.retry_memory_at = now + MEMORY_RETRY
             elif now >= group.retry_memory_at:

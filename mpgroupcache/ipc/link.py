@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from mpgroupcache.errors import CacheError, CoordinatorError, CoordinatorUnavailable, ProtocolError
+from mpgroupcache.errors import CacheError, CoordinatorUnavailable, ProtocolError
 from mpgroupcache.ipc.channel import LIVENESS_TIMEOUT, Channel
 from mpgroupcache.ipc.wire import Declare, Declared, Decoder, Failed, Hello, Message, Ping, Pong, Role, Welcome, encode
 from mpgroupcache.shm._reader import Reader
@@ -75,6 +75,8 @@ class Link:
         self.channel.close(reason)
         if self._service is not None:
             self._service.close()
+            if self._service.is_alive() and self._service is not threading.current_thread():
+                self._service.join(LIVENESS_TIMEOUT)
 
 
 def _hello(role: Role, token: bytes) -> Hello:

@@ -17,6 +17,8 @@ from mpgroupcache.shm._reader import ByteView, Mapping
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 ANCILLARY_BYTES = socket.CMSG_SPACE(16 * 4)  # descriptors that one recvmsg may bring
+RECEIVE_FLAGS = int(socket.MSG_CMSG_CLOEXEC)  # plain integers: an enum's operators cost more than the system call
+TRUNCATED = int(socket.MSG_CTRUNC)
 
 
 def make(value: bytes | memoryview) -> int:

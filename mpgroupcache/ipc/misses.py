@@ -1,4 +1,4 @@
-"""What the coordinator does for a get that missed: turn messages into events of flights.py, and its actions into messages."""
+"""What the coordinator does for a get that missed: messages become events of flights.py, its actions messages."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class Misses:
         task.add_done_callback(self._copying.discard)
 
     async def _store_from(self, group: HostGroup, lease_id: int, key: bytes, fd: int, size: int) -> None:
-        """Copy a large value into the arena, then end its flight: a get in between joins it, and does not load again."""
+        """Copy a large value into the arena, then end its flight: a get in between joins it, and loads nothing."""
         try:
             await group.put_from(key, fd, size)
         except OSError as error:

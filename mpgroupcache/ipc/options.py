@@ -78,7 +78,9 @@ def _merge(flags: dict[str, Any], environment: Mapping[str, str]) -> Options:
     for name, value in flags.items():
         values[name] = value, "--" + name.replace("_", "-")
     if "socket" not in values:
-        raise ValueError(f"--socket: got nothing, expected a path; give the flag, {PREFIX}SOCKET, or socket in --config")
+        raise ValueError(
+            f"--socket: got nothing, expected a path; give the flag, {PREFIX}SOCKET, or socket in --config"
+        )
     return Options(**{name: _convert(name, value, option) for name, (value, option) in values.items()})
 
 

@@ -1,7 +1,7 @@
 """The embedded default: a coordinator that an application starts for itself, and that ends a while after it.
 
-It lives beside the application's server, not under it: a process of its own session whose parent has gone, so that it is
-nobody's zombie, no arbiter's unknown child, and untouched by reloads. What keeps it alive is its clients.
+It lives beside the application's server, not under it: a process of its own session whose parent has gone, so that it
+is nobody's zombie, no arbiter's unknown child, and untouched by reloads. What keeps it alive is its clients.
 """
 
 from __future__ import annotations
@@ -49,7 +49,16 @@ def _answers(path: str) -> bool:
 
 def _start(path: str) -> None:
     """Start it. The process that is started here ends, with exit code 0, when the one that it leaves behind serves."""
-    command = [sys.executable, "-m", "mpgroupcache.ipc.coordinator", "--socket", path, "--linger", str(LINGER), "--detach"]
+    command = [
+        sys.executable,
+        "-m",
+        "mpgroupcache.ipc.coordinator",
+        "--socket",
+        path,
+        "--linger",
+        str(LINGER),
+        "--detach",
+    ]
     environment = {name: value for name, value in os.environ.items() if name != "MPGROUPCACHE_SOCKET"}
     try:
         started = subprocess.run(

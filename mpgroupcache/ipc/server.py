@@ -30,6 +30,7 @@ DRAIN_TIMEOUT = 5.0  # s that SIGTERM leaves to loads under way; their workers n
 BACKLOG = 4096  # connections in one burst that wait to be accepted; the kernel caps it at somaxconn
 SPARE_REGIONS = 8  # free at any time: workers claim them without asking
 
+
 class Coordinator:
     """One instance, from its socket to its segments."""
 
@@ -69,7 +70,7 @@ class Coordinator:
         self._stopped.set()
 
     async def _drain(self) -> None:
-        """No new requests; those under way may end. A connection without any is closed, which is all its worker needs."""
+        """No new requests; those under way may end. A connection without any is closed: its worker needs no more."""
         self._draining = True
         self._close_listener()
         deadline = time.monotonic() + DRAIN_TIMEOUT

@@ -364,9 +364,8 @@ def _check_fields(kind: type[Message], values: tuple[Any, ...]) -> None:
     rules = _RULES[kind]
     if len(values) != len(rules):
         raise ValueError(f"{kind.__name__}: got {len(values)} fields, expected {len(rules)}")
-    for rule, value in zip(rules, values):  # noqa: B905 - just compared, and strict= is a third of this function's time
+    for name, rule, value in zip(kind.__match_args__, rules, values):  # noqa: B905 - compared above; strict= is slow
         if not rule.accepts(value):
-            name = kind.__match_args__[rules.index(rule)]
             got = f"{type(value).__name__} {_short(value)}"
             raise ValueError(f"{kind.__name__}.{name}: got {got}, expected {rule.expected}")
 

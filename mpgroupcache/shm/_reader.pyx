@@ -8,9 +8,12 @@ lifetime of views, and forks.
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.errno cimport EAGAIN, ENOMEM, EPROTO, ESTALE, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
+from posix.stat cimport fstat, struct_stat
+from posix.unistd cimport close as posix_close
 
 import os
 
@@ -23,6 +26,11 @@ cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object, Py_ssize_t *) except NULL
     bint PyUnicode_CheckExact(object)
     bint PyBytes_CheckExact(object)
+    unsigned long PyThread_get_thread_ident()
+
+cdef extern from "<fcntl.h>" nogil:
+    int O_CLOEXEC, O_NOFOLLOW, O_RDONLY, O_RDWR
+    int posix_open "open"(const char *path, int flags)
 
 cdef extern from "<sys/mman.h>" nogil:
     void *mmap(void *address, size_t length, int protection, int flags, int fd, int64_t offset)
@@ -68,6 +76,7 @@ cdef extern from "reader.h" nogil:
     int mgc_map_attach(mgc_map *, const void *, uint64_t)
     int mgc_region_claim(int, const mgc_control_header *, int, mgc_region **)
     void mgc_region_copy_pins(mgc_region *, const mgc_region *)
+    void mgc_region_adopt(mgc_region *)
     void mgc_region_unmap(mgc_region *)
     void mgc_sum_counters(const void *, uint32_t, uint64_t *)
 
@@ -113,6 +122,14 @@ def renew_epoch() -> None:
 
 # ---- Mappings -------------------------------------------------------------------------------------------------------
 
+cdef int open_file(str path, int flags) except -1:
+    cdef int fd = posix_open(os.fsencode(path), flags | O_CLOEXEC | O_NOFOLLOW)
+    if fd < 0:
+        raise OSError(errno, os.strerror(errno), path)
+    return fd
+
+
+@cython.final
 cdef class Mapping:
     """A file mapped read-only; unmapped with its last reference. No descriptor is kept: daemons close them all."""
 
@@ -137,38 +154,46 @@ cdef class Mapping:
         return make_view(self, self.base, self.size)
 
 
+@cython.no_gc  # refers to mappings alone: never a cycle, and views need all of it until they are gone
+@cython.final
 cdef class Reader:
     """This process's place in one instance: the control segment, a region of its own, and the arenas it attached.
 
     Guarantees: a region is written by one process only. The lock that keeps it is held by the mapping, so it ends with
     the process or with the last view, not before.
+
+    A fork runs ``before_fork``, then ``after_fork_in_parent`` or, behind ``renew_epoch``, ``after_fork_in_child``: all in
+    the thread that forks. Several threads may be between these hooks at a time.
     """
 
     cdef Mapping control
     cdef list arenas                 # of Mapping: views refer to the reader alone
     cdef mgc_region *region          # NULL: none was free, or let go of
-    cdef mgc_region *child_region    # claimed for the child that is being forked
-    cdef int child_number
     cdef readonly int number         # of the region; -1: none
     cdef uint64_t lookup_epoch       # of the process that may look up through this reader
     cdef uint64_t pin_epoch          # of the process whose pins are in `region`; differs in a child that inherited views
-    cdef bint forking                # between the hooks: no pin is cleared, and gets copy
+    cdef uint32_t forks              # threads between the hooks: no pin is cleared then, and gets copy
+    cdef mgc_region *child_region    # claimed for the child of ...
+    cdef int child_number
+    cdef unsigned long fork_thread   # ... this thread
     cdef uint32_t free_count, deferred_count
     cdef uint16_t free_pins[1024]    # a stack; pin 0 is never in it
-    cdef uint16_t deferred[1024]     # unpinned while forking
+    cdef uint16_t deferred[1024]     # unpinned between the hooks
     cdef int control_fd              # to open the segment again at a fork, when its name may be another's
     cdef uint64_t inode, device
     cdef object __weakref__
 
     def __cinit__(self, str path not None):
+        cdef struct_stat status
         self.number = self.child_number = self.control_fd = -1
         self.arenas = []
-        self.control_fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        status = os.fstat(self.control_fd)
-        if status.st_size != MGC_CONTROL_SIZE:
+        self.control_fd = open_file(path, O_RDWR)
+        if fstat(self.control_fd, &status) != 0:
+            raise OSError(errno, os.strerror(errno), path)
+        self.inode, self.device = status.st_ino, status.st_dev
+        if <uint64_t> status.st_size != MGC_CONTROL_SIZE:
             raise ArenaError(f"control segment {path}: got {status.st_size} bytes, expected {MGC_CONTROL_SIZE}; "
                              "the coordinator is of another version of mpgroupcache")
-        self.inode, self.device = status.st_ino, status.st_dev
         self.control = Mapping(self.control_fd, MGC_CONTROL_SIZE)
         cdef const mgc_control_header *header = <const mgc_control_header *> self.control.base
         if header.magic != MGC_CONTROL_MAGIC or header.version != MGC_LAYOUT_VERSION:
@@ -185,33 +210,28 @@ cdef class Reader:
             self.free_pins[self.free_count] = pin
             self.free_count += 1
 
+    # Plain C: it runs at interpreter exit too, when there are no modules left, and within an assignment.
     def __dealloc__(self):
-        if self.region != NULL and self.pin_epoch == process_epoch[0]:
-            mgc_region_unmap(self.region)
-        if self.control_fd >= 0 and self._owns_descriptor():
-            os.close(self.control_fd)
+        if self.pin_epoch == process_epoch[0]:  # else the parent's, and not mapped here
+            if self.region != NULL:
+                mgc_region_unmap(self.region)
+            if self.child_region != NULL:
+                mgc_region_unmap(self.child_region)
+        if self._owns_descriptor():
+            posix_close(self.control_fd)
 
-    cdef bint _owns_descriptor(self):
+    cdef bint _owns_descriptor(self) noexcept:
         # A daemon may have closed it, and its number may be another file's by now.
-        try:
-            status = os.fstat(self.control_fd)
-        except OSError:
-            return False
-        return status.st_ino == self.inode and status.st_dev == self.device
+        cdef struct_stat status
+        return (self.control_fd >= 0 and fstat(self.control_fd, &status) == 0 and status.st_ino == self.inode
+                and status.st_dev == self.device)
 
-    cdef int _claim(self, int above, mgc_region **region) except -2:
-        """Claim a region through an open file description of its own; -1 where none is free."""
-        if not self._owns_descriptor():
-            return -1
-        try:
-            fd = os.open(f"/proc/self/fd/{self.control_fd}", os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return -1
-        try:
-            number = mgc_region_claim(fd, <const mgc_control_header *> self.control.base, above, region)
-        finally:
-            os.close(fd)  # the mapping keeps the lock
-        return number if number >= 0 else -1
+    cdef int _claim(self, int above, mgc_region **region) noexcept:
+        """Claim a region; -1 where none is free. The GIL is not let go of: see ``mgc_region_claim()``."""
+        cdef int number = -1
+        if self._owns_descriptor():
+            number = mgc_region_claim(self.control_fd, <const mgc_control_header *> self.control.base, above, region)
+        return max(number, -1)
 
     @property
     def generation(self) -> int:
@@ -249,8 +269,8 @@ cdef class Reader:
 
     cdef inline void give_pin(self, uint32_t pin) noexcept:
         if self.pin_epoch != process_epoch[0] or self.region == NULL:
-            return  # a fork without hooks: the pin is the parent's
-        if self.forking:
+            return  # a fork that could not keep it: the pin is the parent's
+        if self.forks:
             self.deferred[self.deferred_count] = pin
             self.deferred_count += 1
             return
@@ -260,37 +280,48 @@ cdef class Reader:
 
     def before_fork(self) -> None:
         """Claim a region for the child and copy the live pins into it. Until ``after_fork_*`` no pin is cleared."""
-        if self.pin_epoch != process_epoch[0] or self.region == NULL or self.free_count == MGC_PINS - 1:
+        if self.pin_epoch != process_epoch[0] or self.region == NULL:
             return
-        self.forking = True
+        self.forks += 1
+        # Of two threads that fork at a time one has the region. The other's child cannot keep its views: it says so.
+        if self.forks > 1 or self.free_count == MGC_PINS - 1:
+            return
         # Higher than ours: scans ascend, so one that passed ours before the copy has seen the originals.
         self.child_number = self._claim(self.number, &self.child_region)
+        self.fork_thread = PyThread_get_thread_ident()
         if self.child_region != NULL:
             mgc_region_copy_pins(self.child_region, self.region)
 
     def after_fork_in_parent(self) -> None:
         """Let go of the child's region, and clear the pins that were given back meanwhile."""
-        if self.child_region != NULL:
+        if not self.forks:
+            return
+        if self.child_region != NULL and self.fork_thread == PyThread_get_thread_ident():
             mgc_region_unmap(self.child_region)  # the child's mapping keeps the lock; if the fork failed, it is free
             self.child_region = NULL
-        self._end_fork()
+        self.forks -= 1
+        if not self.forks:
+            self._clear_deferred()
 
     def after_fork_in_child(self) -> None:
         """Take over the copied pins. Views whose pin could not be copied are unusable from now on.
 
         ``renew_epoch`` comes first. The parent's region is not even mapped here.
         """
-        self.region = self.child_region
-        self.number = self.child_number
-        self.child_region = NULL
+        if self.child_region != NULL and self.fork_thread != PyThread_get_thread_ident():
+            mgc_region_unmap(self.child_region)  # made for the child of another thread's fork
+            self.child_region = NULL
+        self.region, self.child_region = self.child_region, NULL
+        self.number = self.child_number if self.region != NULL else -1
+        self.forks = 0
         if self.region != NULL:
             madvise(self.region, MGC_REGION_SIZE, MADV_DONTFORK)
+            mgc_region_adopt(self.region)
             self.pin_epoch = process_epoch[0]
-        self._end_fork()
+        self._clear_deferred()
 
-    cdef void _end_fork(self):
+    cdef void _clear_deferred(self) noexcept:
         cdef uint32_t i, count = self.deferred_count
-        self.forking = False
         self.deferred_count = 0
         for i in range(count):
             self.give_pin(self.deferred[i])
@@ -358,6 +389,8 @@ cdef class ByteView:
             self.let_go()
 
     cdef int check(self) except -1:
+        """Whether the value may be read. Other code may run, and release the view, in every conversion of an argument:
+        methods check after the last of them."""
         cdef ByteView root = self
         if self.released:
             raise ValueError("the ByteView was released; slice it or copy it with bytes() before release()")
@@ -388,9 +421,9 @@ cdef class ByteView:
     def __getitem__(self, index):
         cdef Py_ssize_t start, stop, step, at
         cdef ByteView part
-        self.check()
         if isinstance(index, slice):
             start, stop, step = index.indices(self.length)
+            self.check()
             if step != 1:
                 raise ValueError(f"ByteView slices have step 1, got {step}; use bytes(view)[{start}:{stop}:{step}]")
             part = make_view(self if type(self.owner) is not ByteView else self.owner, self.data + start,
@@ -398,6 +431,7 @@ cdef class ByteView:
             (<ByteView> part.owner).holds += 1
             return part
         at = index
+        self.check()
         if at < 0:
             at += self.length
         if not 0 <= at < self.length:
@@ -412,23 +446,22 @@ cdef class ByteView:
 
     def __str__(self):
         self.check()
-        return self.data[:self.length].decode("utf-8")
+        return PyUnicode_DecodeUTF8(<const char *> self.data, self.length, NULL)
 
     def __repr__(self):
         if self.released:
             return "<mpgroupcache.ByteView released>"
         self.check()
-        if self.length <= 16:
-            return f"<mpgroupcache.ByteView({self.data[:self.length]!r})>"
-        return f"<mpgroupcache.ByteView({self.data[:12]!r}...{self.length} B)>"
+        shown = PyBytes_FromStringAndSize(<const char *> self.data, self.length if self.length <= 16 else 12)
+        return f"<mpgroupcache.ByteView({shown!r}" + (")>" if self.length <= 16 else f"...{self.length} B)>")
 
     def __eq__(self, other):
         cdef Py_buffer buffer
         cdef Py_ssize_t length
         cdef const char *text
         cdef bint equal
-        self.check()
         if isinstance(other, str):
+            self.check()
             try:
                 text = PyUnicode_AsUTF8AndSize(other, &length)
             except UnicodeEncodeError:
@@ -437,9 +470,13 @@ cdef class ByteView:
         try:
             PyObject_GetBuffer(other, &buffer, PyBUF_SIMPLE)
         except (TypeError, BufferError):
+            self.check()
             return NotImplemented
-        equal = buffer.len == self.length and memcmp(buffer.buf, self.data, self.length) == 0
-        PyBuffer_Release(&buffer)
+        try:
+            self.check()
+            equal = buffer.len == self.length and memcmp(buffer.buf, self.data, self.length) == 0
+        finally:
+            PyBuffer_Release(&buffer)
         return equal
 
     __hash__ = None
@@ -467,14 +504,17 @@ cdef class ByteView:
         At or past the end that is 0, where Go returns ``io.EOF``. ``ValueError`` for a negative offset.
         """
         cdef Py_buffer target
-        cdef Py_ssize_t count
-        self.check()
+        cdef Py_ssize_t count = 0
         if offset < 0:
             raise ValueError(f"offset: got {offset}, expected 0 or more")
         PyObject_GetBuffer(buffer, &target, PyBUF_WRITABLE)
-        count = min(target.len, max(self.length - offset, 0))
-        memcpy(target.buf, self.data + offset, count)
-        PyBuffer_Release(&target)
+        try:
+            self.check()
+            if offset < self.length:
+                count = min(target.len, self.length - offset)
+                memcpy(target.buf, self.data + offset, count)
+        finally:
+            PyBuffer_Release(&target)
         return count
 
     def write_to(self, file) -> int:
@@ -518,43 +558,62 @@ cdef class GroupCore:
     cdef bint mapped                       # there is an arena to look in
     cdef uint32_t group
     cdef str arena_path                    # names an incarnation, and is never used for another
-    cdef uint64_t pending[MGC_COUNTERS]              # counts before there is a region
+    cdef uint64_t pending[MGC_COUNTERS]    # counts before there is a region ...
+    cdef uint64_t pending_epoch            # ... of this process
 
     def attach(self, Reader reader not None, uint32_t group, str arena_path):
-        """Look up through ``reader`` from now on; ``arena_path`` is None for a group without a cache."""
+        """Look up through ``reader`` from now on; ``arena_path`` is None for a group without a cache.
+
+        Raises ``ArenaError`` for a segment that is retired, of another group, or of another version, and ``OSError``
+        where there is none; then the group stays attached as it was.
+        """
         cdef Mapping mapping
+        cdef mgc_map arena_map
         cdef int error, i
         if group >= MGC_MAX_GROUPS:
             raise ArenaError(f"group id {group}: expected less than {MGC_MAX_GROUPS}")
         if reader is self.reader and self.mapped and arena_path == self.arena_path and group == self.group:
             return  # a new link to the same instance
-        self.mapped = False
-        self.arena_path = arena_path
         if arena_path is not None:
-            fd = os.open(arena_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = open_file(arena_path, O_RDONLY)
             try:
                 mapping = Mapping(fd, os.fstat(fd).st_size)
             finally:
-                os.close(fd)
-            error = mgc_map_attach(&self.map, mapping.base, mapping.size)
-            if error or self.map.arena != group:
+                posix_close(fd)
+            error = mgc_map_attach(&arena_map, mapping.base, mapping.size)
+            if error or arena_map.arena != group:
                 raise ArenaError(f"arena {arena_path}: " + (
                     "it is retired" if error == -ESTALE else "another layout; workers and coordinator must be of one "
-                    "version of mpgroupcache" if error else f"of group {self.map.arena}, expected {group}"))
+                    "version of mpgroupcache" if error else f"of group {arena_map.arena}, expected {group}"))
             reader.arenas.append(mapping)
-            self.mapped = True
+        # An assignment drops what was there before it stores what is new. `old` puts off the end of the former reader,
+        # if this is its end, until nobody can meet it here.
+        old = self.reader
+        self.mapped = False
         self.reader = reader
         self.group = group
-        if reader.region != NULL:
+        self.arena_path = arena_path
+        if arena_path is not None:
+            self.map = arena_map
+            self.mapped = True
+        self._own_pending()
+        if reader.region != NULL and reader.lookup_epoch == process_epoch[0]:
             for i in range(MGC_COUNTERS):
                 if self.pending[i]:
                     mgc_count(<atomic64 *> &reader.region.counters[group] + i, self.pending[i])
                     self.pending[i] = 0
 
-    def detach(self):
+    cpdef detach(self):
         """Forget the arena: every ``get`` is a miss until the next ``attach``."""
-        self.reader = None
+        old = self.reader  # as in attach()
         self.mapped = False
+        self.reader = None
+
+    cdef void _own_pending(self) noexcept:
+        # What a parent counted before the fork is the parent's to deliver.
+        if self.pending_epoch != process_epoch[0]:
+            memset(self.pending, 0, sizeof(self.pending))
+            self.pending_epoch = process_epoch[0]
 
     @property
     def attached(self) -> bool:
@@ -569,7 +628,8 @@ cdef class GroupCore:
     def count(self, uint32_t counter, uint64_t n=1):
         """Add to one of this process's counters, in the order of ``struct mgc_counters``."""
         if counter >= MGC_COUNTERS:
-            raise IndexError(counter)
+            raise IndexError(f"counter {counter}: expected less than {MGC_COUNTERS}")
+        self._own_pending()
         if self.attached and self.reader.region != NULL:
             mgc_count(<atomic64 *> &self.reader.region.counters[self.group] + counter, n)
         else:
@@ -577,6 +637,7 @@ cdef class GroupCore:
 
     def counters(self):
         """The group's counts: the host's where attached, and this process's that have no region yet."""
+        self._own_pending()
         sums = self.reader.counters(self.group) if self.attached else (0,) * MGC_COUNTERS
         return tuple([n + self.pending[i] for i, n in enumerate(sums)])
 
@@ -599,6 +660,7 @@ cdef class GroupCore:
         cdef int outcome
         cdef mgc_hit hit
         cdef ByteView view
+        cdef bytes copied
         if reader is None or not self.mapped or reader.lookup_epoch != process_epoch[0] or reader.region == NULL:
             return None
         if PyUnicode_CheckExact(key):
@@ -617,9 +679,9 @@ cdef class GroupCore:
             return None
         if length > MGC_MAX_KEY:
             return None
-        # No pin is free, or a fork is under way: copy the value under the pin that is kept for that. The GIL is held
-        # from here to the unpin.
-        pin = reader.free_pins[reader.free_count - 1] if reader.free_count and not reader.forking else MGC_COPY_PIN
+        # No pin is free, or a fork is under way: copy the value under the pin that is kept for that. From here to where
+        # the pin is taken, or given back, the GIL is held and no other Python code runs, the collector's included.
+        pin = reader.free_pins[reader.free_count - 1] if reader.free_count and not reader.forks else MGC_COPY_PIN
         outcome = mgc_get(&self.map, reader.region, pin, data, length, &hit)
         if outcome != MGC_HIT:
             if outcome == MGC_DETACHED:
@@ -627,11 +689,12 @@ cdef class GroupCore:
             return None
         if pin == MGC_COPY_PIN:
             try:
-                return ByteView(PyBytes_FromStringAndSize(<const char *> hit.value, hit.length))
+                copied = PyBytes_FromStringAndSize(<const char *> hit.value, hit.length)
             finally:
                 mgc_unpin(reader.region, MGC_COPY_PIN)
+            return ByteView(copied)
+        view = ByteView.__new__(ByteView)  # where there is no memory for it, the pin is still in the stack
         reader.free_count -= 1
-        view = ByteView.__new__(ByteView)
         view.owner = reader
         view.data = hit.value
         view.length = hit.length

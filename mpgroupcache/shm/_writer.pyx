@@ -1,9 +1,14 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""The coordinator's side of shared memory: the control segment's writer, and arenas. Thin: the rules are in writer.h."""
+"""The coordinator's side of shared memory: the control segment's writer, and arenas. Thin: the rules are in writer.h.
 
+This code assumes that one thread at a time calls it, with the GIL held.
+"""
+
+cimport cython
 from cpython.buffer cimport PyBUF_READ, PyBUF_WRITABLE, PyBUF_WRITE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.errno cimport EAGAIN
+from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -18,6 +23,7 @@ cdef extern from "reader.h" nogil:
 cdef extern from "writer.h":
     enum: MGC_TOO_LARGE, MGC_NO_ROOM, MGC_COUNTERS, MGC_MAX_GROUPS, MGC_MAX_KEY, MGC_GROUP_NAME_BYTES
     size_t MGC_CONTROL_SIZE, MGC_TOTALS_OFFSET
+    uint64_t MGC_MAX_ARENA
     ctypedef struct mgc_counters:
         pass
     struct mgc_list_stats:
@@ -35,7 +41,7 @@ cdef extern from "writer.h":
         mgc_arena_header *header
         uint64_t budget
         uint64_t max_entry
-        int short_of_memory
+        uint64_t commit_limit
     struct mgc_reservation:
         uint8_t *value
         uint64_t length
@@ -59,7 +65,7 @@ cdef extern from "writer.h":
     void mgc_arena_retire(mgc_arena *)
     void mgc_arena_close(mgc_arena *)
     int mgc_arena_reserve(mgc_arena *, const uint8_t *, size_t, uint64_t, uint32_t, mgc_reservation *)
-    int mgc_arena_publish(mgc_arena *, const mgc_reservation *)
+    void mgc_arena_publish(mgc_arena *, const mgc_reservation *)
     void mgc_arena_abandon(mgc_arena *, const mgc_reservation *)
     int mgc_arena_find(mgc_arena *, const uint8_t *, size_t, const uint8_t **, uint64_t *)
     int mgc_arena_remove(mgc_arena *, const uint8_t *, size_t)
@@ -74,18 +80,24 @@ MAX_GROUPS = MGC_MAX_GROUPS
 
 
 def arena_size(uint64_t budget) -> int:
-    """The size of the sparse file for an arena of this budget, in bytes."""
-    return mgc_arena_size(budget)
+    """The size of the sparse file for an arena of this budget, in bytes. ``ArenaError`` for a budget that is too large."""
+    cdef uint64_t size = mgc_arena_size(budget)
+    if size == 0:
+        raise ArenaError(f"cache_bytes: got {budget}, expected at most some 100 GiB: with its index the arena would pass "
+                         f"{MGC_MAX_ARENA >> 40} TiB of address range; split the group")
+    return size
 
 
 def lock_writer(int fd) -> None:
     """Become the coordinator of the control segment behind ``fd``, for as long as that open file description lives.
 
-    Raises ``AlreadyRunning`` when another holds it.
+    Raises ``AlreadyRunning`` when another holds it, ``ArenaError`` where the file cannot be locked.
     """
     cdef int error = mgc_lock(fd, MGC_WRITER_LOCK)
+    if error == -EAGAIN:
+        raise AlreadyRunning("the control segment is locked by another living coordinator")
     if error:
-        raise AlreadyRunning(f"the control segment is locked by a living coordinator ({os.strerror(-error)})")
+        raise ArenaError(f"the control segment cannot be locked: {os.strerror(-error)}")
 
 
 def retire_segment(str path not None) -> None:
@@ -97,12 +109,15 @@ def retire_segment(str path not None) -> None:
         os.close(fd)
 
 
+@cython.no_gc  # refers to a buffer and bytes: never a cycle, and arenas need it whole until they are gone
+@cython.final
 cdef class Control:
     """The writer of a control segment: ``memory`` is its whole buffer, ``fd`` a locked description of it."""
 
-    cdef mgc_control *control
+    cdef mgc_control *control    # NULL: closed
     cdef Py_buffer memory
     cdef bint held               # the buffer
+    cdef Py_ssize_t arenas       # open ones
     cdef readonly bytes boot_id
 
     def __cinit__(self, memory, int fd, bytes boot_id not None):
@@ -121,8 +136,10 @@ cdef class Control:
     def __dealloc__(self):
         self.close()
 
-    cpdef void close(self):
-        """Let go of the memory. Arenas are closed before."""
+    cpdef int close(self) except -1:
+        """Let go of the memory. ``BufferError`` while arenas are open: they read the pins."""
+        if self.arenas:
+            raise BufferError(f"close: {self.arenas} arenas are open; close them first")
         if self.control != NULL:
             mgc_control_close(self.control)
             free(self.control)
@@ -130,13 +147,21 @@ cdef class Control:
         if self.held:
             self.held = False
             PyBuffer_Release(&self.memory)
+        return 0
+
+    cdef int check_open(self) except -1:
+        if self.control == NULL:
+            raise ValueError("the control segment is closed")
+        return 0
 
     def retire(self) -> None:
         """Tell attached workers that this instance has ended."""
+        self.check_open()
         mgc_control_retire(self.control)
 
     def add_group(self, str name not None, uint64_t budget) -> int:
         """Add a group's row and return its id. ``ArenaError`` after ``MAX_GROUPS``."""
+        self.check_open()
         cdef bytes raw = name.encode()
         cdef int group = mgc_control_add_group(self.control, <const uint8_t *> <const char *> raw, len(raw), budget)
         if group < 0:
@@ -145,26 +170,35 @@ cdef class Control:
         return group
 
     def spare_regions(self, uint32_t spare) -> int:
-        """Commit regions until ``spare`` are free, and return how many are."""
+        """Commit regions until ``spare`` are free above all claimed ones, and return how many are.
+
+        A worker takes any free region; one that forks with live views needs one above its own for the child.
+        """
+        self.check_open()
         return mgc_control_spare_regions(self.control, spare)
 
     def reap(self) -> int:
         """Free the regions of dead workers, and return their number."""
+        self.check_open()
         return mgc_control_reap(self.control)
 
     def drain(self) -> int:
         """Bring the workers' touches into the LRU lists, and return their number."""
+        self.check_open()
         return mgc_control_drain(self.control)
 
     @property
     def touches_lost(self) -> int:
         """Touches that were overwritten before they were drained."""
+        self.check_open()
         return self.control.touches_lost
 
     def count(self, uint32_t group, uint32_t counter, uint64_t n=1) -> None:
         """Add to the coordinator's own counters of a group."""
+        self.check_open()
         if group >= MGC_MAX_GROUPS or counter >= MGC_COUNTERS:
-            raise IndexError((group, counter))
+            raise IndexError(f"counter {counter} of group {group}: expected less than {MGC_COUNTERS} and "
+                             f"{MGC_MAX_GROUPS}")
         mgc_add(<atomic64 *> (self.control.base + MGC_TOTALS_OFFSET) + group * MGC_COUNTERS + counter, n)
 
 
@@ -172,6 +206,8 @@ cdef void report_line(void *context, const char *line) noexcept:
     (<list> context).append((<bytes> line).decode())
 
 
+@cython.no_gc  # refers to its control segment and a buffer: never a cycle
+@cython.final
 cdef class Arena:
     """One group's arena: the index, the entries, the main and hot LRU lists (Go: a ``Group``'s two ``cache``s)."""
 
@@ -180,15 +216,18 @@ cdef class Arena:
     cdef Py_buffer memory
     cdef bint held               # the buffer
     cdef bint open
+    cdef bint retired
+    cdef Py_ssize_t exports      # memoryviews of reservations: they write to the memory
 
     def __cinit__(self, Control control not None, memory, int fd, *, uint32_t group, uint32_t incarnation,
                   uint64_t budget, uint64_t max_entry, uint64_t seed):
         cdef mgc_arena_options options
+        control.check_open()
         PyObject_GetBuffer(memory, &self.memory, PyBUF_WRITABLE)
         self.held = True
-        if <uint64_t> self.memory.len < mgc_arena_size(budget) or group >= MGC_MAX_GROUPS:
+        if <uint64_t> self.memory.len < arena_size(budget) or group >= MGC_MAX_GROUPS:
             raise ValueError(f"arena of {budget} bytes: got a segment of {self.memory.len} bytes for group {group}, "
-                             f"expected arena_size() and less than {MGC_MAX_GROUPS}")
+                             f"expected {arena_size(budget)} bytes and a group below {MGC_MAX_GROUPS}")
         options.arena, options.incarnation = group, incarnation
         options.budget, options.max_entry, options.seed = budget, max_entry, seed
         memcpy(options.boot_id, <const char *> control.boot_id, 16)
@@ -198,18 +237,23 @@ cdef class Arena:
             raise ArenaError(f"no shared memory for an arena of {budget} bytes: {os.strerror(-error)}; "
                              "enlarge /dev/shm (docker run --shm-size) or lower cache_bytes")
         self.open = True
+        control.arenas += 1
 
     def __dealloc__(self):
         self.close()
 
-    cpdef void close(self):
-        """Let go of the memory; the segment stays as it is."""
+    cpdef int close(self) except -1:
+        """Let go of the memory; the segment stays as it is. ``BufferError`` while a reservation is being filled."""
+        if self.exports:
+            raise BufferError(f"close: {self.exports} memoryviews of reservations are left; release them first")
         if self.open:
             self.open = False
             mgc_arena_close(&self.arena)
+            self.control.arenas -= 1
         if self.held:
             self.held = False
             PyBuffer_Release(&self.memory)
+        return 0
 
     cdef int check_open(self) except -1:
         if not self.open:
@@ -217,15 +261,16 @@ cdef class Arena:
         return 0
 
     def retire(self) -> None:
-        """Tell attached workers to let go: their next get is a miss."""
+        """Tell attached workers to let go: their next get is a miss. Nothing can be put into the arena any more."""
         self.check_open()
+        self.retired = True
         mgc_arena_retire(&self.arena)
 
     def reserve(self, bytes key not None, uint64_t size, bint hot=False):
         """Make room for a value of ``size`` bytes and return a ``Reservation``; None when it cannot be cached now."""
         cdef Reservation reservation = Reservation.__new__(Reservation)
         self.check_open()
-        if mgc_arena_reserve(&self.arena, <const uint8_t *> <const char *> key, len(key), size, hot, &reservation.reserved):
+        if self.retired or mgc_arena_reserve(&self.arena, <const uint8_t *> <const char *> key, len(key), size, hot, &reservation.reserved):
             return None
         reservation.arena = self
         return reservation
@@ -273,11 +318,13 @@ cdef class Arena:
     @property
     def budget(self) -> int:
         """Bytes of keys and values."""
+        self.check_open()
         return self.arena.budget
 
     @property
     def max_entry(self) -> int:
         """The largest key plus value, in bytes."""
+        self.check_open()
         return self.arena.max_entry
 
     @property
@@ -294,12 +341,14 @@ cdef class Arena:
 
     @property
     def short_of_memory(self) -> bool:
-        """Whether shared memory ran out: the arena stays as it is until ``retry_memory``."""
-        return self.arena.short_of_memory != 0
+        """Whether shared memory ran out: the arena hardly grows, and evicts instead, until ``retry_memory``."""
+        self.check_open()
+        return self.arena.commit_limit != UINT64_MAX
 
     def retry_memory(self) -> None:
         """Try to commit memory again when it is next needed."""
-        self.arena.short_of_memory = 0
+        self.check_open()
+        self.arena.commit_limit = UINT64_MAX
 
     def list_stats(self, int which):
         """(bytes, items, evictions) of the main (0) or hot (1) list."""
@@ -308,36 +357,55 @@ cdef class Arena:
         return stats.bytes, stats.items, stats.evictions
 
 
+@cython.no_gc  # refers to its arena: never a cycle, and one that is part of another's is abandoned all the same
+@cython.final
 cdef class Reservation:
     """Room for one value: fill it through the buffer protocol, then ``publish``; dropped, it is abandoned."""
 
     cdef Arena arena             # None: published or abandoned
     cdef mgc_reservation reserved
     cdef Py_ssize_t exports
+    cdef bint abandoned          # as soon as the last memoryview is gone
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
-        if self.arena is None:
+        if self.arena is None or self.abandoned or not self.arena.open:
             raise BufferError("the reservation was published or abandoned")
         PyBuffer_FillInfo(buffer, self, self.reserved.value, self.reserved.length, 0, flags)
         self.exports += 1
+        self.arena.exports += 1
 
     def __releasebuffer__(self, Py_buffer *buffer):
         self.exports -= 1
+        self.arena.exports -= 1
+        if self.abandoned and not self.exports:
+            self.give_back()
+
+    cdef void give_back(self) noexcept:
+        cdef Arena arena = self.arena
+        self.arena = None
+        if arena is not None and arena.open:
+            mgc_arena_abandon(&arena.arena, &self.reserved)
 
     def publish(self) -> bool:
-        """Let readers see the entry. ``BufferError`` while a memoryview of the value could still write to it."""
+        """Let readers see the entry. ``BufferError`` while a memoryview of the value could still write to it.
+
+        False, and the room is given back, when the reservation was abandoned or the arena retired or closed meanwhile.
+        """
+        cdef Arena arena = self.arena
         if self.exports:
             raise BufferError(f"publish: {self.exports} memoryviews of the value are left; release them first")
-        arena, self.arena = self.arena, None
-        if arena is None or not arena.open:
+        if arena is None or arena.retired or not arena.open:
+            self.give_back()
             return False
-        return mgc_arena_publish(&(<Arena> arena).arena, &self.reserved) == 0
+        self.arena = None
+        mgc_arena_publish(&arena.arena, &self.reserved)
+        return True
 
     def abandon(self) -> None:
-        """Give the room back."""
-        arena, self.arena = self.arena, None
-        if arena is not None and arena.open:
-            mgc_arena_abandon(&(<Arena> arena).arena, &self.reserved)
+        """Give the room back: now, or when the last memoryview that could still write to it is gone."""
+        self.abandoned = True
+        if not self.exports:
+            self.give_back()
 
     def __dealloc__(self):
-        self.abandon()
+        self.give_back()

@@ -13,11 +13,11 @@ struct plan {
     uint64_t slots, slots_offset, index_offset, entries_offset, size;
 };
 
-static uint64_t page_up(uint64_t bytes) { return (bytes + MGC_PAGE - 1) & ~(uint64_t)(MGC_PAGE - 1); }
-
 static struct plan plan_for(uint64_t budget) {
     struct plan plan;
-    uint64_t entries = page_up(budget * ENTRIES_PER_BUDGET + ENTRIES_MIN);
+    if (budget > MGC_MAX_ARENA)
+        budget = MGC_MAX_ARENA; /* too large in any case; what follows must not overflow */
+    uint64_t entries = mgc_page_up(budget * ENTRIES_PER_BUDGET + ENTRIES_MIN);
     plan.slots = entries / BYTES_PER_SLOT;
     if (plan.slots > MGC_SLOT_NONE - 1)
         plan.slots = MGC_SLOT_NONE - 1;
@@ -25,28 +25,33 @@ static struct plan plan_for(uint64_t budget) {
     while (buckets * MGC_BUCKET_WORDS * 3 / 4 < plan.slots)
         buckets *= 2;
     plan.slots_offset = MGC_PAGE;
-    plan.index_offset = plan.slots_offset + page_up(plan.slots * sizeof(struct mgc_slot));
+    plan.index_offset = plan.slots_offset + mgc_page_up(plan.slots * sizeof(struct mgc_slot));
     plan.entries_offset = plan.index_offset + 2 * buckets * sizeof(mgc_bucket); /* the last generation and all before it */
     plan.size = plan.entries_offset + entries;
     return plan;
 }
 
-uint64_t mgc_arena_size(uint64_t budget) { return plan_for(budget).size; }
+uint64_t mgc_arena_size(uint64_t budget) {
+    uint64_t size = plan_for(budget).size;
+    return size <= MGC_MAX_ARENA ? size : 0;
+}
 
 int mgc_arena_commit(struct mgc_arena *arena, uint64_t offset, uint64_t bytes) {
-    if (arena->short_of_memory)
+    if (bytes > arena->commit_limit)
         return -ENOSPC;
     int error = mgc_commit(arena->fd, offset, bytes);
     if (error)
-        arena->short_of_memory = 1;
+        arena->commit_limit = bytes / 2; /* tmpfs fills itself up before it gives up: few tries, not one for each value */
     else
-        mgc_add(&arena->header->committed, page_up(offset + bytes) - page_up(offset));
+        mgc_add(&arena->header->committed, mgc_page_up(offset + bytes) - mgc_page_up(offset));
     return error;
 }
 
 int mgc_arena_format(struct mgc_arena *arena, uint8_t *base, int fd, struct mgc_control *control,
                      const struct mgc_arena_options *options) {
     struct plan plan = plan_for(options->budget);
+    if (plan.size > MGC_MAX_ARENA)
+        return -EFBIG;
     int error = mgc_commit(fd, 0, MGC_PAGE);
     if (error)
         return error;
@@ -57,7 +62,11 @@ int mgc_arena_format(struct mgc_arena *arena, uint8_t *base, int fd, struct mgc_
     arena->header = header;
     arena->control = control;
     arena->budget = options->budget;
-    arena->max_entry = options->max_entry;
+    /* What is larger could only be refused after making room for it. */
+    arena->max_entry = options->max_entry < options->budget ? options->max_entry : options->budget;
+    if (arena->max_entry > MGC_HEAP_MAX_BYTES - MGC_PAGE)
+        arena->max_entry = MGC_HEAP_MAX_BYTES - MGC_PAGE;
+    arena->commit_limit = UINT64_MAX;
     arena->entries_limit = plan.size;
     arena->slots = (struct mgc_slot *)(base + plan.slots_offset);
     arena->slots_limit = (uint32_t)plan.slots;
@@ -155,7 +164,7 @@ void mgc_arena_abandon(struct mgc_arena *arena, const struct mgc_reservation *re
     mgc_heap_free(&arena->heap, reservation->offset); /* it had no word: nobody can have pinned it */
 }
 
-int mgc_arena_publish(struct mgc_arena *arena, const struct mgc_reservation *reservation) {
+void mgc_arena_publish(struct mgc_arena *arena, const struct mgc_reservation *reservation) {
     struct mgc_block *block = mgc_heap_block(&arena->heap, reservation->offset);
     struct mgc_slot *slot = &arena->slots[reservation->slot];
     uint64_t hash = arena->links[reservation->slot].hash, word = mgc_word(hash, reservation->offset);
@@ -164,7 +173,7 @@ int mgc_arena_publish(struct mgc_arena *arena, const struct mgc_reservation *res
     uint32_t replaced = place ? slot_at(arena, place) : MGC_NO_SLOT;
     if (!place) {
         place = mgc_index_room(arena, hash, &replaced);
-        if (!place) { /* both buckets are full, and the index is as large as it gets */
+        if (!place) { /* both buckets are full for good */
             place = mgc_index_place(arena, replaced);
             mgc_add(&arena->header->lists[arena->slots[replaced].list].evictions, 1);
         }
@@ -186,7 +195,6 @@ int mgc_arena_publish(struct mgc_arena *arena, const struct mgc_reservation *res
     mgc_retire(arena);
     /* Two values of one key, filled side by side, each counted on replacing the same entry. */
     mgc_evict_for_budget(arena, 0, reservation->slot);
-    return 0;
 }
 
 int mgc_arena_find(struct mgc_arena *arena, const uint8_t *key, size_t key_length, const uint8_t **value,

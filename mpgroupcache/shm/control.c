@@ -84,18 +84,17 @@ int mgc_control_add_group(struct mgc_control *control, const uint8_t *name, size
 }
 
 uint32_t mgc_control_spare_regions(struct mgc_control *control, uint32_t spare) {
-    uint32_t count = region_count(control), unclaimed = 0;
-    for (uint32_t i = 0; i < count; i++)
-        unclaimed += atomic_load_explicit(&region_at(control, i)->state, memory_order_relaxed) == MGC_REGION_FREE;
-    while (unclaimed < spare && count + MGC_REGION_STEP <= MGC_MAX_REGIONS &&
+    uint32_t count = region_count(control), claimed = count;
+    while (claimed && atomic_load_explicit(&region_at(control, claimed - 1)->state, memory_order_relaxed) == MGC_REGION_FREE)
+        claimed--;
+    while (count - claimed < spare && count + MGC_REGION_STEP <= MGC_MAX_REGIONS &&
            mgc_commit(control->fd, MGC_CONTROL_COMMIT(count), MGC_REGION_STEP * MGC_REGION_SIZE) == 0) {
         count += MGC_REGION_STEP;
-        unclaimed += MGC_REGION_STEP;
         /* Every scan after this store covers the new regions. One that is under way does not: a pin in a region claimed
          * after that scan's fence belongs to a get() that finds the words of that scan's victims gone. */
         atomic_store_explicit(&header_of(control)->region_count, count, memory_order_release);
     }
-    return unclaimed;
+    return count - claimed;
 }
 
 static void fold(struct mgc_control *control, struct mgc_region *region) {
@@ -134,13 +133,39 @@ uint32_t mgc_control_reap(struct mgc_control *control) {
     return reaped;
 }
 
-static int compare_words(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return (x > y) - (x < y);
+/* Where a pin word is in the set, or the 0 where it would be. The set is at most half full. */
+static uint64_t *pin_place(const struct mgc_control *control, uint64_t word) {
+    uint64_t i = word * 0x9e3779b97f4a7c15ull >> 32;
+    for (;; i++) {
+        uint64_t *place = &control->pins[i & (control->pin_room - 1)];
+        if (*place == word || *place == 0)
+            return place;
+    }
+}
+
+static void add_pin(struct mgc_control *control, uint64_t word) {
+    if (2 * control->pin_count >= control->pin_room) {
+        size_t old_room = control->pin_room;
+        uint64_t *old = control->pins;
+        control->pin_room = old_room ? 2 * old_room : 64;
+        control->pins = calloc(control->pin_room, sizeof *control->pins);
+        if (!control->pins)
+            abort(); /* an incomplete scan would free what somebody reads */
+        for (size_t i = 0; i < old_room; i++)
+            if (old[i])
+                *pin_place(control, old[i]) = old[i];
+        free(old);
+    }
+    uint64_t *place = pin_place(control, word);
+    control->pin_count += *place == 0;
+    *place = word;
 }
 
 void mgc_control_scan(struct mgc_control *control) {
-    control->pin_count = 0;
+    if (control->pin_count) {
+        memset(control->pins, 0, control->pin_room * sizeof *control->pins);
+        control->pin_count = 0;
+    }
     uint32_t count = region_count(control);
     for (uint32_t i = 0; i < count; i++) { /* ascending: see mgc_region_copy_pins() */
         struct mgc_region *region = region_at(control, i);
@@ -148,27 +173,14 @@ void mgc_control_scan(struct mgc_control *control) {
         for (uint32_t pin = 0; pin < limit && pin < MGC_PINS; pin++) {
             /* Pairs with unpin()'s release: a reader's reads come before the reuse that a 0 here allows. */
             uint64_t word = atomic_load_explicit(&region->pins[pin], memory_order_acquire);
-            if (!word)
-                continue;
-            if (control->pin_count == control->pin_room) {
-                size_t room = control->pin_room ? 2 * control->pin_room : 256;
-                uint64_t *pins = realloc(control->pins, room * sizeof *pins);
-                if (!pins)
-                    abort(); /* an incomplete scan would free what somebody reads */
-                control->pins = pins;
-                control->pin_room = room;
-            }
-            control->pins[control->pin_count++] = word;
+            if (word)
+                add_pin(control, word);
         }
     }
-    if (control->pin_count > 1)
-        qsort(control->pins, control->pin_count, sizeof *control->pins, compare_words);
 }
 
 int mgc_pinned(const struct mgc_control *control, uint32_t arena, uint64_t offset) {
-    uint64_t word = mgc_pin_word(arena, offset / MGC_GRANULE);
-    return control->pin_count &&
-           bsearch(&word, control->pins, control->pin_count, sizeof word, compare_words) != NULL;
+    return control->pin_count && *pin_place(control, mgc_pin_word(arena, offset / MGC_GRANULE)) != 0;
 }
 
 static size_t collect_touches(struct mgc_control *control, uint32_t i, struct mgc_touched *touched) {
@@ -193,9 +205,14 @@ static size_t collect_touches(struct mgc_control *control, uint32_t i, struct mg
         torn = count;
     control->touches_lost += first - control->tails[i] + torn;
     control->tails[i] = head;
+    count -= torn;
     if (torn)
-        memmove(touched, touched + torn, (count - torn) * sizeof *touched);
-    return count - torn;
+        memmove(touched, touched + torn, count * sizeof *touched);
+    /* Hits may follow each other faster than the time that a touch has room for: one worker's keep their order. */
+    for (size_t n = 1; n < count; n++)
+        if (touched[n].time >> 8 <= touched[n - 1].time >> 8)
+            touched[n].time = ((touched[n - 1].time >> 8) + 1) << 8 | (touched[n].time & 0xff);
+    return count;
 }
 
 static int compare_newest_first(const void *a, const void *b) {

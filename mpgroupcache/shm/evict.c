@@ -7,6 +7,8 @@
 #define WINDOW_BYTES (64u << 10) /* blocks from this size on are made room for by windows, smaller ones by LRU alone */
 #define WINDOW_STARTS 16      /* LRU candidates from which a window is grown */
 #define SMALL_EVICTIONS 64    /* by LRU for one small block, before a window is tried for it too */
+#define STEP_MIN (64u << 10)  /* bytes committed at a time, and ... */
+#define STEP_MAX (16u << 20)  /* ... at most: what is committed at once stalls the misses meanwhile */
 
 int mgc_offsets_add(struct mgc_offsets *offsets, uint64_t offset) {
     if (offsets->count == offsets->room) {
@@ -130,26 +132,33 @@ int mgc_evict_one(struct mgc_arena *arena, uint32_t keep) {
     return 0;
 }
 
+static uint64_t at_least(uint64_t bytes, uint64_t least) { return bytes > least ? bytes : least; }
+
 /* Commits more memory for a block, if that is due. Free memory of an eighth of the budget is enough to find room in; more
  * would only be fragmented too. */
 static int extend(struct mgc_arena *arena, uint64_t bytes) {
     struct mgc_heap *heap = &arena->heap;
-    uint64_t slack = arena->budget / 8 > (64u << 10) ? arena->budget / 8 : 64u << 10;
-    uint64_t step = arena->budget / 32 > (64u << 10) ? arena->budget / 32 : 64u << 10, grow = bytes;
-    if (step > 16u << 20)
-        step = 16u << 20;
+    uint64_t slack = at_least(arena->budget / 8, STEP_MIN), step = at_least(arena->budget / 32, STEP_MIN), tail = 0;
+    if (step > STEP_MAX)
+        step = STEP_MAX;
     if (heap->last && mgc_heap_block(heap, heap->last)->slot == MGC_SLOT_FREE)
-        grow -= mgc_block_bytes(mgc_heap_block(heap, heap->last));
-    grow = ((grow > step ? grow : step) + MGC_PAGE - 1) & ~(uint64_t)(MGC_PAGE - 1);
-    uint64_t free_after = heap->end - heap->start - heap->used + grow - bytes;
-    if (arena->short_of_memory || heap->end + grow > arena->entries_limit || free_after > slack + step)
-        return -1;
-    if (mgc_arena_commit(arena, heap->end, grow) != 0)
-        return -1;
-    mgc_heap_extend(heap, grow);
-    /* Before any word that names the new memory is released: get()'s bound. */
-    atomic_store_explicit(&arena->header->entries_end, heap->end, memory_order_release);
-    return 0;
+        tail = mgc_block_bytes(mgc_heap_block(heap, heap->last)); /* less than `bytes`, or alloc had taken it */
+    uint64_t need = mgc_page_up(bytes - tail), room = arena->entries_limit - heap->end;
+    for (;;) {
+        uint64_t most = step < arena->commit_limit ? step : arena->commit_limit & ~(uint64_t)(MGC_PAGE - 1);
+        uint64_t grow = at_least(need, most < room ? most : room);
+        uint64_t free_after = heap->end - heap->start - heap->used + grow - bytes;
+        if (grow > room || free_after > slack + step)
+            return -1;
+        if (mgc_arena_commit(arena, heap->end, grow) == 0) {
+            mgc_heap_extend(heap, grow);
+            /* Before any word that names the new memory is released: get()'s bound. */
+            atomic_store_explicit(&arena->header->entries_end, heap->end, memory_order_release);
+            return 0;
+        }
+        if (grow == need) /* else a smaller step may be there */
+            return -1;
+    }
 }
 
 struct window {
@@ -199,18 +208,24 @@ static int evict_window(struct mgc_arena *arena, uint64_t bytes, uint32_t keep) 
     struct window best = {.cost = 1e300}, window;
     uint64_t now = mgc_ticks();
     mgc_control_scan(arena->control);
-    int found = 0, starts = 0;
-    for (uint32_t list = 0; list < 2; list++)
-        for (uint32_t slot = arena->lists[list].oldest; slot != MGC_NO_SLOT && starts < WINDOW_STARTS * (int)(list + 1);
-             slot = arena->links[slot].newer, starts++) {
-            if (slot == keep || pinned(arena, slot))
+    int found = 0;
+    for (uint32_t list = 0; list < 2; list++) {
+        unsigned starts = 0, passed_over = 0;
+        for (uint32_t slot = arena->lists[list].oldest;
+             slot != MGC_NO_SLOT && starts < WINDOW_STARTS && passed_over < MAX_PASSED_OVER;
+             slot = arena->links[slot].newer) {
+            if (slot == keep || pinned(arena, slot)) {
+                passed_over++;
                 continue;
+            }
+            starts++;
             uint64_t start = mgc_word_offset(mgc_slot_word(arena, slot));
             if (grow_window(arena, start, bytes, now, keep, best.cost, &window)) {
                 best = window;
                 found = 1;
             }
         }
+    }
     if (!found)
         return 0;
     for (uint64_t offset = best.from, next; offset && offset < best.to; offset = next) {

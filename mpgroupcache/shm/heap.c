@@ -69,6 +69,10 @@ static uint64_t find_free(struct mgc_heap *heap, uint32_t granules) {
             return offset;
         offset = block->next_free * MGC_GRANULE;
     }
+    /* The last block may be in that class too, behind those. Whoever extends the heap relies on its being too small. */
+    if (heap->last && mgc_heap_block(heap, heap->last)->slot == MGC_SLOT_FREE &&
+        mgc_heap_block(heap, heap->last)->size >= granules)
+        return heap->last;
     return 0;
 }
 
@@ -111,7 +115,7 @@ void mgc_heap_init(struct mgc_heap *heap, uint8_t *base, uint64_t start) {
 
 void mgc_heap_extend(struct mgc_heap *heap, uint64_t bytes) {
     while (bytes) {
-        uint64_t most = (uint64_t)(MGC_HEAP_MAX_GRANULES / 2) * MGC_GRANULE, part = bytes < most ? bytes : most;
+        uint64_t part = bytes < MGC_HEAP_MAX_BYTES ? bytes : MGC_HEAP_MAX_BYTES;
         uint64_t offset = heap->end;
         struct mgc_block *block = mgc_heap_block(heap, offset);
         block->prev_size = heap->last ? mgc_heap_block(heap, heap->last)->size : 0;
@@ -124,7 +128,7 @@ void mgc_heap_extend(struct mgc_heap *heap, uint64_t bytes) {
 }
 
 uint64_t mgc_heap_alloc(struct mgc_heap *heap, uint64_t bytes) {
-    if (bytes > (uint64_t)MGC_HEAP_MAX_GRANULES / 2 * MGC_GRANULE)
+    if (bytes > MGC_HEAP_MAX_BYTES)
         return 0;
     uint32_t granules = (uint32_t)((bytes + MGC_GRANULE - 1) / MGC_GRANULE);
     uint64_t offset = find_free(heap, granules);

@@ -1,7 +1,7 @@
 /* Allocator of an arena's blocks: two-level segregated fit with immediate coalescing, at MGC_GRANULE.
  *
  * Its state beside the blocks themselves is private to the writer. Blocks lie without gaps from `start` to `end`; each
- * knows its own size and that of its predecessor. No two free blocks are neighbours (but for the size limit).
+ * knows its own size and that of its predecessor. Two free blocks are neighbours only where one could not be so large.
  */
 #ifndef MPGROUPCACHE_HEAP_H
 #define MPGROUPCACHE_HEAP_H
@@ -11,7 +11,8 @@
 #define MGC_HEAP_SL_LOG2 5u
 #define MGC_HEAP_SL (1u << MGC_HEAP_SL_LOG2)
 #define MGC_HEAP_FL 28u
-#define MGC_HEAP_MAX_GRANULES (1u << 31) /* of one block: 32 GiB */
+#define MGC_HEAP_MAX_GRANULES (1u << 31)                                         /* of a free block: 32 GiB */
+#define MGC_HEAP_MAX_BYTES ((uint64_t)MGC_HEAP_MAX_GRANULES / 2 * MGC_GRANULE) /* of one that is asked for */
 
 struct mgc_heap {
     uint8_t *base;       /* of the segment; all offsets count from it */

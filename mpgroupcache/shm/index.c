@@ -2,8 +2,10 @@
 
 #include "writer.h"
 
-/* A generation is left when three of four of its words are used; its successor begins at three of eight. */
+/* A generation is left when three of four of its words are used; its successor begins at three of eight. Two full buckets
+ * before a quarter is used are not chance, but keys that somebody chose: growing would spend memory and not help. */
 #define FULL(words) ((words) / 4 * 3)
+#define SPARSE(words) ((words) / 4)
 
 static uint64_t generation_bytes(uint64_t descriptor) { return mgc_index_buckets(descriptor) * sizeof(mgc_bucket); }
 
@@ -125,7 +127,7 @@ _Atomic uint64_t *mgc_index_room(struct mgc_arena *arena, uint64_t hash, uint32_
     if (arena->index_used >= FULL(arena->index_words))
         grow(arena); /* where it cannot, the words that are left still serve */
     _Atomic uint64_t *place = empty_place(arena, arena->descriptor, hash);
-    if (!place && grow(arena) == 0)
+    if (!place && arena->index_used > SPARSE(arena->index_words) && grow(arena) == 0)
         place = empty_place(arena, arena->descriptor, hash);
     if (place)
         return place;

@@ -147,6 +147,7 @@ struct mgc_region {
  * header lies at offset 0. */
 #define MGC_TAG_SHIFT 36u
 #define MGC_BLOCK_MASK ((1ull << MGC_TAG_SHIFT) - 1)
+#define MGC_MAX_ARENA ((MGC_BLOCK_MASK + 1) * MGC_GRANULE) /* bytes of address range that a word can name: 1 TiB */
 
 /* An index descriptor: the generation's offset in pages, and the logarithm of its number of buckets. */
 #define MGC_INDEX_LOG2_BITS 8u

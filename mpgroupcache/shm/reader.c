@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -31,7 +32,7 @@ int mgc_map_attach(struct mgc_map *map, const void *base, uint64_t size) {
 
 static off_t region_offset(int i) { return (off_t)(MGC_REGIONS_OFFSET + (size_t)i * MGC_REGION_SIZE); }
 
-int mgc_region_claim(int fd, const struct mgc_control_header *control, int above, struct mgc_region **region) {
+static int claim(int fd, const struct mgc_control_header *control, int above, struct mgc_region **region) {
     int count = (int)atomic_load_explicit(&control->region_count, memory_order_acquire);
     for (int i = above + 1; i < count; i++) {
         const struct mgc_region *seen = (const struct mgc_region *)((const uint8_t *)control + region_offset(i));
@@ -64,6 +65,17 @@ int mgc_region_claim(int fd, const struct mgc_control_header *control, int above
     return -EAGAIN;
 }
 
+int mgc_region_claim(int fd, const struct mgc_control_header *control, int above, struct mgc_region **region) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    int own = open(path, O_RDWR | O_CLOEXEC);
+    if (own < 0)
+        return -errno;
+    int number = claim(own, control, above, region);
+    close(own);
+    return number;
+}
+
 void mgc_region_copy_pins(struct mgc_region *to, const struct mgc_region *from) {
     uint32_t limit = atomic_load_explicit(&from->pin_limit, memory_order_relaxed);
     atomic_store_explicit(&to->pin_limit, limit, memory_order_relaxed);
@@ -74,6 +86,10 @@ void mgc_region_copy_pins(struct mgc_region *to, const struct mgc_region *from) 
      * originals: regions are scanned in ascending order, and the originals are not cleared before the fork is over. The
      * fence keeps the clearing behind the copies for scans that come later. */
     atomic_thread_fence(memory_order_seq_cst);
+}
+
+void mgc_region_adopt(struct mgc_region *region) {
+    atomic_store_explicit(&region->pid, (uint32_t)getpid(), memory_order_relaxed);
 }
 
 void mgc_region_unmap(struct mgc_region *region) { munmap(region, MGC_REGION_SIZE); }

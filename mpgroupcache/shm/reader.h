@@ -107,13 +107,17 @@ static inline int mgc_get(const struct mgc_map *map, struct mgc_region *region, 
  * for a segment that is not LIVE. */
 int mgc_map_attach(struct mgc_map *map, const void *base, uint64_t size);
 
-/* Claims a free region above `above` (-1: any) of the control segment behind `fd`, and maps it. `fd` must be an open file
- * description of its own: it takes the region's lock, and the mapping keeps that lock after the descriptor is closed.
+/* Claims a free region above `above` (-1: any) of the control segment behind `fd`, and maps it. The region's lock belongs
+ * to an open file description of its own, opened here through /proc; the mapping keeps it when its descriptor is closed,
+ * here too: a descriptor that lived longer could be copied by another thread's fork, and that child would keep the lock.
  * Returns the region's number, or a negative errno: EAGAIN when none is free. */
 int mgc_region_claim(int fd, const struct mgc_control_header *control, int above, struct mgc_region **region);
 
 /* Copies the pins of `from` into `to`, the region of a child that is about to be forked. */
 void mgc_region_copy_pins(struct mgc_region *to, const struct mgc_region *from);
+
+/* Puts the name of the calling process, a child for which its parent claimed it, on a region. */
+void mgc_region_adopt(struct mgc_region *region);
 
 /* Unmaps a region. The lock goes with the mapping, and the coordinator zeroes the pins when it sees that. */
 void mgc_region_unmap(struct mgc_region *region);

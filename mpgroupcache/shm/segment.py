@@ -9,17 +9,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 import sys
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mpgroupcache.errors import ArenaError
+from mpgroupcache.errors import AlreadyRunning, ArenaError
 from mpgroupcache.shm._writer import CONTROL_SIZE, Control, lock_writer, retire_segment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DIRECTORY = Path("/dev/shm")
 PREFIX = "mpgroupcache"
-ATTEMPTS = 100  # to open and lock a control segment that others are making and removing at the same time
+ATTEMPTS = 100  # to make a control segment while others make them, and die
 
 
 def instance_name(socket_path: str) -> str:
@@ -54,27 +59,42 @@ class Segment:
     """A segment that this process made: its memory, and a descriptor to commit and lock it with."""
 
     def __init__(self, name: str, size: int) -> None:
-        """Make it, sparse. Raises ``FileExistsError``, or ``ArenaError`` where there is no shared memory."""
+        """Make it, sparse. Raises ``ArenaError`` where there is no shared memory, ``FileExistsError``, and
+        ``FileNotFoundError`` where it was removed at once.
+
+        Nobody else may make one of the same name in the meantime, or memory and descriptor would be two files.
+        """
         self.name = name
+        self.fd = -1
         try:
             self._memory = _create(name, size)
         except FileExistsError:
             raise
         except OSError as error:
             raise ArenaError(f"segment {name} of {size} bytes: {error}; is {DIRECTORY} a writable tmpfs?") from error
-        self.fd = os.open(segment_path(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            self.fd = os.open(segment_path(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except BaseException:
+            self._memory.close()
+            raise
 
     @property
     def buffer(self) -> memoryview:
         """The whole segment, writable; memory beyond what is committed must not be touched."""
         return self._memory.buf
 
+    def rename(self, name: str) -> None:
+        """Give it another name, in one step. Raises ``FileExistsError`` where there is such a segment."""
+        os.link(segment_path(self.name), segment_path(name))
+        unlink(self.name)
+        self.name = name
+
     def unlink(self) -> None:
         """Remove the name. Attached workers keep their mappings."""
         unlink(self.name)
 
     def close(self) -> None:
-        """Unmap. What was attached to the buffer is closed before."""
+        """Unmap. What was attached to the buffer is closed before, or this is a ``BufferError``."""
         self._memory.close()
         if self.fd >= 0:
             os.close(self.fd)
@@ -101,29 +121,75 @@ def unlink(name: str) -> None:
 
 
 def open_instance(instance: str) -> tuple[Segment, Control]:
-    """Become the coordinator of an instance: its control segment, locked and formatted, with nothing of a dead one left.
+    """Become the coordinator of an instance: its control segment, formatted, with nothing left of a dead one.
 
     Raises ``AlreadyRunning`` where a living coordinator holds it, ``ArenaError`` where there is no shared memory.
+
+    The segment is locked and formatted under a name of its own, and only then gets the instance's. So under that name
+    there is never one that workers cannot read yet, nor one that its maker has yet to lock, which others would take for
+    a dead coordinator's and remove.
     """
-    name = control_name(instance)
     for _ in range(ATTEMPTS):
-        try:
-            segment = Segment(name, CONTROL_SIZE)
-        except FileExistsError:
-            _clear_dead(instance)
-            continue
-        try:
-            lock_writer(segment.fd)
-            # Between the making and the lock somebody may have taken it for a dead instance's, and removed it.
-            if not _is_named(segment.fd, name):
-                raise FileNotFoundError
-            return segment, Control(segment.buffer, segment.fd, boot_id())
-        except FileNotFoundError:
-            segment.close()
-        except BaseException:
-            segment.close()
-            raise
-    raise ArenaError(f"segment {name}: removed by others {ATTEMPTS} times while it was being made")
+        _clear_dead(instance)
+        # Others may have been faster: to name theirs, or to clear ours away before it was locked.
+        with contextlib.suppress(FileExistsError, FileNotFoundError):
+            segment, control = _make_control(instance)
+            _clear_drafts(instance)
+            return segment, control
+    raise ArenaError(f"segment {control_name(instance)}: made and left by others {ATTEMPTS} times during this start")
+
+
+def _make_control(instance: str) -> tuple[Segment, Control]:
+    name = control_name(instance)
+    segment = Segment(f"{name}-{secrets.token_hex(8)}", CONTROL_SIZE)
+    control = None
+    try:
+        lock_writer(segment.fd)
+        control = Control(segment.buffer, segment.fd, boot_id())
+        segment.rename(name)
+    except BaseException:
+        if control is not None:
+            control.close()
+        segment.unlink()
+        segment.close()
+        raise
+    return segment, control
+
+
+def _clear_dead(instance: str) -> None:
+    """Retire and remove the segments of an instance whose coordinator is dead; ``AlreadyRunning`` if it is not."""
+    name = control_name(instance)
+    with _locked(name) as fd:
+        if fd is not None:
+            # The control segment last: until it is gone, others find the lock on it taken.
+            names = [*(path.name for path in DIRECTORY.glob(f"{instance}-g*")), name]
+            for left in names:
+                retire_segment(segment_path(left))
+            for left in names:
+                unlink(left)
+
+
+def _clear_drafts(instance: str) -> None:
+    """Remove control segments that were never finished. Whoever has yet to lock his finds out, and that we live."""
+    for path in DIRECTORY.glob(f"{control_name(instance)}-*"):
+        with contextlib.suppress(AlreadyRunning), _locked(path.name) as fd:
+            if fd is not None:
+                unlink(path.name)
+
+
+@contextlib.contextmanager
+def _locked(name: str) -> Iterator[int | None]:
+    """Hold the lock of a control segment. None where there is no such segment; ``AlreadyRunning`` if it is locked."""
+    try:
+        fd = os.open(segment_path(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        lock_writer(fd)
+        yield fd if _is_named(fd, name) else None  # another may have removed it before this lock
+    finally:
+        os.close(fd)
 
 
 def _is_named(fd: int, name: str) -> bool:
@@ -132,23 +198,3 @@ def _is_named(fd: int, name: str) -> bool:
     except FileNotFoundError:
         return False
     return os.path.samestat(named, os.fstat(fd))
-
-
-def _clear_dead(instance: str) -> None:
-    """Retire and remove the segments of an instance whose coordinator is dead; ``AlreadyRunning`` if it is not."""
-    name = control_name(instance)
-    try:
-        fd = os.open(segment_path(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return
-    try:
-        lock_writer(fd)
-        if not _is_named(fd, name):
-            return
-        for path in DIRECTORY.glob(f"{instance}-*"):
-            retire_segment(str(path))
-        # The control segment last: until it is gone, others find the lock on it taken.
-        for path in sorted(DIRECTORY.glob(f"{instance}-*"), key=lambda path: path.name == name):
-            path.unlink(missing_ok=True)
-    finally:
-        os.close(fd)

@@ -46,14 +46,17 @@ static inline uint64_t mgc_fold(uint64_t a, uint64_t b) {
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
-/* Hash of a key. The seed is random and secret to the host's workers, so that keys cannot be chosen to collide. */
+/* Hash of a key. The seed is random and secret to the host's workers, so that keys cannot be chosen to collide: both
+ * factors of each product hold a secret (a known constant in one is a factor that a key can make 0, and the product then
+ * forgets the other), and not the same one (or the two halves of a key could be exchanged). */
 static inline uint64_t mgc_hash(uint64_t seed, const uint8_t *key, size_t length) {
     const uint64_t k0 = 0x9e3779b97f4a7c15ull, k1 = 0xd1b54a32d192ed03ull; /* odd, half their bits set */
+    const uint64_t secret = mgc_fold(seed ^ k1, k0);
     uint64_t state = seed ^ k0, a, b;
     const uint8_t *p = key;
     size_t left = length;
     for (; left > 16; left -= 16, p += 16)
-        state = mgc_fold(mgc_read64(p) ^ state, mgc_read64(p + 8) ^ k1);
+        state = mgc_fold(mgc_read64(p) ^ state, mgc_read64(p + 8) ^ secret);
     if (left >= 8) { /* two words that overlap in the middle */
         a = mgc_read64(p);
         b = mgc_read64(p + left - 8);
@@ -64,7 +67,7 @@ static inline uint64_t mgc_hash(uint64_t seed, const uint8_t *key, size_t length
         a = left ? (uint64_t)p[0] << 16 | (uint64_t)p[left >> 1] << 8 | p[left - 1] : 0;
         b = 0;
     }
-    state = mgc_fold(a ^ state, b ^ k1);
+    state = mgc_fold(a ^ state, b ^ secret);
     return mgc_fold(state ^ seed, length ^ k0);
 }
 

@@ -24,7 +24,7 @@ struct mgc_control {
     int fd;
     uint64_t tails[MGC_MAX_REGIONS]; /* touches of each region that were drained */
     struct mgc_arena *arenas[MGC_MAX_GROUPS];
-    uint64_t *pins; /* the last scan's: pin words, sorted */
+    uint64_t *pins; /* the last scan's: a set of pin words, hashed; 0: empty */
     size_t pin_count, pin_room;
     struct mgc_touched *touched;
     size_t touched_room;
@@ -64,7 +64,7 @@ struct mgc_arena {
 
     struct mgc_offsets retiring; /* unpublished, not yet scanned for */
     struct mgc_offsets limbo;
-    int short_of_memory; /* a commit failed: grow no more until told to try again */
+    uint64_t commit_limit; /* larger commits are not tried: one of twice that failed. UINT64_MAX: none has failed */
 };
 
 struct mgc_reservation {
@@ -93,13 +93,14 @@ void mgc_segment_retire(int fd);
 /* Adds a group's row. Its number, or -ENOSPC after MGC_MAX_GROUPS. */
 int mgc_control_add_group(struct mgc_control *control, const uint8_t *name, size_t length, uint64_t budget);
 
-/* Commits regions until at least `spare` are free, and returns how many are; fewer only when memory or numbers are out. */
+/* Commits regions until at least `spare` are free above all claimed ones (a fork needs one above its own), and returns how
+ * many are; fewer only when memory or numbers are out. */
 uint32_t mgc_control_spare_regions(struct mgc_control *control, uint32_t spare);
 
 /* Frees the regions of workers that are gone, and returns their number. */
 uint32_t mgc_control_reap(struct mgc_control *control);
 
-/* Sorts the pins of all regions into control->pins, of which mgc_pinned() then tells. What a scan guarantees depends on
+/* Gathers the pins of all regions in control->pins, of which mgc_pinned() then tells. What a scan guarantees depends on
  * the fence in front of it: the caller's. */
 void mgc_control_scan(struct mgc_control *control);
 int mgc_pinned(const struct mgc_control *control, uint32_t arena, uint64_t offset);
@@ -109,7 +110,7 @@ size_t mgc_control_drain(struct mgc_control *control);
 
 /* ---- arena.c ---- */
 
-/* The address range that an arena of this budget reserves. */
+/* The address range that an arena of this budget reserves; 0 where words could not name all of its blocks. */
 uint64_t mgc_arena_size(uint64_t budget);
 
 /* Formats an arena of mgc_arena_size(). 0, or a negative errno: ENOSPC when not even its first pages can be committed. */
@@ -122,8 +123,8 @@ void mgc_arena_close(struct mgc_arena *arena);
 /* Makes room for an entry and fills in its key. The value is the caller's to fill; then publish or abandon. */
 int mgc_arena_reserve(struct mgc_arena *arena, const uint8_t *key, size_t key_length, uint64_t value_length, uint32_t list,
                       struct mgc_reservation *reservation);
-/* Publishes, in place of the key's entry if there is one. 0, or a negative error, and then the block is abandoned. */
-int mgc_arena_publish(struct mgc_arena *arena, const struct mgc_reservation *reservation);
+/* Publishes, in place of the key's entry if there is one. */
+void mgc_arena_publish(struct mgc_arena *arena, const struct mgc_reservation *reservation);
 void mgc_arena_abandon(struct mgc_arena *arena, const struct mgc_reservation *reservation);
 
 /* The coordinator's own lookup; a find is a touch. Returns 0 or 1. The bytes are good until the next call. */
@@ -141,8 +142,8 @@ int mgc_index_init(struct mgc_arena *arena);
 _Atomic uint64_t *mgc_index_find(const struct mgc_arena *arena, uint64_t hash, const uint8_t *key, size_t key_length);
 /* Where the slot's word is; the slot is published. */
 _Atomic uint64_t *mgc_index_place(const struct mgc_arena *arena, uint32_t slot);
-/* An empty place for a hash; grows the index when it is time. NULL when both buckets are full and it cannot grow: then
- * the least recently used slot of the two is in *crowd. */
+/* An empty place for a hash; grows the index when it is time. NULL when both buckets are full and it cannot grow, or
+ * should not: then the least recently used slot of the two is in *crowd. */
 _Atomic uint64_t *mgc_index_room(struct mgc_arena *arena, uint64_t hash, uint32_t *crowd);
 
 /* ---- lru.c: the order of slots ---- */
@@ -186,6 +187,8 @@ size_t mgc_arena_check(const struct mgc_arena *arena, void (*report)(void *conte
 int mgc_commit(int fd, uint64_t offset, uint64_t bytes);
 int mgc_arena_commit(struct mgc_arena *arena, uint64_t offset, uint64_t bytes);
 int mgc_offsets_add(struct mgc_offsets *offsets, uint64_t offset);
+
+static inline uint64_t mgc_page_up(uint64_t bytes) { return (bytes + MGC_PAGE - 1) & ~(uint64_t)(MGC_PAGE - 1); }
 
 static inline uint64_t mgc_list_bytes(const struct mgc_arena *arena, uint32_t list) {
     return atomic_load_explicit(&arena->header->lists[list].bytes, memory_order_relaxed);

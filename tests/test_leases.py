@@ -1,0 +1,165 @@
+"""One load for all: singleflight, leases and offers over real processes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from workers import BUDGET, Daemon, Worker, value_of, wait_until
+
+from mpgroupcache import DeadlineExceeded, LoadCycleError, LoadError
+
+Spawn = Callable[..., Worker]
+
+
+def test_a_miss_is_loaded_once_and_everybody_gets_it(spawn: Spawn) -> None:
+    loader, *others = (spawn() for _ in range(3))
+    loading = loader.begin_loading("hold:a")
+    waiting = [worker.begin_waiting("hold:a") for worker in others]
+    loader.release("a")
+    assert {future.result(10) for future in (loading, *waiting)} == {value_of("hold:a")}
+    assert [worker.loads for worker in others] == [[], []]
+    stats, cache = others[0].do("stats")
+    assert (stats.gets, stats.loads, stats.loads_deduped, stats.local_loads) == (3, 3, 2, 1)
+    assert (cache.items, cache.bytes) == (1, len("hold:a") + len(value_of("hold:a")))
+
+
+def test_a_hit_of_another_workers_value(spawn: Spawn) -> None:
+    first, second = spawn(), spawn()
+    assert first.get("k") == value_of("k")
+    assert second.get("k") == value_of("k")
+    wait_until(lambda: second.do("lookup", "k"))
+    assert second.loads == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_next_waiter_loads_when_the_holder_dies(spawn: Spawn, number: signal.Signals) -> None:
+    holder, waiter = spawn(), spawn()
+    holder.begin_loading("hold:a")
+    waiting = waiter.begin_waiting("hold:a")
+    waiter.release("a")
+    holder.send(number)
+    assert waiting.result(10) == value_of("hold:a")
+    assert waiter.loads == ["hold:a"]
+
+
+def test_the_next_waiter_loads_when_the_holder_is_silent(start_coordinator: Callable[..., Daemon]) -> None:
+    daemon = start_coordinator("--lease-timeout", "1.5")
+    holder, waiter = Worker(daemon.socket), Worker(daemon.socket)
+    try:
+        loading = holder.begin_loading("hold:a")
+        waiting = waiter.begin_waiting("hold:a")
+        waiter.release("a")
+        holder.send(signal.SIGSTOP)
+        assert waiting.result(20) == value_of("hold:a")
+        holder.send(signal.SIGCONT)
+        holder.release("a")
+        assert loading.result(10) == value_of("hold:a")  # its own, though nobody needs it any more
+        assert holder.get("after") == value_of("after")
+    finally:
+        holder.close()
+        waiter.close()
+
+
+def test_a_slow_loader_keeps_its_lease(
+    start_coordinator: Callable[..., Daemon], spawn_on: Callable[..., Worker]
+) -> None:
+    daemon = start_coordinator("--lease-timeout", "1.2")
+    holder, waiter = spawn_on(daemon.socket), spawn_on(daemon.socket)
+    loading = holder.begin_loading("hold:a")
+    waiting = waiter.begin_waiting("hold:a")
+    with pytest.raises(DeadlineExceeded):
+        waiter.get("hold:a", timeout=4.0)
+    assert waiter.loads == []
+    holder.release("a")
+    assert loading.result(10) == waiting.result(10) == value_of("hold:a")
+
+
+def test_load_timeout_gives_the_load_to_the_next_waiter(spawn: Spawn) -> None:
+    holder, waiter = spawn(load_timeout=0.5), spawn(load_timeout=0.5)
+    loading = holder.begin_loading("hold:a")
+    waiting = waiter.begin_waiting("hold:a")
+    waiter.wait_load("hold:a")
+    holder.release("a")  # the first value wins, though its lease is over
+    assert loading.result(10) == value_of("hold:a")
+    waiter.release("a")
+    assert waiting.result(10) == value_of("hold:a")
+
+
+def test_a_loader_that_raises(spawn: Spawn) -> None:
+    loader, waiter = spawn(), spawn()
+    loading = loader.begin_loading("raise:boom")
+    waiting = waiter.begin_waiting("raise:boom")
+    loader.release("boom")
+    with pytest.raises(ValueError, match="boom"):
+        loading.result(10)
+    with pytest.raises(LoadError) as caught:
+        waiting.result(10)
+    assert (caught.value.type_name, caught.value.message) == ("ValueError", "boom")
+    waiter.release("boom")
+    with pytest.raises(ValueError, match="boom"):  # nothing failed is kept: the next get loads
+        waiter.get("raise:boom")
+
+
+def test_a_lease_that_is_returned_goes_to_the_next_waiter(spawn: Spawn) -> None:
+    holder, second, third = spawn(), spawn(), spawn()
+    loading = holder.begin_loading("exit:x")
+    waiting = [second.begin_waiting("exit:x"), third.begin_waiting("exit:x")]
+    for worker in (holder, second, third):
+        worker.release("x")
+    for future in (loading, *waiting):  # each in turn is given the lease, and leaves its loader the same way
+        with pytest.raises(SystemExit):
+            future.result(10)
+
+
+def test_a_timeout_ends_the_waiting_and_not_the_load(spawn: Spawn) -> None:
+    loader, waiter = spawn(), spawn()
+    loading = loader.begin_loading("hold:a")
+    other = waiter.begin_waiting("hold:a")
+    with pytest.raises(DeadlineExceeded):
+        waiter.get("hold:a", timeout=0.1)
+    loader.release("a")
+    assert loading.result(10) == other.result(10) == value_of("hold:a")
+    assert waiter.loads == []
+
+
+@pytest.mark.parametrize("cache_bytes", [0, BUDGET])
+@pytest.mark.parametrize("size", [0, 100, 64 << 10, (64 << 10) + 1, BUDGET // 2])
+def test_waiters_get_values_that_are_not_cached(spawn: Spawn, cache_bytes: int, size: int) -> None:
+    key = f"big:{size}:{cache_bytes}"
+    workers = [spawn(cache_bytes=cache_bytes) for _ in range(2)]
+    storms = [worker.begin("storm", [key] * 3, 4) for worker in workers]
+    for storm in storms:
+        for values in storm.result(30):
+            assert values == [value_of(key)] * 3
+
+
+def test_a_loader_that_gets_its_own_key(spawn: Spawn) -> None:
+    with pytest.raises(LoadCycleError, match="self:"):
+        spawn().get("self:")
+
+
+def test_a_cycle_over_two_workers(spawn: Spawn) -> None:
+    one, two = spawn(), spawn()
+    futures = [one.begin_loading("cross:1:2"), two.begin_loading("cross:2:1")]
+    one.release("cross")
+    two.release("cross")
+    errors: list[Any] = [future.exception(10) for future in futures]
+    # Whoever closed the cycle is told so; the other one's load failed with that.
+    assert {type(error) for error in errors} == {LoadCycleError, LoadError}
+    assert {error.type_name for error in errors if isinstance(error, LoadError)} == {
+        "mpgroupcache.errors.LoadCycleError"
+    }
+
+
+def test_storms(spawn: Spawn) -> None:
+    rounds, threads = 40, 6
+    workers = [spawn() for _ in range(3)]
+    keys = [f"storm-{number}" for number in range(rounds)]
+    storms = [worker.begin("storm", keys, threads) for worker in workers]
+    for storm in storms:
+        assert storm.result(30) == [[value_of(key) for key in keys]] * threads
+    loads = sorted(key for worker in workers for key in worker.loads)
+    assert loads == sorted(keys)

@@ -1,0 +1,323 @@
+"""Real worker processes that do what a test tells them, and real coordinators, for tests."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from multiprocessing.connection import Connection
+from typing import Any
+
+import mpgroupcache
+from mpgroupcache import process
+from mpgroupcache.ipc.link import connect
+from mpgroupcache.shm.segment import DIRECTORY, instance_name
+
+GROUP = "group"
+BUDGET = 8 << 20
+PATIENCE = 30.0  # s; a condition that takes longer never comes
+
+
+def wait_until(condition: Callable[[], Any], what: str = "the condition") -> Any:
+    """Return the first true result of ``condition``."""
+    deadline = time.monotonic() + PATIENCE
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"{what} did not come about in {PATIENCE} s"
+        time.sleep(0.002)  # the pace of looking, not a wait for something to happen
+    return result
+
+
+def value_of(key: str) -> bytes:
+    """What loaders return for ``key``: ``big:N:...`` is N bytes long."""
+    size = int(key.split(":")[1]) if key.startswith("big:") else 40
+    seed = hashlib.blake2b(key.encode(), digest_size=32).digest()
+    return (seed * (size // 32 + 1))[:size]
+
+
+class Daemon:
+    """A coordinator process."""
+
+    def __init__(self, socket: str, *options: str, **popen: Any) -> None:
+        self.socket = socket
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mpgroupcache.ipc.coordinator", "--socket", socket, *options],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            **popen,
+        )
+        self.log: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(line)
+
+    def wait_serving(self) -> Daemon:
+        """Return once it answers."""
+        wait_until(lambda: self.process.poll() is not None or _answers(self.socket), "the coordinator's socket")
+        assert self.process.poll() is None, "".join(self.log)
+        return self
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Return its exit code, with its log complete."""
+        code = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return code
+
+    def close(self) -> None:
+        """End it, however it is."""
+        if self.process.poll() is None:
+            self.send(signal.SIGCONT)
+            self.send(signal.SIGTERM)
+            try:
+                self.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.wait()
+
+
+def _answers(socket: str) -> bool:
+    try:
+        connect(socket).close()
+    except mpgroupcache.CoordinatorUnavailable:
+        return False
+    return True
+
+
+def segments_of(socket: str) -> list[str]:
+    """The names that an instance has in shared memory."""
+    return sorted(path.name for path in DIRECTORY.glob(f"{instance_name(socket)}*"))
+
+
+class Worker:
+    """A worker process with one group, whose loader tells of its loads and obeys keys.
+
+    A key says what its loader does: ``hold:NAME:...`` goes on after ``release(NAME)``; ``raise:NAME`` raises
+    ``ValueError`` then, and ``exit:NAME`` is left by ``SystemExit``; ``self:`` gets its own key; ``cross:A:B`` gets
+    ``cross:B:A`` after ``release("cross")``. In the end the value is ``value_of(key)``.
+    """
+
+    def __init__(self, socket: str, cache_bytes: int = BUDGET, **options: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._sending = threading.Lock()
+        self.process = context.Process(target=_work, args=(theirs, socket, cache_bytes, options), daemon=True)
+        self.process.start()
+        theirs.close()
+        self._numbers = itertools.count()
+        self._futures: dict[int, Future[Any]] = {}
+        self.loads: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def _read(self) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                number, ok, result = self._pipe.recv()
+                if number < 0:
+                    self.loads.append(result)
+                elif ok:
+                    self._futures.pop(number).set_result(result)
+                else:
+                    self._futures.pop(number).set_exception(result)
+        for future in self._futures.values():
+            future.set_exception(EOFError("the worker is gone"))
+
+    def begin(self, name: str, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Have a command run in a thread of its own there."""
+        future: Future[Any] = Future()
+        number = next(self._numbers)
+        self._futures[number] = future
+        with self._sending:
+            self._pipe.send((number, name, args, kwargs))
+        return future
+
+    def do(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Run a command there and return its result."""
+        return self.begin(name, *args, **kwargs).result(PATIENCE)
+
+    def get(self, key: str, **kwargs: Any) -> bytes:
+        """``group.get(key)``, copied."""
+        result: bytes = self.do("get", key, **kwargs)
+        return result
+
+    def wait_load(self, key: str) -> None:
+        """Return once its loader has been called for ``key``."""
+        wait_until(lambda: key in self.loads, f"a load of {key} in {self.pid}")
+
+    def begin_waiting(self, key: str, **kwargs: Any) -> Future[bytes]:
+        """Begin a get that another worker loads; returns when the coordinator has been asked."""
+        before = self.do("waiting")
+        future = self.begin("get", key, **kwargs)
+        wait_until(lambda: self.do("waiting") > before or future.done(), f"an ASK for {key} from {self.pid}")
+        return future
+
+    def begin_loading(self, key: str, **kwargs: Any) -> Future[bytes]:
+        """Begin a get whose loader runs there; returns when it does."""
+        future = self.begin("get", key, **kwargs)
+        self.wait_load(key)
+        return future
+
+    def release(self, name: str) -> None:
+        """Let loaders that hold NAME go on, now and later."""
+        self.do("release", name)
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send(signal.SIGKILL)
+        self.process.join(PATIENCE)
+
+    def close(self) -> None:
+        """End it, however it is."""
+        if self.process.is_alive():
+            with contextlib.suppress(OSError):
+                self.send(signal.SIGCONT)
+                self.begin("quit")
+        self.process.join(PATIENCE)
+        if self.process.is_alive():
+            self.process.kill()
+        self._reader.join(PATIENCE)
+        self._pipe.close()
+
+
+class _Working:
+    """The other end of ``Worker``."""
+
+    def __init__(self, pipe: Connection, cache_bytes: int, options: dict[str, Any]) -> None:
+        self._pipe = pipe
+        self._sending = threading.Lock()
+        self._held: dict[str, threading.Event] = {}
+        self._views: dict[str, mpgroupcache.ByteView] = {}
+        self.quitting = threading.Event()
+        self.group = mpgroupcache.new_group(GROUP, cache_bytes, self.load, **options)
+
+    def load(self, ctx: Any, key: str, dest: mpgroupcache.Sink) -> None:
+        self.tell(-1, True, key)
+        kind, _, rest = key.partition(":")
+        name = "cross" if kind == "cross" else rest.partition(":")[0]
+        if kind in ("hold", "raise", "exit", "cross"):
+            assert self._hold(name).wait(PATIENCE)
+        match kind:
+            case "raise":
+                raise ValueError(name)
+            case "exit":
+                raise SystemExit(name)
+            case "self":
+                self.group.get(key)
+            case "cross":
+                self.group.get(":".join(["cross", *reversed(rest.split(":"))]))
+        dest.set_bytes(value_of(key))
+
+    def _hold(self, name: str) -> threading.Event:
+        return self._held.setdefault(name, threading.Event())
+
+    def tell(self, *message: Any) -> None:
+        with self._sending, contextlib.suppress(OSError):
+            self._pipe.send(message)
+
+    def run(self, number: int, name: str, args: Any, kwargs: Any) -> None:
+        try:
+            self.tell(number, True, getattr(self, name)(*args, **kwargs))
+        except BaseException as error:
+            self.tell(number, False, error)
+
+    # ---- Commands
+
+    def get(self, key: str, **kwargs: Any) -> bytes:
+        view = self.group.get(key, **kwargs)
+        return bytes(view)
+
+    def get_many(self, keys: list[str]) -> list[bytes]:
+        return [bytes(self.group.get(key)) for key in keys]
+
+    def lookup(self, key: str) -> bytes | None:
+        view = self.group.lookup(key)
+        return None if view is None else bytes(view)
+
+    def hold_view(self, key: str) -> int:
+        self._views[key] = self.group.get(key)
+        return len(self._views[key])
+
+    def read_view(self, key: str) -> bytes:
+        return bytes(self._views[key])
+
+    def drop_view(self, key: str) -> None:
+        del self._views[key]
+
+    def release(self, name: str) -> None:
+        self._hold(name).set()
+
+    def stats(self) -> tuple[mpgroupcache.Stats, mpgroupcache.CacheStats]:
+        return self.group.stats, self.group.cache_stats(mpgroupcache.CacheType.MAIN_CACHE)
+
+    def attached(self) -> bool:
+        return self.group.attached
+
+    def waiting(self) -> int:
+        """Requests that were sent to the coordinator and wait for their answer."""
+        link = process.current().working_link
+        return 0 if link is None else len(link.channel._pending)
+
+    def has_link(self) -> bool:
+        return process.current().working_link is not None
+
+    def connect(self) -> bool:
+        return mpgroupcache.connect()
+
+    def storm(self, keys: list[str], threads: int) -> list[list[bytes]]:
+        """Every thread gets every key, all at once."""
+        barrier = threading.Barrier(threads)
+        results: list[list[bytes]] = [[] for _ in range(threads)]
+
+        def run(number: int) -> None:
+            for key in keys:
+                barrier.wait(PATIENCE)
+                results[number].append(bytes(self.group.get(key)))
+
+        pool = [threading.Thread(target=run, args=(number,)) for number in range(threads)]
+        for thread in pool:
+            thread.start()
+        for thread in pool:
+            thread.join(PATIENCE)
+        return results
+
+    def quit(self) -> None:
+        self.quitting.set()
+
+
+def _work(pipe: Connection, socket: str, cache_bytes: int, options: dict[str, Any]) -> None:
+    mpgroupcache.configure(socket=socket)
+    working = _Working(pipe, cache_bytes, options)
+
+    def read() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                threading.Thread(target=working.run, args=pipe.recv(), daemon=True).start()
+        working.quitting.set()
+
+    threading.Thread(target=read, daemon=True).start()
+    working.quitting.wait()
