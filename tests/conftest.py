@@ -7,7 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from arenas import Instance, OpenArena
+from children import Child
 from workers import Daemon, Worker, segments_of
+
+from mpgroupcache import config, process, registry
 
 
 @pytest.fixture
@@ -48,7 +52,66 @@ def spawn_on() -> Iterator[Callable[..., Worker]]:
 
 
 @pytest.fixture
+def here(start_coordinator: Callable[..., Daemon]) -> Iterator[Daemon]:
+    """Make the test's own process a worker of a coordinator of its own."""
+    daemon = start_coordinator()
+    declared = set(registry._groups)
+    config.configure(socket=daemon.socket)
+    yield daemon
+    config.configure()
+    for name in set(registry._groups) - declared:
+        registry._groups.pop(name).detach()
+    if process._process is not None:
+        process._process.close()
+        process._process = None
+
+
+@pytest.fixture
 def spawn(start_coordinator: Callable[..., Daemon], spawn_on: Callable[..., Worker]) -> Callable[..., Worker]:
     """Start workers of one coordinator: ``spawn(cache_bytes=..., **new_group_options)``."""
     daemon = start_coordinator()
     return lambda **options: spawn_on(daemon.socket, **options)
+
+
+@pytest.fixture
+def child() -> Iterator[Callable[..., Child]]:
+    """Start processes that obey: ``child(factory, *args)``."""
+    started: list[Child] = []
+
+    def start(factory: Callable[..., object], *args: object) -> Child:
+        started.append(Child(factory, *args))
+        return started[-1]
+
+    yield start
+    for obeying in started:
+        obeying.close()
+
+
+@pytest.fixture
+def instance_path(tmp_path: Path) -> Iterator[str]:
+    """A socket's path that names an instance; nothing of it may be left in shared memory."""
+    path = str(tmp_path / "socket")
+    yield path
+    assert segments_of(path) == []
+
+
+@pytest.fixture
+def instance(instance_path: str) -> Iterator[Instance]:
+    """An instance whose coordinator is the test."""
+    instance = Instance(instance_path)
+    yield instance
+    instance.close()
+
+
+@pytest.fixture
+def arena(instance: Instance) -> Iterator[Callable[..., OpenArena]]:
+    """Make arenas, which have to be sound at the end: ``arena(budget, max_entry=...)``."""
+
+    def make(budget: int, **options: int) -> OpenArena:
+        return OpenArena(instance, budget, **options)
+
+    yield make
+    for opened in instance.arenas:
+        opened.arena.sweep()
+        assert opened.arena.check() == []
+        assert opened.live_bytes() <= opened.arena.budget

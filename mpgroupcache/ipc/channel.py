@@ -16,6 +16,7 @@ import contextlib
 import itertools
 import os
 import socket
+import struct
 import threading
 import time
 from collections import deque
@@ -28,7 +29,22 @@ from mpgroupcache.ipc.wire import Cancel, Decoder, Message, Ping, encode
 
 LIVENESS_TIMEOUT = 2.0  # s; longer than any stall of a healthy coordinator, short enough for a request to wait out
 PING_AFTER = LIVENESS_TIMEOUT / 2  # s of silence while somebody waits
+DONT_WAIT = int(socket.MSG_DONTWAIT)
 READ_BYTES = 128 << 10  # a frame with an inline value fits
+
+
+def _set_timeout(sock: socket.socket, direction: int, seconds: float) -> None:
+    """Bound what one system call waits.
+
+    By the kernel, where the socket is Python's own: its timeouts cost a ``poll`` in front of every call. A socket that
+    was patched (gevent's) waits in its own way, and never in the kernel.
+    """
+    if type(sock).__module__ == "socket":
+        sock.settimeout(None)
+        whole, fraction = divmod(max(seconds, 1e-3), 1.0)  # 0 would be: for ever
+        sock.setsockopt(socket.SOL_SOCKET, direction, struct.pack("@ll", int(whole), int(fraction * 1e6)))
+    else:
+        sock.settimeout(seconds)
 
 
 class Answer(NamedTuple):
@@ -62,11 +78,11 @@ class Channel:
     """One connection. Raises ``CoordinatorUnavailable`` from every method once it is broken."""
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.settimeout(LIVENESS_TIMEOUT)
         self._sock = sock  # sends
-        self._receiver = (
-            sock.dup()
-        )  # of the same connection, with a timeout of its own, which changes while others send
+        self._receiver = sock.dup()  # of the same connection; its timeout changes while others send
+        _set_timeout(self._sock, socket.SO_SNDTIMEO, LIVENESS_TIMEOUT)
+        _set_timeout(self._receiver, socket.SO_RCVTIMEO, PING_AFTER)
+        self._timeout = PING_AFTER
         self._sending = threading.Lock()
         self._reading = threading.Lock()  # its holder reads for all
         self._pending: dict[int, _Pending] = {}
@@ -84,9 +100,30 @@ class Channel:
         if self.broken is None:
             self.broken = CoordinatorUnavailable(reason)
         with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads; the descriptor lives until it is out
+            self._sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads
         for pending in list(self._pending.values()):
             pending.rouse()
+        self._close_sockets()
+
+    def _close_sockets(self) -> None:
+        """Close the descriptors of a broken channel once nobody reads or watches them; the last one who does calls this.
+
+        Closed earlier, their numbers could be another file's while somebody still uses them.
+        """
+        if self._loops or not self._reading.acquire(blocking=False):
+            return
+        # The lock is kept: nobody reads again.
+        with self._sending:
+            self._sock.close()
+        self._receiver.close()
+        while self._fds:
+            os.close(self._fds.popleft())
+
+    def _stop_reading(self) -> None:
+        self._reading.release()
+        if self.broken is not None:
+            self._close_sockets()
+        self._rouse_next_reader()
 
     def _fail(self, reason: str) -> CoordinatorUnavailable:
         self.close(reason)
@@ -140,8 +177,7 @@ class Channel:
                     try:
                         self._read_until(pending, deadline)
                     finally:
-                        self._reading.release()
-                        self._rouse_next_reader()
+                        self._stop_reading()
                 elif self.broken is None:
                     # Roused with the answer, or to read. A newcomer may take the lock first: then it rouses us again.
                     left = PING_AFTER if deadline is None else min(PING_AFTER, deadline - time.monotonic())
@@ -181,12 +217,14 @@ class Channel:
     # ---- Reading; the caller holds the reading lock
 
     def _read(self, timeout: float) -> None:
+        flags = memfd.RECEIVE_FLAGS
         try:
-            if self._receiver.gettimeout() != timeout:
-                self._receiver.settimeout(timeout)
-            count, ancillary, flags, _ = self._receiver.recvmsg_into(
-                [self._buffer], memfd.ANCILLARY_BYTES, memfd.RECEIVE_FLAGS
-            )
+            if timeout <= 0.0:
+                flags |= DONT_WAIT
+            elif timeout != self._timeout:
+                self._timeout = timeout
+                _set_timeout(self._receiver, socket.SO_RCVTIMEO, timeout)
+            count, ancillary, flags, _ = self._receiver.recvmsg_into([self._buffer], memfd.ANCILLARY_BYTES, flags)
         except (TimeoutError, BlockingIOError):
             self._check_liveness()
             return
@@ -278,6 +316,8 @@ class Channel:
         if self._loops[loop] == 0:
             del self._loops[loop]
             loop.remove_reader(self._receiver.fileno())
+            if self.broken is not None:
+                self._close_sockets()
 
     def _read_ready(self) -> None:
         # A thread that reads holds the lock: it delivers our answers too.
@@ -285,10 +325,4 @@ class Channel:
             try:
                 self._read(0.0)  # that thread may have been here since the loop looked
             finally:
-                self._reading.release()
-                self._rouse_next_reader()
-
-    def __del__(self) -> None:
-        for fd in self._fds:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+                self._stop_reading()

@@ -34,7 +34,13 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping
 
 
-class State(Enum):
+class _Plain(Enum):
+    """An enum whose members hash as the objects they are: ``Enum`` hashes their names, in Python, at every look-up."""
+
+    __hash__ = object.__hash__
+
+
+class State(_Plain):
     """Of a flight. To ask a remote peer first is one more state beside LEASED, entered from and left to UNLEASED."""
 
     UNLEASED = auto()  # new, or between two leases; never seen between two calls
@@ -42,7 +48,7 @@ class State(Enum):
     ENDED = auto()
 
 
-class Event(Enum):
+class Event(_Plain):
     ASK = auto()  # a caller wants the key
     VALUE = auto()  # a lease's value is there
     ERROR = auto()  # a lease's loader raised
@@ -53,7 +59,7 @@ class Event(Enum):
     NEXT = auto()  # raised here: the flight is without a lease
 
 
-class Role(Enum):
+class Role(_Plain):
     """Of the waiter that an event comes from."""
 
     NOBODY = auto()  # in no flight (yet)
@@ -62,7 +68,7 @@ class Role(Enum):
     REVOKED = auto()  # of a lease that was taken away
 
 
-class Step(Enum):
+class Step(_Plain):
     JOIN = auto()  # the waiter queues up
     GRANT = auto()  # the waiter becomes the holder
     DELIVER = auto()  # all who wait get the value
@@ -106,7 +112,7 @@ class Waiter:
     """One caller's request for one key."""
 
     owner: Any  # hashable; whose loss is this waiter's loss: a connection, or a token of this process
-    held: tuple[int, ...] = ()  # ids of the leases that its caller holds, outermost first; stale ones do not matter
+    held: tuple[int, ...] = ()  # ids of the leases that its caller holds, outermost first; an ask drops stale ones
     request: Any = None  # the driver's own
     flight: Flight | None = field(default=None, init=False, repr=False)
     lease: Lease | None = field(default=None, init=False, repr=False)
@@ -228,10 +234,14 @@ class FlightTable:
         """A caller wants ``key``: it joins the flight of that key, or opens one and is granted its lease."""
         if waiter.flight is not None:
             raise ValueError(f"waiter: got {waiter} that waits already, expected a new one for each ask")
+        held = [
+            lease for lease in map(self._leases.get, dict.fromkeys(waiter.held)) if lease is not None and lease.live
+        ]
+        waiter.held = tuple([lease.id for lease in held])
         flight = self._flights.get(key)
         if flight is None:  # whose loader has asked for nothing yet, so that it closes no circle
             flight = self._flights[key] = Flight(key)
-        elif circle := self._circle(flight, waiter):
+        elif circle := _circle(flight, held):
             return [Cycle(waiter, circle)]
         return self._fire(Event.ASK, flight, waiter)
 
@@ -319,8 +329,8 @@ class FlightTable:
         waiter.flight = flight
         flight.waiters[waiter] = None
         self._owners.setdefault(waiter.owner, {})[waiter] = None
-        for lease in self._held(waiter):
-            lease.asks[waiter] = None
+        for lease_id in waiter.held:
+            self._leases[lease_id].asks[waiter] = None
 
     def _grant(self, flight: Flight, waiter: Waiter) -> Grant:
         del flight.waiters[waiter]
@@ -372,31 +382,27 @@ class FlightTable:
         if waiter.lease is not None:
             waiter.lease.asks.clear()
 
-    def _held(self, waiter: Waiter) -> list[Lease]:
-        """Return the live leases among those that the waiter's caller holds."""
-        leases = [self._leases.get(lease_id) for lease_id in dict.fromkeys(waiter.held)]
-        return [lease for lease in leases if lease is not None and lease.live]
 
-    def _circle(self, flight: Flight, waiter: Waiter) -> tuple[Hashable, ...] | None:
-        """Return the keys round the circle that would close if ``waiter`` waited for ``flight``, or None.
+def _circle(flight: Flight, held: list[Lease]) -> tuple[Hashable, ...] | None:
+    """Return the keys round the circle that would close if a caller that holds leases waited for ``flight``, or None.
 
-        1. A's loader asks for B: A waits for B. 2. B's loader, elsewhere, asks for C. 3. C's loader asks for A, which
-        waits for B, which waits for C. Nobody has timed out, nobody is dead, and none of them would ever end.
-        """
-        if not (held := self._held(waiter)):
-            return None
-        before: dict[Flight, Flight | None] = {flight: None}  # breadth first, so that the shortest circle is named
-        queue = deque(before)
-        while queue:
-            reached = queue.popleft()
-            for at, lease in enumerate(held):
-                if lease.flight is reached:
-                    return (*_nest(held[at:]), *_trail(before, before[reached]))
-            for other in reached.waits_for():
-                if other not in before:
-                    before[other] = reached
-                    queue.append(other)
+    1. A's loader asks for B: A waits for B. 2. B's loader, elsewhere, asks for C. 3. C's loader asks for A, which waits
+    for B, which waits for C. Nobody is silent, nobody is dead, and none of them would ever end.
+    """
+    if not held:
         return None
+    before: dict[Flight, Flight | None] = {flight: None}  # breadth first, so that the shortest circle is named
+    queue = deque(before)
+    while queue:
+        reached = queue.popleft()
+        for at, lease in enumerate(held):
+            if lease.flight is reached:
+                return (*_nest(held[at:]), *_trail(before, before[reached]))
+        for other in reached.waits_for():
+            if other not in before:
+                before[other] = reached
+                queue.append(other)
+    return None
 
 
 def _nest(held: list[Lease]) -> Iterator[Hashable]:

@@ -195,6 +195,8 @@ class Misses:
                 self._heard.setdefault(worker, now)
                 if (service := self._services.get(worker)) is not None:
                     service.send(wire.Ping())
+            if not lease.flight.waiters:
+                continue  # nobody to pass it on to: its value is welcome whenever it comes
             group = self._groups.get(lease.flight.key[0])
             timeout = group.load_timeout if group is not None else None
             if timeout is not None and age > timeout:

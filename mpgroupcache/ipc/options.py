@@ -15,6 +15,7 @@ from mpgroupcache.sizes import parse_size
 
 PREFIX = "MPGROUPCACHE_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
+PRIVATE_LINGER = 30.0  # s that a private one outlives its last client: longer than a deploy that replaces every worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Options:
     max_bytes: int | None = None  # of all groups' budgets together; None: no bound but the host's
     max_value_share: float = 0.25  # of a group's budget that one key and value may take
     lease_timeout: float = 10.0  # s; longer than a loader's native call that keeps the GIL, short enough to wait out
-    linger: float | None = None  # s without clients after which it ends; None: never
+    linger: float | None = None  # s without clients after which it ends; None: never, but for a private one
     log_level: str = "info"
     detach: bool = False
 
@@ -77,6 +78,8 @@ def _merge(flags: dict[str, Any], environment: Mapping[str, str]) -> Options:
             values[name] = environment[variable], variable
     for name, value in flags.items():
         values[name] = value, "--" + name.replace("_", "-")
+    if "detach" in values:
+        values.setdefault("linger", (PRIVATE_LINGER, "--linger"))
     if "socket" not in values:
         raise ValueError(
             f"--socket: got nothing, expected a path; give the flag, {PREFIX}SOCKET, or socket in --config"

@@ -18,7 +18,6 @@ from mpgroupcache.ipc.link import connect
 
 logger = logging.getLogger(__name__)
 
-LINGER = 30.0  # s after its last client; longer than a reload or a deploy that replaces every worker
 START_TIMEOUT = 20.0  # s for a new interpreter to serve; it takes some 0.2
 
 
@@ -49,17 +48,7 @@ def _answers(path: str) -> bool:
 
 def _start(path: str) -> None:
     """Start it. The process that is started here ends, with exit code 0, when the one that it leaves behind serves."""
-    command = [
-        sys.executable,
-        "-m",
-        "mpgroupcache.ipc.coordinator",
-        "--socket",
-        path,
-        "--linger",
-        str(LINGER),
-        "--detach",
-    ]
-    environment = {name: value for name, value in os.environ.items() if name != "MPGROUPCACHE_SOCKET"}
+    command = [sys.executable, "-m", "mpgroupcache.ipc.coordinator", "--socket", path, "--detach"]
     try:
         started = subprocess.run(
             command,
@@ -68,7 +57,6 @@ def _start(path: str) -> None:
             stderr=subprocess.PIPE,
             timeout=START_TIMEOUT,
             start_new_session=True,
-            env=environment,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -1,0 +1,89 @@
+"""What the measurements share: a coordinator of their own, batches side by side, and tables."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+Batch = Callable[[], object]
+
+
+@contextlib.contextmanager
+def coordinator(*options: str) -> Iterator[tuple[str, int]]:
+    """Run a coordinator; yields its socket and its process id."""
+    with tempfile.TemporaryDirectory(prefix="mpg-") as directory:
+        path = str(Path(directory) / "socket")
+        command = [sys.executable, "-m", "mpgroupcache.ipc.coordinator", "--socket", path, "--log-level", "warning"]
+        process = subprocess.Popen([*command, *options])
+        try:
+            while not os.path.exists(path):
+                if process.poll() is not None:
+                    raise RuntimeError(f"the coordinator ended with {process.returncode}")
+                time.sleep(0.01)
+            yield path, process.pid
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
+def side_by_side(
+    batches: Mapping[str, Batch], rounds: int, operations: int, clock: Callable[[], int] = time.perf_counter_ns
+) -> dict[str, list[float]]:
+    """Run one batch of each in turn, ``rounds`` times; returns the nanoseconds per operation of every batch.
+
+    In turn, so that a machine whose speed drifts drifts for all of them.
+    """
+    times: dict[str, list[float]] = {name: [] for name in batches}
+    for batch in batches.values():
+        batch()  # warm up
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            for name, batch in batches.items():
+                begin = clock()
+                batch()
+                times[name].append((clock() - begin) / operations)
+    finally:
+        gc.enable()
+    return times
+
+
+def ratio(times: Mapping[str, Sequence[float]], name: str, other: str) -> float:
+    """The median over rounds of what ``name`` took, in what ``other`` took in the same round."""
+    return statistics.median(a / b for a, b in zip(times[name], times[other], strict=True))
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that ``share`` of all are not above."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+def table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table."""
+    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    print(f"\n{title}\n")
+    for number, row in enumerate(cells):
+        print(
+            "  "
+            + "  ".join(
+                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+        )
+        if number == 0:
+            print("  " + "  ".join("-" * width for width in widths))
+
+
+def verdict(claim: str, got: float, limit: float, unit: str = "x") -> str:
+    """A line that says whether a figure was reached."""
+    return f"  {'reached' if got <= limit else 'MISSED '}  {claim}: {got:.3g}{unit}, at most {limit:g}{unit}"

@@ -1,0 +1,167 @@
+"""``group.get(key)`` on a hit, against in-process caches, LMDB and memcached."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cachebox
+import cachetools
+import lmdb
+from pymemcache.client.base import Client
+
+import mpgroupcache
+from benchmarks.common import Batch, coordinator, percentile, ratio, side_by_side, table, verdict
+
+SIZES = (100, 1 << 10, 10 << 10, 100 << 10, 1 << 20)
+KEYS = 10_000
+TOGETHER = 64 << 20  # bytes; fewer keys where their values would pass this
+BATCH = 10_000  # gets in a batch
+SLOW_BATCH = 500  # of those that take microseconds
+
+
+def gets(cache: Any, keys: list[str]) -> Batch:
+    """A batch of ``cache[key]``."""
+
+    def batch() -> None:
+        for key in keys:
+            cache[key]
+
+    return batch
+
+
+def group_gets(group: mpgroupcache.Group, keys: list[str]) -> Batch:
+    """A batch of ``group.get(key)``."""
+
+    def batch() -> None:
+        for key in keys:
+            group.get(key)
+
+    return batch
+
+
+def lmdb_gets(environment: lmdb.Environment, keys: list[str]) -> Batch:
+    """A batch of gets from LMDB with a transaction each, which is what keeps a value valid while it is used."""
+
+    def batch() -> None:
+        for key in keys:
+            with environment.begin(buffers=True) as transaction:
+                transaction.get(key.encode())
+
+    return batch
+
+
+def memcached_gets(client: Client, keys: list[str]) -> Batch:
+    """A batch of gets from memcached."""
+
+    def batch() -> None:
+        for key in keys:
+            client.get(key)
+
+    return batch
+
+
+@contextlib.contextmanager
+def memcached() -> Iterator[Client | None]:
+    """A memcached of its own on a Unix socket, where it is installed."""
+    if (command := shutil.which("memcached")) is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        path = str(Path(directory) / "memcached")
+        process = subprocess.Popen([command, "-u", "nobody", "-m", "256", "-I", "8m", "-s", path, "-a", "0777"])
+        Path(directory).chmod(0o777)
+        try:
+            while not Path(path).exists():
+                time.sleep(0.01)
+            yield Client(path)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def measure(size: int, rounds: int, socket_client: Client | None) -> dict[str, list[float]]:
+    """Fill every cache with the same values, and time gets in random order."""
+    count = min(KEYS, TOGETHER // size)
+    keys = [f"key-{number:05d}" for number in range(count)]
+    value = random.Random(size).randbytes(size)
+    group = mpgroupcache.new_group(f"hit-{size}", 2 * TOGETHER, lambda ctx, key, dest: dest.set_bytes(value))
+    box, tools = cachebox.LRUCache(2 * count), cachetools.LRUCache(2 * count)
+    order = keys * (BATCH // count + 1)
+    random.Random(1).shuffle(order)
+    order = order[:BATCH]
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        lmdb.open(directory, map_size=4 * TOGETHER, sync=False) as environment,
+    ):
+        with environment.begin(write=True) as transaction:
+            for key in keys:
+                transaction.put(key.encode(), value)
+        for key in keys:
+            box[key] = bytes(value)
+            tools[key] = bytes(value)
+            group.get(key)
+        while any(group.lookup(key) is None for key in keys):
+            time.sleep(0.01)  # the last values are still being stored
+        fast = {
+            "mpgroupcache": group_gets(group, order),
+            "cachebox": gets(box, order),
+            "cachetools": gets(tools, order),
+        }
+        times = side_by_side(fast, rounds, len(order))
+        slow = {
+            "mpgroupcache": group_gets(group, order[:SLOW_BATCH]),
+            "lmdb": lmdb_gets(environment, order[:SLOW_BATCH]),
+        }
+        if socket_client is not None:
+            for key in keys:
+                socket_client.set(key, value)
+            slow["memcached"] = memcached_gets(socket_client, order[:SLOW_BATCH])
+        slow_times = side_by_side(slow, max(rounds // 3, 5), SLOW_BATCH)
+    times["mpgroupcache, again"] = slow_times.pop("mpgroupcache")
+    return times | slow_times
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=60)
+    options = parser.parse_args(arguments)
+    medians: dict[int, float] = {}
+    lines = []
+    with coordinator() as (path, _), memcached() as client:
+        mpgroupcache.configure(socket=path)
+        for size in SIZES:
+            times = measure(size, options.rounds, client)
+            medians[size] = statistics.median(times["mpgroupcache"])
+            rows = []
+            for name, series in times.items():
+                against = "mpgroupcache, again" if name in ("lmdb", "memcached") else "mpgroupcache"
+                rows.append(
+                    [name, *(f"{percentile(series, share):.0f}" for share in (0.5, 0.9, 0.99))]
+                    + ["" if name.startswith("mpgroupcache") else f"{ratio(times, name, against):.2f}"]
+                )
+            count = min(KEYS, TOGETHER // size)
+            table(f"hit: {count} values of {size} B, ns per get", ["", "median", "p90", "p99", "times ours"], rows)
+            box, tools = (ratio(times, "mpgroupcache", name) for name in ("cachebox", "cachetools"))
+            lines.append(verdict(f"{size} B: get against cachebox", box, 1.6))
+            lines.append(verdict(f"{size} B: get against cachetools", tools, 1.0))
+            lines.append(verdict(f"{size} B: get against lmdb", ratio(times, "mpgroupcache, again", "lmdb"), 1 / 8))
+    spread = max(medians.values()) / min(medians.values())
+    lines.append(verdict("slowest against fastest size, 100 B to 1 MiB", spread, 1.3))
+    if client is None:
+        lines.append("  memcached is not installed: not measured")
+    print("\n" + "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,64 @@
+"""A miss that the asking worker loads, in ping-pongs between two processes over a Unix socket."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import socket
+import statistics
+import sys
+
+import mpgroupcache
+from benchmarks.common import coordinator, percentile, ratio, side_by_side, table, verdict
+
+BATCH = 500
+VALUE = b"x" * 100
+
+
+def echo() -> socket.socket:
+    """The near end of a socket whose far end, in another process, sends back what it gets."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    if os.fork() == 0:
+        near.close()
+        while data := far.recv(4096):
+            far.send(data)
+        os._exit(0)
+    far.close()
+    return near
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=40)
+    options = parser.parse_args(arguments)
+    near = echo()
+    numbers = itertools.count()
+    with coordinator() as (path, _):
+        mpgroupcache.configure(socket=path)
+        group = mpgroupcache.new_group("miss", "64MiB", lambda ctx, key, dest: dest.set_bytes(VALUE))
+
+        def misses() -> None:
+            for _ in range(BATCH):
+                group.get(f"key-{next(numbers)}")
+
+        def ping_pongs() -> None:
+            for _ in range(BATCH):
+                near.send(VALUE)
+                near.recv(4096)
+
+        times = side_by_side({"miss": misses, "ping-pong": ping_pongs}, options.rounds, BATCH)
+        stats = group.stats
+    near.close()
+    assert stats.cache_hits == 0, stats
+    rows = [
+        [name, *(f"{percentile(series, share) / 1000:.1f}" for share in (0.5, 0.9, 0.99))]
+        for name, series in times.items()
+    ]
+    table(f"miss: {len(VALUE)} B values, us", ["", "median", "p90", "p99"], rows)
+    print("\n" + verdict("a miss in ping-pongs", ratio(times, "miss", "ping-pong"), 5.0, " ping-pongs"))
+    print(f"  misses per second and worker: {1e9 / statistics.median(times['miss']):.0f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

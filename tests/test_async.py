@@ -1,0 +1,220 @@
+"""``aget``: coroutines, loops, cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import uvloop
+from workers import Daemon, value_of
+
+import mpgroupcache
+from mpgroupcache import BytesSink, DeadlineExceeded, LoadCycleError, LoadError, Sink
+
+
+@pytest.fixture(params=[None, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
+    with asyncio.Runner(loop_factory=request.param) as runner:
+        yield runner
+
+
+class Loader:
+    """An ``async`` getter that can be held."""
+
+    def __init__(self) -> None:
+        self.loads: list[str] = []
+        self.go = asyncio.Event()
+
+    async def get(self, ctx: Any, key: str, dest: Sink) -> None:
+        self.loads.append(key)
+        if key.startswith("hold"):
+            await self.go.wait()
+        if key == "raise":
+            raise ValueError(ctx)
+        if key == "self":
+            await group_of(self).aget("self")
+        dest.set_bytes(value_of(key))
+
+
+def group_of(loader: Loader) -> mpgroupcache.Group:
+    group = mpgroupcache.get_group("async")
+    assert group is not None
+    return group
+
+
+def declare(loader: Any) -> mpgroupcache.Group:
+    return mpgroupcache.new_group("async", "1MiB", loader)
+
+
+def test_a_hit_does_not_suspend(here: Daemon, runner: asyncio.Runner) -> None:
+    group = declare(Loader())
+
+    async def run() -> None:
+        assert bytes(await group.aget("k")) == value_of("k")
+        while group.lookup("k") is None:
+            await asyncio.sleep(0)
+        with pytest.raises(StopIteration) as stopped:
+            group.aget("k").send(None)
+        assert stopped.value.value == value_of("k")
+        sink = BytesSink()
+        assert await group.aget("k", sink) is None
+        assert sink.value == value_of("k")
+
+    runner.run(run())
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_many_tasks_load_once(here: Daemon, runner: asyncio.Runner, size: int) -> None:
+    loader = Loader()
+    group = declare(loader)
+
+    async def run() -> None:
+        key = f"big:{size}"
+        views = await asyncio.gather(*(group.aget(key) for _ in range(50)))
+        assert all(view == value_of(key) for view in views)
+        assert loader.loads == [key]
+
+    runner.run(run())
+    assert group.stats.loads_deduped <= 49
+
+
+def test_cancelling_stops_the_waiting_and_not_the_load(here: Daemon, runner: asyncio.Runner) -> None:
+    loader = Loader()
+    group = declare(loader)
+
+    async def run() -> None:
+        first = asyncio.create_task(group.aget("hold"))
+        while not loader.loads:
+            await asyncio.sleep(0.001)
+        second = asyncio.create_task(group.aget("hold"))
+        third = asyncio.create_task(group.aget("hold"))
+        with pytest.raises(DeadlineExceeded):
+            await group.aget("hold", timeout=0.05)
+        first.cancel()
+        second.cancel()
+        loader.go.set()
+        assert await third == value_of("hold")
+        assert first.cancelled()
+        assert second.cancelled()
+        assert loader.loads == ["hold"]
+
+    runner.run(run())
+
+
+def test_errors(here: Daemon, runner: asyncio.Runner) -> None:
+    loader = Loader()
+    group = declare(loader)
+
+    async def run() -> None:
+        results = await asyncio.gather(*(group.aget("raise", ctx=n) for n in range(5)), return_exceptions=True)
+        # A caller that comes when the flight has failed opens another one: nothing failed is kept.
+        kinds = [type(result) for result in results]
+        assert kinds.count(ValueError) == len(loader.loads) >= 1
+        assert set(kinds) <= {ValueError, LoadError}
+        with pytest.raises((LoadCycleError, LoadError)):
+            await group.aget("self")
+
+    runner.run(run())
+    with pytest.raises(TypeError, match="aget"):
+        group.get("k")
+
+
+def test_a_plain_getter_runs_in_the_executor(here: Daemon, runner: asyncio.Runner) -> None:
+    threads: list[int] = []
+
+    def load(ctx: Any, key: str, dest: Sink) -> None:
+        threads.append(threading.get_ident())
+        if key == "nest":
+            dest.set_bytes(group.get("inner"))
+        elif key == "cycle":
+            group.get("cycle")
+        else:
+            dest.set_bytes(value_of(key))
+
+    group = declare(load)
+
+    async def run() -> None:
+        assert await group.aget("nest") == value_of("inner")
+        assert threading.get_ident() not in threads
+        with pytest.raises(LoadCycleError):
+            await group.aget("cycle")
+
+    runner.run(run())
+
+
+def test_threads_and_tasks_share_a_channel(here: Daemon, runner: asyncio.Runner) -> None:
+    group = declare(lambda ctx, key, dest: dest.set_bytes(value_of(key)))
+    results: list[bytes] = []
+
+    def work(number: int) -> None:
+        results.extend(bytes(group.get(f"t-{number}-{i}")) for i in range(100))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+
+    async def run() -> None:
+        for i in range(50):
+            keys = [f"a-{i}-{n}" for n in range(4)]
+            assert [bytes(view) for view in await asyncio.gather(*map(group.aget, keys))] == [*map(value_of, keys)]
+
+    for thread in threads:
+        thread.start()
+    runner.run(run())
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == sorted(value_of(f"t-{n}-{i}") for n in range(4) for i in range(100))
+
+
+def test_without_a_coordinator(here: Daemon, runner: asyncio.Runner) -> None:
+    loader = Loader()
+    group = declare(loader)
+    here.close()
+
+    async def run() -> None:
+        views = await asyncio.gather(*(group.aget("k") for _ in range(10)))
+        assert all(view == value_of("k") for view in views)
+        assert loader.loads == ["k"]
+        with pytest.raises((LoadCycleError, LoadError)):
+            await group.aget("self")
+
+    runner.run(run())
+
+
+def test_a_coordinator_that_dies_while_tasks_wait(here: Daemon, runner: asyncio.Runner) -> None:
+    loader = Loader()
+    group = declare(loader)
+
+    async def run() -> None:
+        first = asyncio.create_task(group.aget("hold"))
+        while not loader.loads:
+            await asyncio.sleep(0.001)
+        second = asyncio.create_task(group.aget("hold"))
+        await asyncio.sleep(0)
+        here.process.kill()
+        loader.go.set()
+        assert await first == await second == value_of("hold")
+
+    runner.run(run())
+    here.wait()
+    Daemon(here.socket).wait_serving().close()  # clears what the dead one left
+
+
+def test_cached_async(here: Daemon, runner: asyncio.Runner) -> None:
+    calls = []
+
+    @mpgroupcache.cached("async-cached", "1MiB")
+    async def double(key: str) -> str:
+        calls.append(key)
+        return key * 2
+
+    async def run() -> None:
+        assert await double("ab") == "abab"
+        while double.group.lookup("ab") is None:
+            await asyncio.sleep(0)
+        assert await double("ab") == "abab"
+        assert calls == ["ab"]
+
+    runner.run(run())
+    assert double.__name__ == "double"

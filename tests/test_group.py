@@ -1,0 +1,289 @@
+"""The application's face, in one process with a real coordinator."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import pytest
+from workers import Daemon, segments_of, value_of, wait_until
+
+import mpgroupcache
+from mpgroupcache import (
+    BytesSink,
+    ByteView,
+    ByteViewSink,
+    CacheType,
+    DeadlineExceeded,
+    LoadCycleError,
+    Sink,
+    StringSink,
+    TruncatingSink,
+    process,
+)
+
+
+def load(ctx: Any, key: str | bytes, dest: Sink) -> None:
+    """Tell who asked for what."""
+    dest.set_string(f"{ctx}:{type(key).__name__}:{key!r}")
+
+
+def test_get(here: Daemon) -> None:
+    group = mpgroupcache.new_group("g", "1MiB", load)
+    view = group.get("cat.jpg", ctx="me")
+    assert isinstance(view, ByteView)
+    assert view == "me:str:'cat.jpg'"
+    wait_until(lambda: group.lookup("cat.jpg"))
+    assert group.get("cat.jpg", ctx="other") == "me:str:'cat.jpg'"
+    assert group.get(b"cat.jpg") == "me:str:'cat.jpg'"  # the two spellings are one entry
+    assert group.name == "g"
+    assert mpgroupcache.get_group("g") is group
+    assert mpgroupcache.get_group("none") is None
+    assert repr(group) == "<mpgroupcache.Group 'g' (1 MiB, attached)>"
+
+
+@pytest.mark.parametrize(
+    ("key", "seen"),
+    [
+        ("", "str:''"),
+        (b"", "str:''"),
+        ("ä€😀", "str:'ä€😀'"),
+        ("ä€😀".encode(), "str:'ä€😀'"),
+        (b"\xff\x00", "bytes:b'\\xff\\x00'"),
+        ("a\0b", "str:'a\\x00b'"),
+    ],
+)
+def test_keys(here: Daemon, key: str | bytes, seen: str) -> None:
+    group = mpgroupcache.new_group("g", "1MiB", load)
+    assert group.get(key) == f"None:{seen}"
+    wait_until(lambda: group.lookup(key))
+    other = key.decode() if isinstance(key, bytes) and not key.startswith(b"\xff") else key
+    assert group.get(other) == f"None:{seen}"
+
+
+@pytest.mark.parametrize("key", ["x" * (1 << 16), b"\xff" * (1 << 16)])
+def test_the_longest_keys(here: Daemon, key: str | bytes) -> None:
+    group = mpgroupcache.new_group("g", "8MiB", lambda ctx, key, dest: dest.set_string("v"))
+    assert group.get(key) == "v"
+    wait_until(lambda: group.lookup(key))
+    with pytest.raises(ValueError, match="65536"):
+        group.get(key + key[:1])  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("key", "error"), [("\ud800", ValueError), (7, TypeError), (None, TypeError)])
+def test_keys_that_cannot_be(here: Daemon, key: Any, error: type[Exception]) -> None:
+    group = mpgroupcache.new_group("g", "1MiB", load)
+    with pytest.raises(error, match="key: got"):
+        group.get(key)
+
+
+def test_sinks(here: Daemon) -> None:
+    group = mpgroupcache.new_group("g", "1MiB", lambda ctx, key, dest: dest.set_string("héllo"))
+    text, raw, view, cut = StringSink(), BytesSink(), ByteViewSink(), TruncatingSink(bytearray(3))
+    for sink in (text, raw, view, cut):
+        assert group.get("k", sink) is None
+    assert text.value == "héllo"
+    assert raw.value == "héllo".encode()
+    assert view.value == "héllo"
+    assert cut.n == 3
+    with pytest.raises(TypeError, match="dest"):
+        group.get("k", [])  # type: ignore[call-overload]
+
+
+def test_declarations() -> None:
+    group = mpgroupcache.new_group("declared once", 0, load)
+    try:
+        with pytest.raises(ValueError, match="declared already"):
+            mpgroupcache.new_group("declared once", 0, load)
+    finally:
+        from mpgroupcache import registry
+
+        del registry._groups["declared once"]
+    assert not group.attached
+    with pytest.raises(TypeError, match="getter"):
+        mpgroupcache.new_group("g", 0, None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="name"):
+        mpgroupcache.new_group("", 0, load)
+    with pytest.raises(ValueError, match="name"):
+        mpgroupcache.new_group("x" * 256, 0, load)
+    with pytest.raises(ValueError, match="cache_bytes"):
+        mpgroupcache.new_group("g", "64MB", load)
+    with pytest.raises(ValueError, match="load_timeout"):
+        mpgroupcache.new_group("g", 0, load, load_timeout=0)
+    assert mpgroupcache.get_group("g") is None
+
+
+def test_a_getter_object(here: Daemon) -> None:
+    class Getter:
+        def get(self, ctx: Any, key: str, dest: Sink) -> None:
+            dest.set_bytes(key.encode())
+
+    assert mpgroupcache.new_group("g", "1MiB", Getter()).get("k") == "k"
+
+
+def test_a_loader_that_sets_nothing(here: Daemon) -> None:
+    group = mpgroupcache.new_group("g", "1MiB", lambda ctx, key, dest: None)
+    with pytest.raises(RuntimeError, match="set nothing"):
+        group.get("k")
+    assert group.stats.local_load_errs == 1
+
+
+def test_cached(here: Daemon) -> None:
+    calls = []
+
+    @mpgroupcache.cached("squares", "1MiB")
+    def square(key: str) -> bytes:
+        """Square a number."""
+        calls.append(key)
+        return str(int(key) ** 2).encode()
+
+    assert square("12") == "144"
+    wait_until(lambda: square.group.lookup("12"))
+    assert square("12") == "144"
+    assert calls == ["12"]
+    assert square.group.name == "squares"
+    assert square.__doc__ == "Square a number."
+
+
+def test_stats(here: Daemon) -> None:
+    group = mpgroupcache.new_group("g", "1MiB", load)
+    for _ in range(3):
+        group.get("a")
+        wait_until(lambda: group.cache_stats(CacheType.MAIN_CACHE).items)
+    stats = group.stats
+    assert (stats.gets, stats.cache_hits, stats.loads, stats.local_loads) == (3, 2, 1, 1)
+    cache = group.cache_stats(CacheType.MAIN_CACHE)
+    assert (cache.items, cache.gets, cache.hits, cache.evictions) == (1, 3, 2, 0)
+    assert cache.bytes == 1 + len("None:str:'a'")
+    assert group.cache_stats(CacheType.HOT_CACHE).items == 0
+
+
+def test_nested_loads_and_cycles_through_two_groups(here: Daemon) -> None:
+    outer = mpgroupcache.new_group("outer", "1MiB", lambda ctx, key, dest: dest.set_bytes(inner.get(key)))
+
+    def load_inner(ctx: Any, key: str, dest: Sink) -> None:
+        dest.set_bytes(outer.get(key) if key == "cycle" else key.encode())
+
+    inner = mpgroupcache.new_group("inner", "1MiB", load_inner)
+    assert outer.get("k") == "k"
+    with pytest.raises(LoadCycleError, match="outer/b'cycle' -> inner/b'cycle' -> outer/b'cycle'"):
+        outer.get("cycle")
+
+
+def test_threads_wait_for_one_load(here: Daemon) -> None:
+    go, loads = threading.Event(), []
+
+    def slow(ctx: Any, key: str, dest: Sink) -> None:
+        loads.append(key)
+        assert go.wait(20)
+        dest.set_bytes(value_of(key))
+
+    group = mpgroupcache.new_group("g", "1MiB", slow)
+    results: list[bytes] = []
+    threads = [threading.Thread(target=lambda: results.append(bytes(group.get("k")))) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: loads)
+    with pytest.raises(DeadlineExceeded):
+        group.get("k", timeout=0.05)
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert results == [value_of("k")] * 16
+    assert loads == ["k"]
+
+
+def in_child(check: Any) -> None:
+    """Fork, and run ``check`` in the child."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            check()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_forked_child_attaches_anew(here: Daemon) -> None:
+    group = mpgroupcache.new_group("g", "4MiB", lambda ctx, key, dest: dest.set_bytes(value_of(key)))
+    keys = [f"big:10000:{number}" for number in range(20)]
+    held = [group.get(key) for key in keys]
+    wait_until(lambda: all(group.lookup(key) is not None for key in keys))
+    held = [group.get(key) for key in keys]
+    number = process.current()._link.reader.number  # type: ignore[union-attr]
+
+    def check() -> None:
+        assert [bytes(view) for view in held] == [*map(value_of, keys)]
+        assert not group.attached
+        assert group.get(keys[0]) == value_of(keys[0])
+        assert group.attached
+        assert process.current()._link.reader.number != number  # type: ignore[union-attr]
+        assert group.get("child") == value_of("child")
+        for n in range(1000):  # churn: the inherited views keep what they show
+            group.get(f"big:10000:c{n}")
+        assert [bytes(view) for view in held] == [*map(value_of, keys)]
+
+    in_child(check)
+    assert group.get("child") == value_of("child")
+    held.clear()
+
+
+def test_a_child_of_a_child_and_fork_in_a_thread(here: Daemon) -> None:
+    group = mpgroupcache.new_group("g", "4MiB", lambda ctx, key, dest: dest.set_bytes(value_of(key)))
+    group.get("a")
+    failures: list[BaseException] = []
+
+    def grandchild() -> None:
+        assert group.get("b") == value_of("b")
+
+    def child() -> None:
+        assert group.get("a") == value_of("a")
+        in_child(grandchild)
+
+    def run() -> None:
+        try:
+            in_child(child)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert failures == []
+
+
+def test_stats_of_a_dead_worker_are_kept(here: Daemon) -> None:
+    group = mpgroupcache.new_group("g", "4MiB", lambda ctx, key, dest: dest.set_bytes(value_of(key)))
+
+    def child() -> None:
+        group.get("a")
+        wait_until(lambda: group.lookup("a"))
+        group.get("a")
+
+    group.get("parent")
+    in_child(child)
+    stats = wait_until(lambda: group.stats if group.stats.loads == 2 else None)
+    assert stats.local_loads == 2
+    assert stats.cache_hits >= 1
+
+
+def test_the_segments_are_private(here: Daemon) -> None:
+    group = mpgroupcache.new_group("g", "1MiB", load)
+    group.get("k")
+    names = segments_of(here.socket)
+    assert len(names) == 2
+    for path in [f"/dev/shm/{name}" for name in names] + [here.socket]:
+        assert os.stat(path).st_mode & 0o777 == 0o600
+
+
+def test_all_is_frozen() -> None:
+    assert set(mpgroupcache.__all__) == {
+        "AlreadyRunning", "ArenaError", "AtomicInt", "ByteView", "ByteViewSink", "BytesSink", "CacheError", "CacheStats",
+        "CacheType", "CoordinatorError", "CoordinatorUnavailable", "DeadlineExceeded", "Getter", "Group",
+        "LoadCycleError", "LoadError", "ProtoSink", "ProtocolError", "Sink", "Stats", "StringSink", "TruncatingSink",
+        "cached", "configure", "connect", "get_group", "new_group",
+    }  # fmt: skip
+    assert all(hasattr(mpgroupcache, name) for name in mpgroupcache.__all__)
