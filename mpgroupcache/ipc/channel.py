@@ -86,7 +86,7 @@ class Channel:
         self._sending = threading.Lock()
         self._reading = threading.Lock()  # its holder reads for all
         self._pending: dict[int, _Pending] = {}
-        self._ids = itertools.cycle(range(1, 1 << 32))
+        self._ids = itertools.count(1)
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._decoder = Decoder()
         self._fds: deque[int] = deque()  # received, and not yet claimed by their message
@@ -149,7 +149,7 @@ class Channel:
 
     def _begin(self, message: Message, done: Callable[[], None] | None = None) -> tuple[int, _Pending]:
         pending = _Pending(done)
-        request_id = next(self._ids)
+        request_id = next(self._ids) & 0xFFFFFFFF  # that many requests are never under way at once
         self._pending[request_id] = pending
         try:
             self.send(message, request_id)

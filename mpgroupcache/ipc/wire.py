@@ -43,6 +43,7 @@ import reprlib
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from operator import attrgetter
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -338,6 +339,19 @@ def _rules_of(kind: type[Message]) -> tuple[Rule, ...]:
     return tuple(hints[name].__metadata__[0] for name in kind.__match_args__)
 
 
+def _values_of(kind: type[Message]) -> Callable[[Any], tuple[Any, ...]]:
+    """A function from a message to its fields; ``attrgetter`` alone makes a tuple only of two and more."""
+    match kind.__match_args__:
+        case ():
+            return lambda message: ()
+        case (name,):
+            field = attrgetter(name)
+            return lambda message: (field(message),)
+        case names:
+            return attrgetter(*names)
+
+
+_VALUES: Final = {kind: _values_of(kind) for kind in _TYPES}
 _RULES: Final = {kind: _rules_of(kind) for kind in _TYPES}
 
 
@@ -383,7 +397,7 @@ def encode(message: Message, request_id: int = 0) -> bytes:
     if not 0 <= request_id <= _MAX_U32:
         raise ValueError(f"request id: got {request_id}, expected 0 to {_MAX_U32}")
     kind = type(message)
-    values = tuple([getattr(message, name) for name in kind.__match_args__])
+    values = _VALUES[kind](message)
     _check_fields(kind, values)
     payload: bytes = msgpack.packb(values)
     return _HEADER.pack(_MAGIC, VERSION, _TYPES[kind], request_id, len(payload)) + payload

@@ -1,0 +1,130 @@
+"""The embedded default: where it is found, that there is one of it, and that it goes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from workers import segments_of, wait_until
+
+import mpgroupcache
+from mpgroupcache import config
+
+SCRIPT = """
+import sys, mpgroupcache
+group = mpgroupcache.new_group("g", "1MiB", lambda ctx, key, dest: dest.set_string(sys.argv[1]))
+print(str(group.get("key")), flush=True)
+sys.stdin.readline()
+print(str(group.get("key")), flush=True)
+"""
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """An application of its own, whose coordinator ends soon after it."""
+    environment = dict(os.environ, XDG_RUNTIME_DIR=str(tmp_path), MPGROUPCACHE_APP="test", MPGROUPCACHE_LINGER="0.5")
+    environment.pop("MPGROUPCACHE_SOCKET", None)
+    yield environment
+    wait_until(lambda: coordinators(tmp_path) == [], "the end of the private coordinator")
+    for path in tmp_path.rglob("*.lock"):
+        assert segments_of(str(path.with_suffix(""))) == []
+
+
+def coordinators(directory: Path) -> list[psutil.Process]:
+    """The coordinators whose sockets lie in a directory."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if str(directory) in " ".join(process.info["cmdline"] or ()) and "--detach" in process.info["cmdline"]:
+            found.append(process)
+    return found
+
+
+def start(environment: dict[str, str], value: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, value],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_workers_that_start_at_once_share_one(environment: dict[str, str], tmp_path: Path) -> None:
+    workers = [start(environment, f"value-{number}") for number in range(5)]
+    first = [worker.stdout.readline().strip() for worker in workers if worker.stdout]
+    assert len(set(first)) == 1
+    (coordinator,) = coordinators(tmp_path)
+    assert coordinator.ppid() not in {worker.pid for worker in workers}
+    assert coordinator.status() != psutil.STATUS_ZOMBIE
+    assert os.getsid(coordinator.pid) != os.getsid(0)
+    for worker in workers:
+        out, err = worker.communicate("\n", timeout=30)  # its pipes end with it: the coordinator holds none of them
+        assert out.strip() == first[0]
+        assert err == ""
+        assert worker.returncode == 0
+
+
+def test_a_new_one_takes_the_place_of_a_killed_one(environment: dict[str, str], tmp_path: Path) -> None:
+    worker = start(environment, "one")
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == "one\n"
+    (coordinator,) = coordinators(tmp_path)
+    coordinator.kill()
+    wait_until(lambda: coordinators(tmp_path) == [])
+    other = start(environment, "two")
+    assert other.stdout is not None
+    assert other.stdout.readline() == "two\n"  # its own, from a new instance
+    other.communicate("\n", timeout=30)
+    worker.communicate("\n", timeout=30)
+    assert worker.returncode == other.returncode == 0
+
+
+def test_one_that_cannot_start_fails_no_get(environment: dict[str, str], tmp_path: Path) -> None:
+    environment["MPGROUPCACHE_MAX_BYTES"] = "many"
+    worker = start(environment, "value")
+    out, err = worker.communicate("\n", timeout=60)
+    assert out == "value\nvalue\n"
+    assert "MPGROUPCACHE_MAX_BYTES" in err
+    assert "uncached" in err
+
+
+@pytest.fixture
+def unset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], None]:
+    for name in ("MPGROUPCACHE_SOCKET", "MPGROUPCACHE_APP"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    return mpgroupcache.configure
+
+
+def test_location(unset: Callable[[], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    private = config.location()
+    assert private.private
+    assert private == config.location()
+    assert os.environ["MPGROUPCACHE_APP"]  # handed on to children
+    monkeypatch.setenv("MPGROUPCACHE_APP", "another")
+    assert config.location() != private
+    monkeypatch.setenv("MPGROUPCACHE_SOCKET", "/run/a.sock")
+    assert config.location() == ("/run/a.sock", False)
+    mpgroupcache.configure(socket=tmp_path / "b.sock")
+    try:
+        assert config.location() == (str(tmp_path / "b.sock"), False)
+    finally:
+        unset()
+
+
+def test_a_directory_of_somebody_else_is_refused(unset: Callable[[], None], tmp_path: Path) -> None:
+    (tmp_path / f"mpgroupcache-{os.getuid()}").mkdir(mode=0o755)
+    with pytest.raises(mpgroupcache.CoordinatorError, match="0700"):
+        config.location()
+
+
+def test_a_path_that_is_too_long() -> None:
+    with pytest.raises(ValueError, match=r"configure\(socket"):
+        mpgroupcache.configure(socket="/" + "x" * 200)
