@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import multiprocessing
 import random
 import secrets
@@ -44,18 +45,17 @@ def write(instance: str, ready: Event, evict: Event, stop: Event) -> None:
         max_entry=BUDGET // 4,
         seed=secrets.randbits(64),
     )
-    for number in range(KEYS):
-        arena.put(b"key-%05d" % number, VALUE)
-    number = 0
+    others = (b"other-%d" % number for number in itertools.count())
     while arena.list_stats(0)[2] == 0:  # until it is full, and evicts
-        arena.put(b"other-%d" % number, VALUE)
-        number += 1
+        arena.put(next(others), VALUE)
+    for number in range(KEYS):  # last, so that evictions come to them only if nobody gets them
+        arena.put(b"key-%05d" % number, VALUE)
     ready.set()
     while not stop.is_set():
         if not evict.wait(0.05):
             continue
-        for number in range(number, number + 1000):
-            arena.put(b"other-%d" % number, VALUE)
+        for key in itertools.islice(others, 1000):
+            arena.put(key, VALUE)
     arena.retire()
     arena.close()
     segment.unlink()

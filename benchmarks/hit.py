@@ -94,8 +94,9 @@ def measure(size: int, rounds: int, socket_client: Client | None) -> dict[str, l
     """Fill every cache with the same values, and time gets in random order."""
     count = min(KEYS, TOGETHER // size)
     keys = [f"key-{number:05d}" for number in range(count)]
-    value = random.Random(size).randbytes(size)
-    group = mpgroupcache.new_group(f"hit-{size}", 2 * TOGETHER, lambda ctx, key, dest: dest.set_bytes(value))
+    body = random.Random(size).randbytes(size)
+    values = {key: key.encode() + body[len(key) :] for key in keys}  # an object each, as in life
+    group = mpgroupcache.new_group(f"hit-{size}", 2 * TOGETHER, lambda ctx, key, dest: dest.set_bytes(values[key]))
     box, tools = cachebox.LRUCache(2 * count), cachetools.LRUCache(2 * count)
     order = keys * (BATCH // count + 1)
     random.Random(1).shuffle(order)
@@ -106,10 +107,9 @@ def measure(size: int, rounds: int, socket_client: Client | None) -> dict[str, l
     ):
         with environment.begin(write=True) as transaction:
             for key in keys:
-                transaction.put(key.encode(), value)
+                transaction.put(key.encode(), values[key])
         for key in keys:
-            box[key] = bytes(value)
-            tools[key] = bytes(value)
+            box[key] = tools[key] = values[key]
             group.get(key)
         while any(group.lookup(key) is None for key in keys):
             time.sleep(0.01)  # the last values are still being stored
@@ -125,7 +125,7 @@ def measure(size: int, rounds: int, socket_client: Client | None) -> dict[str, l
         }
         if socket_client is not None:
             for key in keys:
-                socket_client.set(key, value)
+                socket_client.set(key, values[key])
             slow["memcached"] = memcached_gets(socket_client, order[:SLOW_BATCH])
         slow_times = side_by_side(slow, max(rounds // 3, 5), SLOW_BATCH)
     times["mpgroupcache, again"] = slow_times.pop("mpgroupcache")
@@ -146,10 +146,9 @@ def main(arguments: list[str] | None = None) -> None:
             rows = []
             for name, series in times.items():
                 against = "mpgroupcache, again" if name in ("lmdb", "memcached") else "mpgroupcache"
-                rows.append(
-                    [name, *(f"{percentile(series, share):.0f}" for share in (0.5, 0.9, 0.99))]
-                    + ["" if name.startswith("mpgroupcache") else f"{ratio(times, name, against):.2f}"]
-                )
+                figures = [f"{percentile(series, share):.0f}" for share in (0.5, 0.9, 0.99)]
+                times_ours = "" if name.startswith("mpgroupcache") else f"{ratio(times, name, against):.2f}"
+                rows.append([name, *figures, times_ours])
             count = min(KEYS, TOGETHER // size)
             table(f"hit: {count} values of {size} B, ns per get", ["", "median", "p90", "p99", "times ours"], rows)
             box, tools = (ratio(times, "mpgroupcache", name) for name in ("cachebox", "cachetools"))

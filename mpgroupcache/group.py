@@ -9,7 +9,7 @@ import asyncio
 import contextvars
 import time
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any
+from typing import Any, overload
 
 from mpgroupcache.alone import Outcome
 from mpgroupcache.errors import CoordinatorUnavailable, DeadlineExceeded, ProtocolError
@@ -146,6 +146,14 @@ class Group(GroupCore):
         lease.end(error)
 
     # ---- The same for coroutines
+
+    @overload
+    async def aget(
+        self, key: str | bytes, dest: None = None, *, ctx: Any = None, timeout: float | None = None
+    ) -> ByteView: ...
+
+    @overload
+    async def aget(self, key: str | bytes, dest: Sink, *, ctx: Any = None, timeout: float | None = None) -> None: ...
 
     async def aget(
         self, key: str | bytes, dest: Sink | None = None, *, ctx: Any = None, timeout: float | None = None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from arenas import Instance, OpenArena
 from children import Child
+from servers import Server
 from workers import Daemon, Worker, segments_of
 
 from mpgroupcache import config, process, registry
@@ -115,3 +118,18 @@ def arena(instance: Instance) -> Iterator[Callable[..., OpenArena]]:
         opened.arena.sweep()
         assert opened.arena.check() == []
         assert opened.live_bytes() <= opened.arena.budget
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """Start gunicorn: ``serve(worker_class, *gunicorn_options, **more)``, as `Server` has it."""
+    with contextlib.ExitStack() as stack:
+
+        def start(worker_class: str, *options: str, **more: Any) -> Server:
+            # In a directory with a short name: the embedded coordinator's socket is in there.
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mpg-")))
+            server = Server(directory, worker_class, *options, **more)
+            stack.callback(server.close)
+            return server
+
+        yield start

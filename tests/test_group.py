@@ -281,8 +281,8 @@ def test_the_segments_are_private(here: Daemon) -> None:
 
 def test_all_is_frozen() -> None:
     assert set(mpgroupcache.__all__) == {
-        "AlreadyRunning", "ArenaError", "AtomicInt", "ByteView", "ByteViewSink", "BytesSink", "CacheError", "CacheStats",
-        "CacheType", "CoordinatorError", "CoordinatorUnavailable", "DeadlineExceeded", "Getter", "Group",
+        "AlreadyRunning", "ArenaError", "AtomicInt", "ByteView", "ByteViewSink", "BytesSink", "CacheError",
+        "CacheStats", "CacheType", "CoordinatorError", "CoordinatorUnavailable", "DeadlineExceeded", "Getter", "Group",
         "LoadCycleError", "LoadError", "ProtoSink", "ProtocolError", "Sink", "Stats", "StringSink", "TruncatingSink",
         "cached", "configure", "connect", "get_group", "new_group",
     }  # fmt: skip

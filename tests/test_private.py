@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,23 +26,27 @@ print(str(group.get("key")), flush=True)
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+def directory() -> Iterator[Path]:
+    """One with a short name: a socket's path is bounded."""
+    with tempfile.TemporaryDirectory(prefix="mpg-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def environment(directory: Path) -> Iterator[dict[str, str]]:
     """An application of its own, whose coordinator ends soon after it."""
-    environment = dict(os.environ, XDG_RUNTIME_DIR=str(tmp_path), MPGROUPCACHE_APP="test", MPGROUPCACHE_LINGER="0.5")
+    environment = dict(os.environ, XDG_RUNTIME_DIR=str(directory), MPGROUPCACHE_APP="test", MPGROUPCACHE_LINGER="0.5")
     environment.pop("MPGROUPCACHE_SOCKET", None)
     yield environment
-    wait_until(lambda: coordinators(tmp_path) == [], "the end of the private coordinator")
-    for path in tmp_path.rglob("*.lock"):
+    wait_until(lambda: coordinators(directory) == [], "the end of the private coordinator")
+    for path in directory.rglob("*.lock"):
         assert segments_of(str(path.with_suffix(""))) == []
 
 
 def coordinators(directory: Path) -> list[psutil.Process]:
     """The coordinators whose sockets lie in a directory."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if str(directory) in " ".join(process.info["cmdline"] or ()) and "--detach" in process.info["cmdline"]:
-            found.append(process)
-    return found
+    lines = ((process, process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
+    return [process for process, line in lines if "--detach" in line and str(directory) in " ".join(line)]
 
 
 def start(environment: dict[str, str], value: str) -> subprocess.Popen[str]:
@@ -55,11 +60,11 @@ def start(environment: dict[str, str], value: str) -> subprocess.Popen[str]:
     )
 
 
-def test_workers_that_start_at_once_share_one(environment: dict[str, str], tmp_path: Path) -> None:
+def test_workers_that_start_at_once_share_one(environment: dict[str, str], directory: Path) -> None:
     workers = [start(environment, f"value-{number}") for number in range(5)]
     first = [worker.stdout.readline().strip() for worker in workers if worker.stdout]
     assert len(set(first)) == 1
-    (coordinator,) = coordinators(tmp_path)
+    (coordinator,) = coordinators(directory)
     assert coordinator.ppid() not in {worker.pid for worker in workers}
     assert coordinator.status() != psutil.STATUS_ZOMBIE
     assert os.getsid(coordinator.pid) != os.getsid(0)
@@ -70,13 +75,13 @@ def test_workers_that_start_at_once_share_one(environment: dict[str, str], tmp_p
         assert worker.returncode == 0
 
 
-def test_a_new_one_takes_the_place_of_a_killed_one(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_new_one_takes_the_place_of_a_killed_one(environment: dict[str, str], directory: Path) -> None:
     worker = start(environment, "one")
     assert worker.stdout is not None
     assert worker.stdout.readline() == "one\n"
-    (coordinator,) = coordinators(tmp_path)
+    (coordinator,) = coordinators(directory)
     coordinator.kill()
-    wait_until(lambda: coordinators(tmp_path) == [])
+    wait_until(lambda: coordinators(directory) == [])
     other = start(environment, "two")
     assert other.stdout is not None
     assert other.stdout.readline() == "two\n"  # its own, from a new instance
@@ -85,7 +90,7 @@ def test_a_new_one_takes_the_place_of_a_killed_one(environment: dict[str, str], 
     assert worker.returncode == other.returncode == 0
 
 
-def test_one_that_cannot_start_fails_no_get(environment: dict[str, str], tmp_path: Path) -> None:
+def test_one_that_cannot_start_fails_no_get(environment: dict[str, str], directory: Path) -> None:
     environment["MPGROUPCACHE_MAX_BYTES"] = "many"
     worker = start(environment, "value")
     out, err = worker.communicate("\n", timeout=60)
@@ -95,15 +100,15 @@ def test_one_that_cannot_start_fails_no_get(environment: dict[str, str], tmp_pat
 
 
 @pytest.fixture
-def unset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], None]:
+def unset(monkeypatch: pytest.MonkeyPatch, directory: Path) -> Callable[[], None]:
     for name in ("MPGROUPCACHE_SOCKET", "MPGROUPCACHE_APP"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(directory))
     return mpgroupcache.configure
 
 
-def test_location(unset: Callable[[], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_location(unset: Callable[[], None], monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
     private = config.location()
     assert private.private
     assert private == config.location()
@@ -112,15 +117,15 @@ def test_location(unset: Callable[[], None], monkeypatch: pytest.MonkeyPatch, tm
     assert config.location() != private
     monkeypatch.setenv("MPGROUPCACHE_SOCKET", "/run/a.sock")
     assert config.location() == ("/run/a.sock", False)
-    mpgroupcache.configure(socket=tmp_path / "b.sock")
+    mpgroupcache.configure(socket=directory / "b.sock")
     try:
-        assert config.location() == (str(tmp_path / "b.sock"), False)
+        assert config.location() == (str(directory / "b.sock"), False)
     finally:
         unset()
 
 
-def test_a_directory_of_somebody_else_is_refused(unset: Callable[[], None], tmp_path: Path) -> None:
-    (tmp_path / f"mpgroupcache-{os.getuid()}").mkdir(mode=0o755)
+def test_a_directory_of_somebody_else_is_refused(unset: Callable[[], None], directory: Path) -> None:
+    (directory / f"mpgroupcache-{os.getuid()}").mkdir(mode=0o755)
     with pytest.raises(mpgroupcache.CoordinatorError, match="0700"):
         config.location()
 

@@ -119,8 +119,8 @@ class Groups:
         free = status.f_bavail * status.f_frsize
         if budget > free:
             logger.warning(
-                "group %r: cache_bytes of %s, but %s has %s free; its arena will stop growing there. Enlarge it (docker "
-                "run --shm-size) or lower cache_bytes",
+                "group %r: cache_bytes of %s, but %s has %s free; its arena will stop growing there. Enlarge it "
+                "(docker run --shm-size) or lower cache_bytes",
                 name,
                 format_size(budget),
                 DIRECTORY,

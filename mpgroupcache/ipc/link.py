@@ -75,8 +75,6 @@ class Link:
         self.channel.close(reason)
         if self._service is not None:
             self._service.close()
-            if self._service.is_alive() and self._service is not threading.current_thread():
-                self._service.join(LIVENESS_TIMEOUT)
 
 
 def _hello(role: Role, token: bytes) -> Hello:
@@ -91,20 +89,29 @@ def _expect(kind: type[M], message: Message) -> M:
     raise ProtocolError(f"answer: got {type(message).__name__}, expected {kind.__name__}")
 
 
-class _Service(threading.Thread):
-    """Answers the coordinator's pings while other threads load: a slow loader is not a dead worker."""
+class _Service:
+    """Answers the coordinator's pings while other threads load: a slow loader is not a dead worker.
+
+    It has a thread and is none: gevent's patching puts another class in the place of ``threading.Thread``, and one that
+    was derived from the first before that is never seen to end.
+    """
 
     def __init__(self, sock: socket.socket, token: bytes, on_end: Callable[[str], None]) -> None:
-        super().__init__(name="mpgroupcache-service", daemon=True)
         self._sock = sock
         self._token = token
         self._on_end = on_end
+        self._thread = threading.Thread(target=self._run, name="mpgroupcache-service", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(LIVENESS_TIMEOUT)
 
-    def run(self) -> None:
+    def _run(self) -> None:
         reason = "the coordinator closed the service connection"
         try:
             self._sock.settimeout(None)

@@ -75,6 +75,7 @@ MAX_PAYLOAD: Final = 256 << 10  # bytes; above the largest payload there is (abo
 TOKEN_BYTES: Final = 16  # of a worker's token: random, so that no two processes share one
 
 _MAGIC: Final = b"mg"
+_pack: Final = msgpack.Packer().pack  # packb() makes a packer for every call, with a buffer that costs a page fault
 _HEADER: Final = struct.Struct(">2sBBII")
 _MAX_U32: Final = (1 << 32) - 1
 _MAX_INT: Final = (1 << 63) - 1  # what a C long holds on every platform we run on
@@ -399,7 +400,7 @@ def encode(message: Message, request_id: int = 0) -> bytes:
     kind = type(message)
     values = _VALUES[kind](message)
     _check_fields(kind, values)
-    payload: bytes = msgpack.packb(values)
+    payload: bytes = _pack(values)
     return _HEADER.pack(_MAGIC, VERSION, _TYPES[kind], request_id, len(payload)) + payload
 
 

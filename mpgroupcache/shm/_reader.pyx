@@ -264,6 +264,8 @@ cdef class Reader:
     def counters(self, uint32_t group):
         """The host's counts of a group, in the order of ``struct mgc_counters``."""
         cdef uint64_t sums[16]
+        if group >= MGC_MAX_GROUPS:
+            raise IndexError(f"group id {group}: expected less than {MGC_MAX_GROUPS}")
         mgc_sum_counters(self.control.base, group, sums)
         return tuple([sums[i] for i in range(MGC_COUNTERS)])
 

@@ -167,8 +167,8 @@ void mgc_control_scan(struct mgc_control *control) {
         control->pin_count = 0;
     }
     uint32_t count = region_count(control);
-    for (uint32_t i = 0; i < count; i++) { /* ascending: see mgc_region_copy_pins() */
-        struct mgc_region *region = region_at(control, i);
+    for (uint32_t i = 0; i < count; i++) {
+        struct mgc_region *region = region_at(control, i); /* ascending: see mgc_region_copy_pins() */
         uint32_t limit = atomic_load_explicit(&region->pin_limit, memory_order_relaxed);
         for (uint32_t pin = 0; pin < limit && pin < MGC_PINS; pin++) {
             /* Pairs with unpin()'s release: a reader's reads come before the reuse that a 0 here allows. */

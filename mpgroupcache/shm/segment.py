@@ -81,7 +81,12 @@ class Segment:
     @property
     def buffer(self) -> memoryview:
         """The whole segment, writable; memory beyond what is committed must not be touched."""
-        return self._memory.buf
+        if self._memory.buf is None:
+            raise ValueError(f"segment {self.name} is closed")
+        buffer = self._memory.buf
+        if buffer is None:
+            raise ValueError(f"segment {self.name} is closed")
+        return buffer
 
     def rename(self, name: str) -> None:
         """Give it another name, in one step. Raises ``FileExistsError`` where there is such a segment."""

@@ -1,0 +1,1 @@
+"""Applications that show mpgroupcache at work; run from the repository's root."""

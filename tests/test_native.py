@@ -1,0 +1,138 @@
+"""The C core by itself: stopped at every step, at full speed under sanitizers, and broken on purpose.
+
+Needs a C compiler with its sanitizers (``CC``, else gcc). Where there really is none, ``MPGROUPCACHE_TEST_NATIVE=0``
+leaves this module out.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent / "native"
+SHM = Path(__file__).parent.parent / "mpgroupcache" / "shm"
+CORE = sorted(path for path in SHM.glob("*.c") if path.stem not in ("_reader", "_writer"))
+PATIENCE = 120.0  # s; for programs that end by themselves after a few
+
+SANITIZERS = {
+    "plain": ["-O2"],
+    # It does not know fences, and warns of them; here they only order what is atomic anyway.
+    "thread": ["-O1", "-g", "-fsanitize=thread", "-Wno-error=tsan"],
+    "address": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+}
+
+# Each takes something out of the core that the safety of views rests on.
+MUTANTS = {
+    "get without its second load": (
+        "reader.h",
+        "if (MGC_UNLIKELY(atomic_load_explicit(place, memory_order_acquire) != word))",
+        "if (0)",
+    ),
+    "get without raising the limit of pins": (
+        "reader.h",
+        "atomic_store_explicit(&region->pin_limit, pin + 1, memory_order_relaxed);",
+        ";",
+    ),
+    "retire without looking at the pins": (
+        "evict.c",
+        "if (!mgc_pinned(arena->control, arena->header->arena, offset)) {",
+        "{",
+    ),
+    "growth without clearing the old words": (
+        "index.c",
+        "atomic_store_explicit(&words[i], 0, memory_order_release);",
+        "(void)words;",
+    ),
+    "scans that descend": (
+        "control.c",
+        "region_at(control, i); /* ascending",
+        "region_at(control, count - 1 - i); /*",
+    ),
+}
+# The reader's, of the two: between the writer's store and its scan lies so much that nothing shows when its own is gone.
+NO_FENCE = (
+    "reader.h",
+    "atomic_thread_fence(memory_order_seq_cst); /* with the fence of retire",
+    "atomic_signal_fence(memory_order_seq_cst); /*",
+)
+
+
+@pytest.fixture(scope="session")
+def compiler() -> list[str]:
+    if os.environ.get("MPGROUPCACHE_TEST_NATIVE") == "0":
+        pytest.skip("MPGROUPCACHE_TEST_NATIVE=0")
+    command = shlex.split(os.environ.get("CC", "")) or [next(filter(shutil.which, ("gcc", "cc", "clang")), "")]
+    if not shutil.which(command[0]):
+        pytest.fail(
+            f"no C compiler: got CC={os.environ.get('CC')!r} and no gcc, cc or clang on PATH; install gcc, or set "
+            "MPGROUPCACHE_TEST_NATIVE=0 to leave these tests out"
+        )
+    return command
+
+
+def build(
+    compiler: list[str], directory: Path, program: str, flags: list[str], mutant: tuple[str, str, str] | None = None
+) -> Path:
+    """Compile a program of ``tests/native``, with a file of the core changed if there is a mutant."""
+    core = {path.name: path for path in CORE}
+    if mutant is not None:
+        name, old, new = mutant
+        source = (SHM / name).read_text()
+        assert source.count(old) == 1, f"{name} has changed: the mutant wants to replace {old!r}"
+        (directory / name).write_text(source.replace(old, new))
+        if name in core:
+            core[name] = directory / name
+    # The interleavings' program includes the core, to stop it.
+    sources = [HERE / f"{program}.c", *(() if program == "interleave" else core.values())]
+    binary = directory / program
+    warnings = ["-Wall", "-Wextra", "-Werror"] if mutant is None else ["-w"]
+    includes = ["-I", directory, "-I", HERE, "-I", SHM]
+    command = [*compiler, "-std=gnu11", "-pthread", *warnings, *flags, *includes, *sources, "-o", binary]
+    subprocess.run(command, check=True, timeout=PATIENCE)
+    return binary
+
+
+def run(binary: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(binary), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    if "unexpected memory mapping" in done.stderr:  # an older ThreadSanitizer under a kernel that randomizes more
+        done = subprocess.run(
+            ["setarch", "-R", *command], capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+    return done
+
+
+def test_no_interleaving_of_reader_and_writer_shows_a_wrong_byte(compiler: list[str], tmp_path: Path) -> None:
+    done = run(build(compiler, tmp_path, "interleave", SANITIZERS["address"]))
+    assert done.returncode == 0, done.stderr
+    assert "readers stopped in" in done.stdout
+
+
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=list(MUTANTS))
+def test_interleavings_show_what_is_missing(compiler: list[str], tmp_path: Path, mutant: tuple[str, str, str]) -> None:
+    done = run(build(compiler, tmp_path, "interleave", SANITIZERS["plain"], mutant))
+    assert done.returncode == 1, done.stdout
+    assert "stopped in place" in done.stderr
+
+
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+def test_stress(compiler: list[str], tmp_path: Path, sanitizer: str) -> None:
+    seed = str(int.from_bytes(os.urandom(4), "big"))
+    done = run(build(compiler, tmp_path, "stress", SANITIZERS[sanitizer]), "4", seed)
+    assert (done.returncode, done.stderr) == (0, ""), f"seed {seed}"
+
+
+def test_duel(compiler: list[str], tmp_path: Path) -> None:
+    done = run(build(compiler, tmp_path, "duel", SANITIZERS["plain"]), "2")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two sides that never run at once need no fences")
+def test_the_duel_is_lost_without_the_readers_fence(compiler: list[str], tmp_path: Path) -> None:
+    done = run(build(compiler, tmp_path, "duel", SANITIZERS["plain"], NO_FENCE), "60")  # some seconds are enough
+    assert done.returncode == 1, done.stdout
