@@ -121,6 +121,23 @@ class Lookup(GroupCore):
         return None if view is None else bytes(view)
 
 
+def hold(lookup: Lookup, key: bytes) -> ByteView:
+    """A view of a value that is cached."""
+    view = lookup.lookup(key)
+    assert view is not None
+    return view
+
+
+def churn(opened: OpenArena) -> None:
+    """Overwrite every byte that is free for it."""
+    filler = b"\xee" * 1000
+    for _ in range(3):
+        for number in range(opened.arena.budget // 1000):
+            opened.arena.put(b"filler-%d" % number, filler)
+    for number in range(opened.arena.budget // 1000):
+        opened.arena.remove(b"filler-%d" % number)
+
+
 class LookupWorker:
     """A worker that looks keys up on command: ``child(LookupWorker, *arena.address)``."""
 

@@ -54,7 +54,7 @@ MUTANTS = {
         "region_at(control, count - 1 - i); /*",
     ),
 }
-# The reader's, of the two: between the writer's store and its scan lies so much that nothing shows when its own is gone.
+# The reader's, of the two: between the writer's store and its scan lies so much that it gets by without its own.
 NO_FENCE = (
     "reader.h",
     "atomic_thread_fence(memory_order_seq_cst); /* with the fence of retire",
@@ -105,6 +105,11 @@ def run(binary: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
             ["setarch", "-R", *command], capture_output=True, text=True, timeout=PATIENCE, check=False
         )
     return done
+
+
+def test_units(compiler: list[str], tmp_path: Path) -> None:
+    done = run(build(compiler, tmp_path, "units", SANITIZERS["address"]))
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_no_interleaving_of_reader_and_writer_shows_a_wrong_byte(compiler: list[str], tmp_path: Path) -> None:

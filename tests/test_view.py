@@ -300,11 +300,12 @@ def test_release_gives_the_value_up_at_once(lookup: Lookup) -> None:
     view.release()
     assert pins(lookup) == 0
     view.release()
-    for use in (
-        lambda: bytes(view), lambda: str(view), lambda: view == b"", lambda: view[0], lambda: view[:],
-        lambda: len(view), lambda: memoryview(view), lambda: view.copy_to(bytearray(1)), view.reader, view.chunks, view.__enter__,
-        lambda: list(view), lambda: pickle.dumps(view), lambda: view.write_to(io.BytesIO()), lambda: view == object(),
-    ):  # fmt: skip
+    uses: list[Callable[[], object]] = [
+        *(lambda use=use: use(view) for use in (bytes, str, list, len, memoryview, pickle.dumps)),
+        *(view.reader, view.chunks, view.__enter__, lambda: view[0], lambda: view[:], lambda: view == b""),
+        *(lambda: view == object(), lambda: view.copy_to(bytearray(1)), lambda: view.write_to(io.BytesIO())),
+    ]
+    for use in uses:
         with pytest.raises(ValueError, match="was released"):
             use()
 

@@ -92,7 +92,7 @@ class ByteView:
     """An immutable view of a cached value (Go: ``ByteView``).
 
     It shows the bytes where they lie, which are kept unchanged for as long as this view, a slice or a ``memoryview`` of
-    it lives. Equal to equal bytes, text and views, and therefore not hashable. After ``release`` use is a ``ValueError``.
+    it lives. Equal to equal bytes, text and views, so not hashable. Use after ``release`` is a ``ValueError``.
     """
 
     __hash__: ClassVar[None]  # type: ignore[assignment]
@@ -136,7 +136,7 @@ class ByteView:
         """An iterator of ``bytes`` of at most ``size``, which keeps the value until it is exhausted or closed."""
 
 class GroupCore:
-    """What of ``Group`` is native: ``get`` up to the hit. The subclass gives ``_load``, which is called on every miss."""
+    """What of ``Group`` is native: ``get`` up to the hit. The subclass gives ``_load``, which runs on every miss."""
 
     def attach(self, reader: Reader, group: int, arena_path: str | None) -> None:
         """Look up through ``reader`` from now on; ``arena_path`` is None for a group without a cache.

@@ -24,7 +24,8 @@ cdef extern from "Python.h":
     char *PyUnicode_DATA(object)
     Py_ssize_t PyUnicode_GET_LENGTH(object)
     const char *PyUnicode_AsUTF8AndSize(object, Py_ssize_t *) except NULL
-    bint PyUnicode_CheckExact(object)
+    bint PyUnicode_Check(object)
+    bint PyBytes_Check(object)
     bint PyBytes_CheckExact(object)
     unsigned long PyThread_get_thread_ident()
 
@@ -270,12 +271,12 @@ cdef class Reader:
         return tuple([sums[i] for i in range(MGC_COUNTERS)])
 
     cdef inline void give_pin(self, uint32_t pin) noexcept:
-        if self.pin_epoch != process_epoch[0] or self.region == NULL:
-            return  # a fork that could not keep it: the pin is the parent's
-        if self.forks:
+        if self.forks:  # also in the child, where other hooks may run before ours
             self.deferred[self.deferred_count] = pin
             self.deferred_count += 1
             return
+        if self.pin_epoch != process_epoch[0] or self.region == NULL:
+            return  # a fork that could not keep it: the pin is the parent's
         mgc_unpin(self.region, pin)
         self.free_pins[self.free_count] = pin
         self.free_count += 1
@@ -665,7 +666,7 @@ cdef class GroupCore:
         cdef bytes copied
         if reader is None or not self.mapped or reader.lookup_epoch != process_epoch[0] or reader.region == NULL:
             return None
-        if PyUnicode_CheckExact(key):
+        if PyUnicode_Check(key):
             if PyUnicode_IS_COMPACT_ASCII(key):
                 data = <const uint8_t *> PyUnicode_DATA(key)
                 length = PyUnicode_GET_LENGTH(key)
@@ -674,7 +675,7 @@ cdef class GroupCore:
                     data = <const uint8_t *> PyUnicode_AsUTF8AndSize(key, &length)
                 except UnicodeEncodeError:
                     return None
-        elif PyBytes_CheckExact(key):
+        elif PyBytes_Check(key):
             data = <const uint8_t *> PyBytes_AS_STRING(key)
             length = PyBytes_GET_SIZE(key)
         else:

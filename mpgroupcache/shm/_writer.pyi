@@ -11,7 +11,7 @@ MAX_GROUPS: int
 """Groups of an instance."""
 
 def arena_size(budget: int) -> int:
-    """The size of the sparse file for an arena of this budget, in bytes. ``ArenaError`` for a budget that is too large."""
+    """The size in bytes of the sparse file for an arena of this budget. ``ArenaError`` where that is too large."""
 
 def lock_writer(fd: int) -> None:
     """Become the coordinator of the control segment behind ``fd``, for as long as that open file description lives.

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "reader.h" /* mgc_lock */
@@ -56,18 +57,23 @@ void mgc_control_retire(struct mgc_control *control) {
 }
 
 void mgc_segment_retire(int fd) {
-    const uint32_t retired = MGC_SEGMENT_RETIRED;
-    const uint64_t no_index = 0;
     uint64_t magic = 0;
-    if (pread(fd, &magic, sizeof magic, 0) != (ssize_t)sizeof magic)
+    if (pread(fd, &magic, sizeof magic, 0) != (ssize_t)sizeof magic ||
+        (magic != MGC_CONTROL_MAGIC && magic != MGC_ARENA_MAGIC))
         return;
-    ssize_t written = 0;
-    if (magic == MGC_CONTROL_MAGIC)
-        written = pwrite(fd, &retired, sizeof retired, offsetof(struct mgc_control_header, state));
-    else if (magic == MGC_ARENA_MAGIC)
-        written = pwrite(fd, &retired, sizeof retired, offsetof(struct mgc_arena_header, state)) +
-                  pwrite(fd, &no_index, sizeof no_index, offsetof(struct mgc_arena_header, index));
-    (void)written; /* its first page is committed: a write into it does not fail */
+    /* The first page is there, since the magic is. Through a mapping, because readers are to see each word whole. */
+    void *page = mmap(NULL, MGC_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (page == MAP_FAILED)
+        return;
+    if (magic == MGC_CONTROL_MAGIC) {
+        struct mgc_control_header *header = page;
+        atomic_store_explicit(&header->state, MGC_SEGMENT_RETIRED, memory_order_release);
+    } else {
+        struct mgc_arena_header *header = page;
+        atomic_store_explicit(&header->state, MGC_SEGMENT_RETIRED, memory_order_release);
+        atomic_store_explicit(&header->index, 0, memory_order_release);
+    }
+    munmap(page, MGC_PAGE);
 }
 
 int mgc_control_add_group(struct mgc_control *control, const uint8_t *name, size_t length, uint64_t budget) {

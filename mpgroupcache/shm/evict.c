@@ -134,19 +134,21 @@ int mgc_evict_one(struct mgc_arena *arena, uint32_t keep) {
 
 static uint64_t at_least(uint64_t bytes, uint64_t least) { return bytes > least ? bytes : least; }
 
+static uint64_t at_most(uint64_t bytes, uint64_t most) { return bytes < most ? bytes : most; }
+
 /* Commits more memory for a block, if that is due. Free memory of an eighth of the budget is enough to find room in; more
  * would only be fragmented too. */
 static int extend(struct mgc_arena *arena, uint64_t bytes) {
     struct mgc_heap *heap = &arena->heap;
-    uint64_t slack = at_least(arena->budget / 8, STEP_MIN), step = at_least(arena->budget / 32, STEP_MIN), tail = 0;
-    if (step > STEP_MAX)
-        step = STEP_MAX;
+    uint64_t slack = at_least(arena->budget / 8, STEP_MIN), tail = 0;
+    /* In proportion to what is used, or much of a fresh arena's memory would be a step that is not. */
+    uint64_t step = at_least(at_most(heap->used / 16, at_most(arena->budget / 32, STEP_MAX)), STEP_MIN);
     if (heap->last && mgc_heap_block(heap, heap->last)->slot == MGC_SLOT_FREE)
         tail = mgc_block_bytes(mgc_heap_block(heap, heap->last)); /* less than `bytes`, or alloc had taken it */
     uint64_t need = mgc_page_up(bytes - tail), room = arena->entries_limit - heap->end;
     for (;;) {
-        uint64_t most = step < arena->commit_limit ? step : arena->commit_limit & ~(uint64_t)(MGC_PAGE - 1);
-        uint64_t grow = at_least(need, most < room ? most : room);
+        uint64_t most = at_most(step, arena->commit_limit) & ~(uint64_t)(MGC_PAGE - 1);
+        uint64_t grow = at_least(need, at_most(most, room));
         uint64_t free_after = heap->end - heap->start - heap->used + grow - bytes;
         if (grow > room || free_after > slack + step)
             return -1;

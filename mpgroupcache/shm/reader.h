@@ -68,6 +68,8 @@ static inline int mgc_get(const struct mgc_map *map, struct mgc_region *region, 
             uint64_t word = atomic_load_explicit(place, memory_order_acquire); /* pairs with the release of publish() */
             if (MGC_LIKELY(word >> MGC_TAG_SHIFT != tag || word == 0))
                 continue;
+            /* The block's first lines come while the fence below waits. Only a hint: nothing is read before the pin holds. */
+            __builtin_prefetch(map->base + mgc_word_offset(word));
             /* The interleaving that the fence and the second load prevent: this thread loads the word; the coordinator
              * unpublishes it, scans, sees no pin, reuses the block; this thread stores its pin and reads another entry. */
             if (MGC_UNLIKELY(atomic_load_explicit(&region->pin_limit, memory_order_relaxed) <= pin))

@@ -51,7 +51,7 @@ static inline uint64_t mgc_fold(uint64_t a, uint64_t b) {
  * forgets the other), and not the same one (or the two halves of a key could be exchanged). */
 static inline uint64_t mgc_hash(uint64_t seed, const uint8_t *key, size_t length) {
     const uint64_t k0 = 0x9e3779b97f4a7c15ull, k1 = 0xd1b54a32d192ed03ull; /* odd, half their bits set */
-    const uint64_t secret = mgc_fold(seed ^ k1, k0);
+    const uint64_t secret = (seed << 29 | seed >> 35) ^ k1;
     uint64_t state = seed ^ k0, a, b;
     const uint8_t *p = key;
     size_t left = length;

@@ -87,7 +87,7 @@ int mgc_control_format(struct mgc_control *control, uint8_t *base, int fd, const
 void mgc_control_close(struct mgc_control *control);
 void mgc_control_retire(struct mgc_control *control);
 
-/* Retires a segment of either kind that has no writer, through its file: it may be damaged, and is not mapped. */
+/* Retires a segment of either kind that has no writer. It may be damaged: what has no magic is left alone. */
 void mgc_segment_retire(int fd);
 
 /* Adds a group's row. Its number, or -ENOSPC after MGC_MAX_GROUPS. */

@@ -177,9 +177,9 @@ static void *read_all_the_time(void *argument) {
         for (uint32_t i = r->held_count; i-- > 0;)
             if ((int32_t)(r->held[i].until - r->step) <= 0)
                 release(r, i);
-        if (below(&r->random, 20000) == 0)
+        if (below(&r->random, 4000) == 0)
             die(r);
-        else if (below(&r->random, 5000) == 0)
+        else if (below(&r->random, 2000) == 0)
             move_up(r);
     }
     while (r->held_count)
@@ -267,6 +267,9 @@ static void end_generation(uint32_t number) {
     mgc_arena_retire(arena);
 }
 
+/* Where a loaded machine and a sanitizer leave little of the time, some more is added. */
+static int tried_everything(void) { return writer.evictions && writer.growths; }
+
 /* Unmaps arenas that nobody uses any more. Readers' last use of one comes before their atomic step out of it. */
 static void unmap_unused(uint32_t up_to) {
     for (; writer.oldest < up_to && atomic_load(&generations[writer.oldest].users) == 0; writer.oldest++)
@@ -282,7 +285,7 @@ static double now(void) {
 static void write_for(double seconds) {
     double end = now() + seconds;
     uint32_t number = 0;
-    for (; number < ARENAS - 1 && now() < end; number++) {
+    for (; number < ARENAS - 1 && (now() < end || (!tried_everything() && now() < end + 60)); number++) {
         insert_many(generations[number].arena);
         end_generation(number);
         open_generation(number + 1);
@@ -329,7 +332,6 @@ int main(int count, char **arguments) {
            (unsigned long long)sum.deaths, (unsigned long long)sum.forks, (unsigned long long)writer.inserts,
            (unsigned long long)writer.refused, (unsigned long long)writer.evictions, (unsigned long long)writer.growths,
            last + 1);
-    REQUIRE(sum.hits && sum.held_hits && sum.deaths && sum.forks && writer.evictions && writer.growths,
-            "something was not tried");
+    REQUIRE(sum.hits && sum.held_hits && sum.deaths && sum.forks && tried_everything(), "something was not tried");
     return 0;
 }
