@@ -1,4 +1,10 @@
-"""Shared memory: of the budget's use after long churn, and of small entries beside their keys and values."""
+"""What an arena takes of the machine's memory: for values of all sizes after long churn, and for each small entry.
+
+    python benchmarks/memory.py [--budget 64MiB ...] [--churn 10]
+
+Figures: ``memory`` is what the segment's file takes (``st_blocks``), ``live`` the bytes of keys and values in it,
+``private`` what the coordinator keeps beside it. ``overhead`` is what an entry takes besides its key and value.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +12,28 @@ import argparse
 import contextlib
 import os
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
-from benchmarks.common import table, verdict
-from mpgroupcache.shm._writer import Arena, arena_size
+from mpgroupcache.shm._writer import Arena, Control, arena_size
 from mpgroupcache.shm.segment import Segment, arena_name, instance_name, open_instance
+from mpgroupcache.sizes import format_size, parse_size
 
-CHURN = 10  # budgets' worth of values
-SMALLEST, LARGEST = 64, 1 << 20  # bytes; values are log-uniform in between
-SMALL = ((20, 100), (16, 16), (20, 0), (60, 1000))  # bytes of key and value
+SMALLEST, LARGEST = 64, 1 << 20  # bytes of values; their logarithms are spread evenly
+PATTERN = random.Random(1).randbytes(LARGEST)
+SMALL_ENTRIES = [(20, 100), (16, 16), (40, 400), (12, 0)]  # (key, value) in bytes
 
 
 @contextlib.contextmanager
-def open_arena(budget: int) -> Iterator[tuple[Arena, Segment]]:
-    """An arena of its own, without a coordinator around it."""
-    with tempfile.TemporaryDirectory() as directory:
-        instance = instance_name(str(Path(directory) / "socket"))
+def new_arena(budget: int) -> Iterator[tuple[Arena, Segment]]:
+    """An instance of its own with one arena."""
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
+        instance = instance_name(f"{directory}/socket")
         control_segment, control = open_instance(instance)
-        group = control.add_group("group", budget)
-        segment = Segment(arena_name(instance, group, 0), arena_size(budget))
+        stack.callback(_close, control, control_segment)
+        segment = Segment(arena_name(instance, 0, 0), arena_size(budget))
+        group = control.add_group("memory", budget)
         arena = Arena(
             control,
             segment.buffer,
@@ -39,69 +44,109 @@ def open_arena(budget: int) -> Iterator[tuple[Arena, Segment]]:
             max_entry=budget // 4,
             seed=1,
         )
-        try:
-            yield arena, segment
-        finally:
-            arena.close()
-            control.close()
-            for each in (segment, control_segment):
-                each.unlink()
-                each.close()
+        stack.callback(_close, arena, segment)
+        yield arena, segment
 
 
-def churn(budget: int) -> tuple[float, float, float, int]:
-    """Segment bytes and live bytes in budgets, microseconds per put, and puts that were refused."""
-    chance = random.Random(1)
-    source = chance.randbytes(LARGEST)
-    with open_arena(budget) as (arena, segment):
-        put, puts, refused, spent = 0, 0, 0, 0
-        while put < CHURN * budget:
-            size = int(SMALLEST * (LARGEST / SMALLEST) ** chance.random())
-            value = memoryview(source)[:size]
-            begin = time.perf_counter_ns()
-            refused += not arena.put(b"key-%d" % puts, value)
-            spent += time.perf_counter_ns() - begin
-            put += size
+def _close(user: Arena | Control, segment: Segment) -> None:
+    user.close()
+    segment.unlink()
+    segment.close()
+
+
+def private_bytes() -> int:
+    """Anonymous memory of this process."""
+    with open("/proc/self/smaps_rollup") as rollup:
+        return sum(int(line.split()[1]) * 1024 for line in rollup if line.startswith("Anonymous:"))
+
+
+def memory_of(segment: Segment) -> int:
+    return os.fstat(segment.fd).st_blocks * 512
+
+
+def live_of(arena: Arena) -> tuple[int, int]:
+    """(bytes, entries)"""
+    (main_bytes, main, _), (hot_bytes, hot, _) = arena.list_stats(0), arena.list_stats(1)
+    return main_bytes + hot_bytes, main + hot
+
+
+def churn(budget: int, times: int, seed: int) -> None:
+    """Values of all sizes, until ``times`` the budget has gone through."""
+    rng = random.Random(seed)
+    with new_arena(budget) as (arena, segment):
+        done = puts = refused = 0
+        peak, lowest = 0.0, 1.0
+        spent = 0.0
+        while done < times * budget:
+            size = int(SMALLEST * (LARGEST / SMALLEST) ** rng.random())
+            key = b"key-%d" % puts
+            value = memoryview(PATTERN)[:size]
+            begin = time.perf_counter()
+            cached = arena.put(key, value)
+            spent += time.perf_counter() - begin
+            refused += not cached
+            done += len(key) + size
             puts += 1
-        faults = arena.check()
-        assert faults == [], faults
-        live = arena.list_stats(0)[0]
-        return os.fstat(segment.fd).st_blocks * 512 / budget, live / budget, spent / puts / 1000, refused
+            if done > budget and puts % 50 == 0:
+                live, _ = live_of(arena)
+                peak = max(peak, memory_of(segment) / live)
+                lowest = min(lowest, live / budget)
+        live, items = live_of(arena)
+        memory = memory_of(segment)
+        assert arena.check() == []
+        print(
+            f"{format_size(budget):>10}{items:>9}{live / budget:>10.1%}{lowest:>10.1%}{memory / live:>10.3f}"
+            f"{peak:>9.3f}{refused:>9}{spent / puts * 1e6:>12.1f}"
+        )
 
 
-def overhead(key: int, value: int, budget: int) -> float:
-    """Bytes in the segment for each entry, besides its key and value, when the budget is full."""
-    with open_arena(budget) as (arena, segment):
-        data = bytes(value)
-        for number in range(budget // (key + value)):
-            arena.put(b"%0*d" % (key, number), data)
-        live, items, evictions = arena.list_stats(0)
-        assert evictions == 0, "the segment was full before the budget was"
-        return (os.fstat(segment.fd).st_blocks * 512 - live) / items
+def small(budget: int, key_bytes: int, value_bytes: int) -> None:
+    """Entries of one size: filled, and then as many again."""
+    value = PATTERN[:value_bytes]
+    private = private_bytes()
+    with new_arena(budget) as (arena, segment):
+        count = budget // (key_bytes + value_bytes)
+        keys = (b"%0*d" % (key_bytes, number) for number in range(2 * count))
+        spent = []
+        for _ in range(2):
+            begin = time.perf_counter()
+            for _ in range(count):
+                arena.put(next(keys), value)
+            spent.append((time.perf_counter() - begin) / count)
+        live, items = live_of(arena)
+        memory, beside = memory_of(segment), private_bytes() - private
+        assert arena.check() == []
+        print(
+            f"{f'{key_bytes} + {value_bytes} B':>14}{items:>10}{live / budget:>9.1%}{memory / live:>9.3f}"
+            f"{(memory - live) / items:>11.1f}{beside / items:>10.1f}{spent[0] * 1e6:>10.2f}{spent[1] * 1e6:>12.2f}"
+        )
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--budgets", type=int, nargs="+", default=[64, 256], metavar="MiB")
-    options = parser.parse_args(arguments)
-    rows, lines = [], []
-    for budget in options.budgets:
-        segment, live, microseconds, refused = churn(budget << 20)
-        rows.append([f"{budget} MiB", f"{segment:.3f}", f"{live:.3f}", f"{microseconds:.1f}", refused])
-        lines.append(verdict(f"{budget} MiB: segment bytes in budgets in use", segment / min(live, 1.0), 1.25))
-        lines.append(verdict(f"{budget} MiB: budget that holds no live entries", 1 - live, 0.1, ""))
-    table(
-        f"memory: values of {SMALLEST} B to {LARGEST >> 20} MiB, log-uniform, {CHURN} budgets churned through",
-        ["budget", "segment/budget", "live/budget", "us per put", "refused"],
-        rows,
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--budget", action="append", type=parse_size, help="cache_bytes; may be repeated (64MiB, 256MiB)"
     )
-    small = [[f"{key} B + {value} B", f"{overhead(key, value, 32 << 20):.1f}"] for key, value in SMALL]
-    table("memory: bytes in the segment for an entry besides key and value, 32 MiB full", ["key + value", "B"], small)
-    print()
-    print("\n".join(lines))
-    print(verdict("bytes an entry, worst of these", max(float(row[1]) for row in small), 128, " B"))
-    print("  the coordinator's private memory comes on top: 16 B an entry")
+    parser.add_argument("--churn", type=int, default=10, help="budgets that go through (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+
+    print(f"values of {SMALLEST} B to {format_size(LARGEST)}, log-uniform, {options.churn} budgets put")
+    print(
+        f"{'budget':>10}{'entries':>9}{'live':>10}{'lowest':>10}{'mem/live':>10}"
+        f"{'peak':>9}{'refused':>9}{'us a put':>12}"
+    )
+    for budget in options.budget or (64 << 20, 256 << 20):
+        churn(budget, options.churn, options.seed)
+
+    print("\nsmall entries in 64 MiB, bytes an entry")
+    print(
+        f"{'key + value':>14}{'entries':>10}{'live':>9}{'mem/live':>9}{'overhead':>11}{'private':>10}{'us fresh':>10}"
+        f"{'us evicting':>12}"
+    )
+    for key_bytes, value_bytes in SMALL_ENTRIES:
+        small(64 << 20, key_bytes, value_bytes)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

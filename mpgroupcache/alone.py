@@ -31,6 +31,7 @@ class LocalFlights:
     def ask(self, key: Hashable) -> tuple[Waiter, Future[Outcome]]:
         """Join the flight of ``key``, or open one. The future raises ``LoadError`` or ``LoadCycleError``."""
         future: Future[Outcome] = Future()
+        future.set_running_or_notify_cancel()  # asyncio would cancel it, and whoever loads could not set its result
         waiter = Waiter(owner=self, held=held_alone.get(), request=future)
         with self._lock:
             actions = self._table.ask(key, waiter)
@@ -85,7 +86,7 @@ def describe_error(error: BaseException) -> tuple[str, str]:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     try:
-        return name, str(error)
+        return name, str.__str__(str(error))  # of a subclass (markup), which its own str() keeps, a plain one
     except Exception:  # an exception whose __str__ raises is still an exception
         return name, "(its text could not be made)"
 

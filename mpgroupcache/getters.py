@@ -47,6 +47,13 @@ class Loader:
         self._function(ctx, decode_key(key), dest)
         return dest.take()
 
+    def load_for_future(self, ctx: Any, key: bytes) -> bytes:
+        """``load`` in an executor. asyncio's futures take no ``StopIteration``: whoever awaits one would never wake."""
+        try:
+            return self.load(ctx, key)
+        except StopIteration as error:
+            raise RuntimeError("the getter raised StopIteration") from error  # what an async one gets from Python
+
     async def load_async(self, ctx: Any, key: bytes) -> bytes:
         """Await an ``async`` getter and return what it set."""
         dest = LoadSink()

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
+import logging
 import time
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, overload
 
 from mpgroupcache.alone import Outcome
-from mpgroupcache.errors import CoordinatorUnavailable, DeadlineExceeded, ProtocolError
+from mpgroupcache.errors import CoordinatorError, CoordinatorUnavailable, DeadlineExceeded, ProtocolError
 from mpgroupcache.getters import Getter, GetterFunction, Loader
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.channel import Answer
 from mpgroupcache.ipc.link import Link
-from mpgroupcache.ipc.wire import Ask, Failed, Hit, Lease, Value
+from mpgroupcache.ipc.wire import MAX_HELD, Ask, Failed, FailureCode, Hit, Lease, Value
 from mpgroupcache.keys import encode_key
 from mpgroupcache.leases import HeldLease, LocalLease, SharedLease, held_leases
 from mpgroupcache.process import Process, current
@@ -26,6 +28,10 @@ from mpgroupcache.shm.segment import segment_path
 from mpgroupcache.sinks import Sink
 from mpgroupcache.sizes import format_size
 from mpgroupcache.stats import CacheStats, CacheType, Counter, Stats
+
+logger = logging.getLogger(__name__)
+
+_UNSERVED = (CoordinatorUnavailable, CoordinatorError, ProtocolError)  # of a request: no get fails because of it
 
 _running: set[asyncio.Task[ByteView]] = set()  # loads of ``aget``: a task that nobody refers to may be collected
 
@@ -40,7 +46,6 @@ class Group(GroupCore):
         self._cache_bytes = cache_bytes
         self._loader = Loader(getter)
         self._load_timeout = load_timeout
-        self._id = 0
         self._link: Link | None = None  # on which it was attached last
 
     @property
@@ -61,7 +66,6 @@ class Group(GroupCore):
         declared = link.declare(self._name, self._cache_bytes, self._load_timeout)
         path = None if declared.segment is None else segment_path(declared.segment)
         self.attach(link.reader, declared.group, path)
-        self._id = declared.group
         self._link = link
 
     # ---- A miss in a thread or greenlet: find the value, or the lease to load it
@@ -93,10 +97,11 @@ class Group(GroupCore):
         copy = not self.readable
         while link is not None:
             try:
-                answer = link.channel.request(Ask(self._id, key, held_leases.get(), copy), deadline)
-            except CoordinatorUnavailable:
+                found = self._judge(link, link.channel.request(self._ask(link, key, copy), deadline), key)
+            except _UNSERVED as error:
+                logger.info("group %r: a value is loaded without the coordinator: %s", self._name, error)
                 break
-            if (found := self._judge(link, answer, key)) is not None:
+            if found is not None:
                 return found
             copy = True
         waiter, future = process.alone.ask((self._name, key))
@@ -110,21 +115,29 @@ class Group(GroupCore):
             raise
         return self._judge_alone(process, outcome)
 
+    def _ask(self, link: Link, key: bytes, copy: bool) -> Ask:
+        # The id as this link has it: another thread may be attaching the group to the next instance, or still to the
+        # last one, where the same id is another group's. Of a deeper nest the innermost leases will do: each of them
+        # waits for the next, so that the way round a cycle leads through them.
+        return Ask(link.group_id(self._name), key, held_leases.get()[-MAX_HELD:], copy)
+
     def _judge(self, link: Link, answer: Answer, key: bytes) -> ByteView | SharedLease | None:
         """What an answer to ASK means. None: it was cached, and is gone again; ask for the value itself."""
         match answer.message:
             case Hit():
                 return self.lookup(key)
             case Value(value=value, size=size, deduped=deduped):
+                view = _map(answer.fd, size) if value is None else ByteView(value)
                 self.count(Counter.LOADS if deduped else Counter.MAIN_HITS)
                 if deduped:
                     self.count(Counter.LOADS_DEDUPED)
-                return memfd.view(answer.fd, size) if value is None else ByteView(value)
+                return view
             case Lease(lease=lease):
                 self.count(Counter.LOADS)
                 return SharedLease(link, lease)
             case Failed() as failed:
-                self.count(Counter.LOADS)
+                if failed.code is not FailureCode.REFUSED:
+                    self.count(Counter.LOADS)
                 raise failed.exception()
             case other:
                 raise ProtocolError(f"answer to ASK: got {other}, expected HIT, VALUE, LEASE or FAILED")
@@ -186,8 +199,7 @@ class Group(GroupCore):
             return found
         task = asyncio.create_task(self._run_async(found, key, ctx))
         _running.add(task)
-        task.add_done_callback(_running.discard)
-        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # it was sent to the waiters
+        task.add_done_callback(functools.partial(_finish, found))
         return await asyncio.shield(task)
 
     async def _find_async(self, key: bytes) -> ByteView | HeldLease:
@@ -199,10 +211,11 @@ class Group(GroupCore):
         copy = not self.readable
         while link is not None:
             try:
-                answer = await link.channel.request_async(Ask(self._id, key, held_leases.get(), copy))
-            except CoordinatorUnavailable:
+                found = self._judge(link, await link.channel.request_async(self._ask(link, key, copy)), key)
+            except _UNSERVED as error:
+                logger.info("group %r: a value is loaded without the coordinator: %s", self._name, error)
                 break
-            if (found := self._judge(link, answer, key)) is not None:
+            if found is not None:
                 return found
             copy = True
         waiter, future = process.alone.ask((self._name, key))
@@ -220,7 +233,7 @@ class Group(GroupCore):
                 else:
                     run = contextvars.copy_context().run  # the executor's thread is to know the leases too
                     loop = asyncio.get_running_loop()
-                    value = await loop.run_in_executor(None, run, self._loader.load, ctx, key)
+                    value = await loop.run_in_executor(None, run, self._loader.load_for_future, ctx, key)
         except BaseException as error:
             self._end(lease, error)
             raise
@@ -252,6 +265,22 @@ class Group(GroupCore):
         hits = counts[Counter.HOT_HITS if hot else Counter.MAIN_HITS]
         gets = counts[Counter.HOT_HITS] + counts[Counter.LOADS] + (0 if hot else counts[Counter.MAIN_HITS])
         return CacheStats(bytes=held, items=items, gets=gets, hits=hits, evictions=evictions)
+
+
+def _map(fd: int, size: int) -> ByteView:
+    try:
+        return memfd.view(fd, size)
+    except OSError as error:
+        raise CoordinatorUnavailable(f"a value of {size} bytes cannot be mapped: {error}") from error
+
+
+def _finish(lease: HeldLease, task: asyncio.Task[ByteView]) -> None:
+    """A load of ``aget`` has ended, perhaps before its first step: a loop that ends cancels tasks that never ran."""
+    _running.discard(task)
+    if task.cancelled():
+        lease.end(asyncio.CancelledError())
+    else:
+        task.exception()  # was sent to the waiters, and is no news to the loop
 
 
 def _deadline_exceeded() -> DeadlineExceeded:

@@ -1,6 +1,6 @@
 """The leases that this process holds: from the coordinator, or from its own flights while there is none.
 
-However a load ends, ``store`` or ``end`` is called once, and with it the lease is over.
+However a load ends, ``store`` or ``end`` is called, and with it the lease is over: what is called later is nothing.
 """
 
 from __future__ import annotations

@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 RETRY_FIRST = 0.05  # s; a coordinator that restarts is back in about this
 RETRY_MOST = 5.0  # s; between two tries to reach one that stays away
 
+# What connecting and attaching may raise, and no get does: a RuntimeError where no thread can be started.
+_UNAVAILABLE = (CacheError, OSError, ValueError, RuntimeError)
+
 
 class Process:
     """This process's state. ``current()`` has it."""
@@ -48,7 +51,7 @@ class Process:
             if link is not None and not group.is_attached_to(link):
                 group.attach_to(link)
             return link
-        except CacheError as error:
+        except _UNAVAILABLE as error:
             self._report(f"group {group.name!r} is not attached: {error}")
             return None
 
@@ -66,13 +69,16 @@ class Process:
                 return link  # another thread was faster
             if time.monotonic() < self._retry_at:
                 return None
-            previous = self._link.reader if self._link is not None else None
+            previous = None
+            if self._link is not None:
+                previous = self._link.reader
+                self._link.close()  # of a link that broke, one connection may live on, and its service thread with it
             try:
                 location = config.location()
                 if location.private:
                     private.ensure_running(location.path)
                 self._link = Link(location.path, previous)
-            except (CacheError, OSError, ValueError) as error:
+            except _UNAVAILABLE as error:
                 self._report(str(error))
                 return None
             _readers.add(self._link.reader)
@@ -88,6 +94,11 @@ class Process:
         delay = min(RETRY_MOST, RETRY_FIRST * 2.0 ** min(self._failures, 16))
         self._failures += 1
         self._retry_at = time.monotonic() + delay * random.uniform(0.5, 1.5)
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the parent's connections without a word on them."""
+        if self._link is not None:
+            self._link.abandon()
 
     def close(self) -> None:
         """Leave the instance; views stay good."""
@@ -127,7 +138,9 @@ def _after_fork_in_child() -> None:
     renew_epoch()
     for reader in list(_readers):
         reader.after_fork_in_child()
-    _process = None
+    process, _process = _process, None
+    if process is not None:
+        process.abandon()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias, overload
 
 from mpgroupcache.getters import Getter, GetterFunction
 from mpgroupcache.group import Group
-from mpgroupcache.ipc.wire import MAX_NAME_BYTES
+from mpgroupcache.ipc.wire import MAX_NAME_BYTES, MAX_SECONDS
 from mpgroupcache.process import current
 from mpgroupcache.shm._reader import ByteView
 from mpgroupcache.sinks import Sink
@@ -32,12 +32,18 @@ def new_group(
     """
     if not isinstance(name, str):
         raise TypeError(f"name: got {type(name).__name__}, expected str")
-    if not 0 < len(name.encode(errors="surrogatepass")) <= MAX_NAME_BYTES:
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError as error:
+        raise ValueError(f"name: got {name!r}, expected text without lone surrogates") from error
+    if not 0 < size <= MAX_NAME_BYTES:
         raise ValueError(f"name: got {len(name)} characters, expected 1 to {MAX_NAME_BYTES} bytes of UTF-8")
     if name in _groups:
         raise ValueError(f"name: got {name!r}, which is declared already; get_group({name!r}) returns it")
-    if load_timeout is not None and not load_timeout > 0:
-        raise ValueError(f"load_timeout: got {load_timeout}, expected seconds above 0, or None")
+    if load_timeout is not None:
+        load_timeout = float(load_timeout)
+        if not 0 < load_timeout <= MAX_SECONDS:
+            raise ValueError(f"load_timeout: got {load_timeout}, expected 0 < seconds <= {MAX_SECONDS:g}, or None")
     group = _groups[name] = Group(name, parse_size(cache_bytes), getter, load_timeout)
     return group
 

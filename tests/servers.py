@@ -87,7 +87,11 @@ class Server:
             )
         self._family = {psutil.Process(self.process.pid)}
         self._clients = ThreadPoolExecutor(64)
-        self._port = int(wait_until(lambda: re.search(r"Listening at: http://[\d.]+:(\d+)", self.log))[1])
+        listening = re.compile(r"Listening at: http://[\d.]+:(\d+)")
+        wait_until(lambda: listening.search(self.log) or self.process.poll() is not None, "a listener")
+        found = listening.search(self.log)
+        assert found, self.log
+        self._port = int(found[1])
 
     # ---- Requests
 

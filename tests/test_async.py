@@ -12,7 +12,8 @@ import uvloop
 from workers import Daemon, value_of
 
 import mpgroupcache
-from mpgroupcache import BytesSink, DeadlineExceeded, LoadCycleError, LoadError, Sink
+from mpgroupcache import BytesSink, DeadlineExceeded, LoadCycleError, LoadError, Sink, process
+from mpgroupcache.ipc.wire import MAX_HELD
 
 
 @pytest.fixture(params=[None, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
@@ -173,9 +174,13 @@ def test_without_a_coordinator(here: Daemon, runner: asyncio.Runner) -> None:
     here.close()
 
     async def run() -> None:
-        views = await asyncio.gather(*(group.aget("k") for _ in range(10)))
-        assert all(view == value_of("k") for view in views)
-        assert loader.loads == ["k"]
+        tasks = [asyncio.create_task(group.aget("hold")) for _ in range(10)]
+        alone = process.current().alone
+        while len(alone._table.waiters_of(alone)) < 10:  # one that asks after the load would load again
+            await asyncio.sleep(0.001)
+        loader.go.set()
+        assert all(view == value_of("hold") for view in await asyncio.gather(*tasks))
+        assert loader.loads == ["hold"]
         with pytest.raises((LoadCycleError, LoadError)):
             await group.aget("self")
 
@@ -218,3 +223,59 @@ def test_cached_async(here: Daemon, runner: asyncio.Runner) -> None:
 
     runner.run(run())
     assert double.__name__ == "double"
+
+
+def test_a_getter_that_raises_stop_iteration(here: Daemon, runner: asyncio.Runner) -> None:
+    group = declare(lambda ctx, key, dest: next(iter(())))
+
+    async def run() -> None:
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await asyncio.wait_for(group.aget("k"), 10)
+
+    runner.run(run())
+
+
+def test_a_load_that_is_cancelled_before_its_first_step(
+    here: Daemon, runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop that ends cancels tasks that it has not begun to run: their leases must not be lost with them."""
+    loader = Loader()
+    group = declare(loader)
+    create_task = asyncio.create_task
+
+    def create_cancelled(run: Any) -> asyncio.Task[Any]:
+        task = create_task(run)
+        task.cancel()
+        return task
+
+    async def run() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio, "create_task", create_cancelled)
+            with pytest.raises(asyncio.CancelledError):
+                await group.aget("k")
+        assert loader.loads == []
+        assert await group.aget("k", timeout=10) == value_of("k")
+
+    runner.run(run())
+
+
+def test_a_deep_nest_of_loads(here: Daemon, runner: asyncio.Runner) -> None:
+    """An ASK names a limited number of leases; coroutines nest deeper than threads do."""
+
+    async def load(ctx: Any, key: str, dest: Sink) -> None:
+        depth = int(key)
+        dest.set_bytes(await group.aget(str(depth - 1)) if depth else b"bottom")
+
+    async def load_cycle(ctx: Any, key: str, dest: Sink) -> None:
+        depth = int(key)
+        dest.set_bytes(await circle.aget(str(depth - 1 if depth else MAX_HELD + 50)))
+
+    group = declare(load)
+    circle = mpgroupcache.new_group("circle", "1MiB", load_cycle)
+
+    async def run() -> None:
+        assert await group.aget(str(MAX_HELD + 100)) == b"bottom"
+        with pytest.raises((LoadCycleError, LoadError)):
+            await circle.aget(str(MAX_HELD + 50), timeout=30)
+
+    runner.run(run())

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
-from workers import Daemon, Worker, segments_of, value_of, wait_until
+from workers import Daemon, HandWorker, Worker, segments_of, value_of, wait_until
 
+from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.channel import LIVENESS_TIMEOUT
 from mpgroupcache.ipc.coordinator import ExitCode
+from mpgroupcache.ipc.wire import Ask, Ping, Pong, Store, Value
 
 Start = Callable[..., Daemon]
 SpawnOn = Callable[..., Worker]
@@ -166,3 +171,85 @@ def test_max_bytes(start_coordinator: Start, spawn_on: SpawnOn) -> None:
     _, cache = worker.do("stats")
     assert cache.bytes <= 1 << 20
     assert cache.evictions > 0
+
+
+def test_a_large_value_survives_the_worker_that_stored_it(start_coordinator: Start) -> None:
+    """1. A stores a value. 2. A is gone while the value is copied. 3. Nobody loads it again: B gets it."""
+    daemon = start_coordinator()
+    size = 64 << 20
+    with contextlib.closing(HandWorker(daemon.socket)) as a, contextlib.closing(HandWorker(daemon.socket)) as b:
+        group = a.declare(4 * size + (1 << 20))
+        lease = a.lease(group, b"k")
+        b.send(Ask(group, b"k", (), True))
+        assert b.ask(Ping()) == Pong()  # its ASK has been read
+        fd = memfd.make(bytes(size))
+        a.send(Store(lease, None, size), fd)
+        os.close(fd)
+        a.close()
+        assert b.receive() == Value(None, size, True)
+
+
+def test_a_lease_of_a_former_instance_is_nobodys(start_coordinator: Start) -> None:
+    """A loader that outlives its instance names its lease in what it asks of the next one, where others hold leases."""
+    daemon = start_coordinator()
+    with contextlib.closing(HandWorker(daemon.socket)) as worker:
+        old = worker.lease(worker.declare(), b"outer")
+    daemon.close()
+    daemon = start_coordinator()
+    with (
+        contextlib.closing(HandWorker(daemon.socket)) as holder,
+        contextlib.closing(HandWorker(daemon.socket)) as worker,
+    ):
+        group = holder.declare()
+        lease = holder.lease(group, b"inner")
+        worker.send(Ask(group, b"inner", (old,), True))  # waits, and closes no circle
+        assert worker.ask(Ping()) == Pong()
+        holder.send(Store(lease, b"value", 5))
+        assert worker.receive() == Value(b"value", 5, True)
+
+
+def test_a_waiter_that_cannot_be_sent_a_descriptor_costs_the_others_nothing(start_coordinator: Start) -> None:
+    """1. A does not read: its answers are kept. 2. There is no descriptor left to keep. 3. B has its value."""
+    daemon = start_coordinator()
+    size = 100_000
+    with (
+        contextlib.closing(HandWorker(daemon.socket)) as holder,
+        contextlib.closing(HandWorker(daemon.socket)) as a,
+        contextlib.closing(HandWorker(daemon.socket)) as b,
+    ):
+        group = holder.declare(0)
+        lease = holder.lease(group, b"k")
+        filler = holder.lease(group, b"filler")
+        for _ in range(64):
+            a.send(Ask(group, b"filler", (), True))
+        for _ in range(2):
+            a.send(Ask(group, b"k", (), True))
+        assert a.ask(Ping()) == Pong()
+        b.send(Ask(group, b"k", (), True))
+        assert b.ask(Ping()) == Pong()
+        holder.send(Store(filler, bytes(60_000), 60_000))  # more than a socket holds
+        assert holder.ask(Ping()) == Pong()
+        used = {int(name) for name in os.listdir(f"/proc/{daemon.process.pid}/fd")}
+        limit = [number for number in range(len(used) + 2) if number not in used][1] + 1  # two: the value's, and a copy
+        _, hard = resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (limit, hard))
+        fd = memfd.make(bytes(size))
+        holder.send(Store(lease, None, size), fd)
+        os.close(fd)
+        assert b.receive() == Value(None, size, True)
+        assert holder.ask(Ping()) == Pong()
+
+
+def test_a_link_that_is_left_leaves_nothing(start_coordinator: Start, spawn_on: SpawnOn) -> None:
+    """A link that broke by silence still has its service connection: that has to be closed, and its thread to end."""
+    daemon = start_coordinator()
+    worker = spawn_on(daemon.socket)
+    worker.get("before")
+    threads, descriptors = worker.do("census")
+    connections = len(psutil.Process(daemon.process.pid).net_connections("unix"))
+    daemon.send(signal.SIGSTOP)
+    worker.get("meanwhile")
+    daemon.send(signal.SIGCONT)
+    wait_until(lambda: worker.do("connect"))
+    wait_until(lambda: worker.do("census") == (threads, descriptors), "the end of the first link")
+    wait_until(lambda: len(psutil.Process(daemon.process.pid).net_connections("unix")) == connections)

@@ -35,7 +35,8 @@ def test_the_example_serves_its_page(serve: Callable[..., Server], worker_class:
 
     first, *others = (server.request("/tile/3/1/4.jpg") for _ in range(8))
     assert how(first) == "load"
-    assert {how(other) for other in others} == {"hit"}
+    assert "load" not in {how(other) for other in others}
+    assert how(others[-1]) == "hit"  # the first of them may have met the value on its way to the coordinator
     assert {response.body for response in (first, *others)} == {pictures.render_tile(3, 1, 4)}
     for name in server.page("/stats")["thumbnails"]:
         thumbnail = server.request(f"/thumbnail/{name}.jpg")

@@ -22,6 +22,8 @@ from mpgroupcache import (
     TruncatingSink,
     process,
 )
+from mpgroupcache.ipc.channel import Answer
+from mpgroupcache.ipc.wire import Failed, FailureCode, Pong
 
 
 def load(ctx: Any, key: str | bytes, dest: Sink) -> None:
@@ -109,8 +111,11 @@ def test_declarations() -> None:
         mpgroupcache.new_group("x" * 256, 0, load)
     with pytest.raises(ValueError, match="cache_bytes"):
         mpgroupcache.new_group("g", "64MB", load)
-    with pytest.raises(ValueError, match="load_timeout"):
-        mpgroupcache.new_group("g", 0, load, load_timeout=0)
+    for seconds in (0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="load_timeout"):
+            mpgroupcache.new_group("g", 0, load, load_timeout=seconds)
+    with pytest.raises(ValueError, match="surrogates"):
+        mpgroupcache.new_group("\udc00", 0, load)
     assert mpgroupcache.get_group("g") is None
 
 
@@ -287,3 +292,107 @@ def test_all_is_frozen() -> None:
         "cached", "configure", "connect", "get_group", "new_group",
     }  # fmt: skip
     assert all(hasattr(mpgroupcache, name) for name in mpgroupcache.__all__)
+
+
+def test_a_child_keeps_none_of_its_parents_connections(here: Daemon) -> None:
+    """Or the coordinator would not notice the parent's death while the child lives, whatever leases it held."""
+    group = mpgroupcache.new_group("g", "1MiB", load)
+    group.get("a")
+    link = process.current().working_link
+    assert link is not None
+
+    def sockets() -> list[str]:
+        # Of a descriptor that is closed meanwhile (this directory's) there is nothing to read.
+        links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+        return sorted(os.readlink(path) for path in links if os.path.lexists(path) and "socket" in os.readlink(path))
+
+    before = sockets()
+    process.current().close()
+    wait_until(lambda: link._service._sock.fileno() == -1)  # type: ignore[union-attr]
+    others = sockets()
+    assert len(before) - len(others) >= 2
+    group.get("b")
+
+    def check() -> None:
+        assert sockets() == others
+        assert group.get("c") == "None:str:'c'"
+
+    in_child(check)
+    assert process.current().working_link is not None
+    assert group.get("d") == "None:str:'d'"
+
+
+def test_an_attachment_to_the_last_instance_that_comes_late(here: Daemon) -> None:
+    """1. A begins to attach. 2. The next instance comes; B attaches there. 3. A attaches to the last. 4. B asks.
+
+    Instances number groups as they come: B must not ask the next one for the group that had this number in the last.
+    """
+    first = mpgroupcache.new_group("first", 0, lambda ctx, key, dest: dest.set_string("first"))
+    second = mpgroupcache.new_group("second", 0, lambda ctx, key, dest: dest.set_string("second"))
+    assert second.get("k") == "second"
+    assert first.get("k") == "first"
+    last = process.current().working_link
+    assert last is not None
+    here.close()
+    wait_until(lambda: last.broken)
+    daemon = Daemon(here.socket).wait_serving()
+    try:
+        wait_until(mpgroupcache.connect)
+        link = process.current().working_link
+        assert link is not None
+        assert (link.group_id("first"), last.group_id("first")) == (0, 1)
+        link_for = process.current().link_for
+        calls: list[str] = []
+
+        def late(group: mpgroupcache.Group) -> Any:
+            found = link_for(group)
+            if not calls:
+                calls.append(group.name)
+                group.attach_to(last)
+            return found
+
+        process.current().link_for = late  # type: ignore[method-assign]
+        key = "of-one-only"
+        go, asked = threading.Event(), threading.Event()
+
+        def hold(ctx: Any, key: str, dest: Sink) -> None:
+            asked.set()
+            assert go.wait(20)
+            dest.set_string("second's")
+
+        second._loader._function = hold
+        calls.append("not yet")
+        holder = threading.Thread(target=second.get, args=(key,))
+        holder.start()
+        assert asked.wait(20)
+        calls.clear()
+        try:
+            assert first.get(key, timeout=5) == "first"
+        finally:
+            go.set()
+            holder.join()
+    finally:
+        daemon.close()
+        process.current().close()
+
+
+def test_a_refusal_fails_no_get(here: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = mpgroupcache.new_group("g", "1MiB", load)
+    assert group.get("a") == "None:str:'a'"
+    link = process.current().working_link
+    assert link is not None
+    monkeypatch.setattr(link.channel, "request", lambda *_: Answer(Failed(FailureCode.REFUSED, "", "no memory"), -1))
+    assert group.get("b") == "None:str:'b'"
+    monkeypatch.setattr(link.channel, "request", lambda *_: Answer(Pong(), -1))
+    assert group.get("c") == "None:str:'c'"
+
+
+def test_an_arena_that_is_gone_fails_no_get(here: Daemon) -> None:
+    """As when the process has no descriptor left, or the coordinator ends between its answer and the attachment."""
+    group = mpgroupcache.new_group("g", "1MiB", load)
+    assert mpgroupcache.connect()
+    group.detach()
+    for name in segments_of(here.socket):
+        if not name.endswith("-control"):
+            os.unlink(f"/dev/shm/{name}")
+    assert group.get("k") == "None:str:'k'"

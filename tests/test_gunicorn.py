@@ -49,7 +49,8 @@ def test_a_storm_over_all_workers_loads_once(serve: Serve, worker_class: str) ->
 def test_large_values(serve: Serve, worker_class: str) -> None:
     server = serve(worker_class)
     pids = server.wait_workers()
-    assert {server.begin("/get/big:300000:1").result().body for _ in range(8)} == {value_of("big:300000:1")}
+    requests = [server.begin("/get/big:300000:1") for _ in range(8)]
+    assert {request.result().body for request in requests} == {value_of("big:300000:1")}
     server.wait_answers("/get/big:300000:1", pids)
     assert len(server.loads("big:300000:1")) == 1
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +17,7 @@ from workers import segments_of, wait_until
 
 import mpgroupcache
 from mpgroupcache import config
+from mpgroupcache.ipc import private
 
 SCRIPT = """
 import sys, mpgroupcache
@@ -133,3 +136,36 @@ def test_a_directory_of_somebody_else_is_refused(unset: Callable[[], None], dire
 def test_a_path_that_is_too_long() -> None:
     with pytest.raises(ValueError, match=r"configure\(socket"):
         mpgroupcache.configure(socket="/" + "x" * 200)
+
+
+def test_a_child_forked_while_one_is_started_does_not_keep_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1. One thread starts the coordinator under the lock. 2. Another forks: the child has the locked file open too."""
+    path = str(tmp_path / "s")
+    children: list[int] = []
+
+    def start_and_fork(path: str) -> None:
+        if (child := os.fork()) == 0:
+            signal.pause()
+        children.append(child)
+
+    monkeypatch.setattr(private, "_start", start_and_fork)
+    try:
+        private.ensure_running(path)
+        with open(f"{path}.lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def test_a_lock_that_is_never_given_back_fails_no_get(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever starts the coordinator may be stopped: the others go on without one."""
+    monkeypatch.setattr(private, "START_TIMEOUT", 0.2)
+    path = str(tmp_path / "s")
+    with open(f"{path}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(mpgroupcache.CoordinatorUnavailable, match="another process"):
+            private.ensure_running(path)

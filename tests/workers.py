@@ -19,6 +19,7 @@ from typing import Any
 
 import mpgroupcache
 from mpgroupcache import process
+from mpgroupcache.ipc import memfd, wire
 from mpgroupcache.ipc.link import connect
 from mpgroupcache.shm.segment import DIRECTORY, instance_name
 
@@ -204,6 +205,51 @@ class Worker:
         self._pipe.close()
 
 
+class HandWorker:
+    """A worker's call connection on which a test says every word itself."""
+
+    def __init__(self, socket: str) -> None:
+        self.sock = connect(socket)
+        self.sock.settimeout(PATIENCE)
+        self._decoder = wire.Decoder()
+        self._numbers = itertools.count(1)
+        assert isinstance(self.ask(wire.Hello("call", os.getpid(), os.urandom(16))), wire.Welcome)
+
+    def send(self, message: wire.Message, fd: int = -1) -> int:
+        """Send a message, perhaps with a descriptor, and return its request id."""
+        number = next(self._numbers)
+        self.sock.sendmsg([wire.encode(message, number)], memfd.passed(fd) if fd >= 0 else [])
+        return number
+
+    def receive(self) -> wire.Message:
+        """The next message; ``EOFError`` at the end. A descriptor that comes with it is lost."""
+        while (frame := self._decoder.next_frame()) is None:
+            if not (data := self.sock.recv(1 << 16)):
+                raise EOFError
+            self._decoder.feed(data)
+        return frame[1]
+
+    def ask(self, message: wire.Message) -> wire.Message:
+        """Send a request and return its answer."""
+        self.send(message)
+        return self.receive()
+
+    def declare(self, cache_bytes: int = BUDGET) -> int:
+        """Declare the group and return its id."""
+        answer = self.ask(wire.Declare(GROUP, cache_bytes, None))
+        assert isinstance(answer, wire.Declared)
+        return answer.group
+
+    def lease(self, group: int, key: bytes) -> int:
+        """Ask for a key that is nowhere and return the lease."""
+        answer = self.ask(wire.Ask(group, key, (), True))
+        assert isinstance(answer, wire.Lease)
+        return answer.lease
+
+    def close(self) -> None:
+        self.sock.close()
+
+
 class _Working:
     """The other end of ``Worker``."""
 
@@ -287,6 +333,11 @@ class _Working:
 
     def connect(self) -> bool:
         return mpgroupcache.connect()
+
+    def census(self) -> tuple[int, int]:
+        """Service threads, and open descriptors."""
+        threads = [thread for thread in threading.enumerate() if thread.name == "mpgroupcache-service"]
+        return len(threads), len(os.listdir("/proc/self/fd"))
 
     def storm(self, keys: list[str], threads: int) -> list[list[bytes]]:
         """Every thread gets every key, all at once."""

@@ -12,7 +12,7 @@ if worker_class == "gthread":
 preload_app = os.environ.get("PRELOAD") == "1"  # harmless: a declared group opens nothing before its first get
 
 
-def post_worker_init(worker):
+def post_worker_init(_worker: object) -> None:
     """Attach to the cache before the first request, which would do it otherwise.
 
     Not in ``post_fork``: that comes before a gevent worker patches the standard library, and a lock or a thread that

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import select
 import socket
 import struct
 import threading
@@ -92,6 +93,7 @@ class Channel:
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._decoder = Decoder()
         self._fds: deque[int] = deque()  # received, and not yet claimed by their message
+        self._watching = threading.Lock()  # guards the next, so that no loop begins to watch what is being closed
         self._loops: dict[asyncio.AbstractEventLoop, int] = {}  # and how many coroutines of each wait
         self._heard = time.monotonic()
         self._pinged = False
@@ -107,13 +109,23 @@ class Channel:
             pending.rouse()
         self._close_sockets()
 
+    def abandon(self) -> None:
+        """In a forked child: close the descriptors alone. Locks are as the parent's threads had them, and not taken."""
+        self.broken = CoordinatorUnavailable("the channel is the parent process's")
+        for sock in (self._sock, self._receiver):
+            with contextlib.suppress(OSError):
+                os.close(sock.detach())  # close() would tell gevent's event loop, which is the parent's
+        while self._fds:
+            os.close(self._fds.popleft())
+
     def _close_sockets(self) -> None:
         """Close a broken channel's descriptors once nobody reads or watches them; the last one who did calls this.
 
         Closed earlier, their numbers could be another file's while somebody still uses them.
         """
-        if self._loops or not self._reading.acquire(blocking=False):
-            return
+        with self._watching:
+            if self._loops or not self._reading.acquire(blocking=False):
+                return
         # The lock is kept: nobody reads again.
         with self._sending:
             self._sock.close()
@@ -148,6 +160,9 @@ class Channel:
                     self._sock.sendall(frame)
         except OSError as error:  # a timeout too: what of the frame is out cannot be taken back
             raise self._fail(f"sending to the coordinator: {error}") from error
+        except BaseException:  # of a signal's handler, or a killed greenlet: perhaps half of the frame is out
+            self.close("a frame was cut off")
+            raise
 
     def _begin(self, message: Message, done: Callable[[], None] | None = None) -> tuple[int, _Pending]:
         pending = _Pending(done)
@@ -167,6 +182,7 @@ class Channel:
         if self.broken is None:
             with contextlib.suppress(CoordinatorUnavailable):
                 self.send(Cancel(), request_id)
+        self._rouse_next_reader()  # perhaps it was this one that had been roused to read
 
     # ---- Waiting, in a thread or greenlet
 
@@ -255,23 +271,35 @@ class Channel:
         return self._fds.popleft()
 
     def _dispatch(self, request_id: int, answer: Answer) -> None:
-        pending = self._pending.pop(request_id, None)
-        if pending is not None:
+        # The answer is there before the request is taken out: so of two that take it out, a reader and a caller that
+        # gives up, the one that comes first leaves the descriptor to the other, who sees it.
+        if (pending := self._pending.get(request_id)) is not None:
             pending.answer = answer
-            pending.rouse()
-        elif answer.fd >= 0:
+            if self._pending.pop(request_id, None) is not None:
+                pending.rouse()
+                return
+        if answer.fd >= 0:
             os.close(answer.fd)
 
     def _check_liveness(self) -> None:
         """Ask a silent coordinator for a sign of life, and break the connection when none came."""
         silent = time.monotonic() - self._heard
         if silent >= LIVENESS_TIMEOUT and self._pinged:
-            self._fail(f"the coordinator was silent for {silent:.1f} s")
+            if not self._is_readable():  # else it is this process that was busy elsewhere
+                self._fail(f"the coordinator was silent for {silent:.1f} s")
         elif silent >= PING_AFTER and not self._pinged:
             self._pinged = True
             self._heard = time.monotonic() - PING_AFTER  # silence before anybody waited is not the coordinator's
             with contextlib.suppress(CoordinatorUnavailable):
                 self.send(Ping())
+
+    def _is_readable(self) -> bool:
+        try:
+            poll = select.poll()
+            poll.register(self._receiver.fileno(), select.POLLIN)
+            return bool(poll.poll(0))
+        except (OSError, ValueError):  # closed meanwhile
+            return False
 
     # ---- Waiting, on an event loop
 
@@ -285,7 +313,11 @@ class Channel:
                 loop.call_soon_threadsafe(wake.set)
 
         request_id, pending = self._begin(message, rouse)
-        self._watch(loop)
+        try:
+            self._watch(loop)
+        except BaseException:
+            self._give_up(request_id, pending)
+            raise
         try:
             while pending.answer is None:
                 if self.broken is not None:
@@ -308,18 +340,22 @@ class Channel:
         wake.set()
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        watchers = self._loops.get(loop, 0)
-        if watchers == 0:
-            loop.add_reader(self._receiver.fileno(), self._read_ready)
-        self._loops[loop] = watchers + 1
+        with self._watching:
+            if self.broken is not None:
+                raise self.broken
+            watchers = self._loops.get(loop, 0)
+            if watchers == 0:
+                loop.add_reader(self._receiver.fileno(), self._read_ready)
+            self._loops[loop] = watchers + 1
 
     def _unwatch(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loops[loop] -= 1
-        if self._loops[loop] == 0:
-            del self._loops[loop]
-            loop.remove_reader(self._receiver.fileno())
-            if self.broken is not None:
-                self._close_sockets()
+        with self._watching:
+            self._loops[loop] -= 1
+            if self._loops[loop] == 0:
+                del self._loops[loop]
+                loop.remove_reader(self._receiver.fileno())
+        if self.broken is not None:
+            self._close_sockets()
 
     def _read_ready(self) -> None:
         # A thread that reads holds the lock: it delivers our answers too.

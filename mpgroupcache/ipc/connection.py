@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections import deque
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from mpgroupcache.errors import ProtocolError
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.wire import Decoder, Message, Role, encode
+
+logger = logging.getLogger(__name__)
 
 READ_BYTES = 128 << 10  # a frame with an inline value fits
 MAX_BACKLOG = 64 << 20  # bytes that wait for a worker to read them: one that does not is stopped, and is let go of
@@ -78,7 +81,10 @@ class Connection:
     # ---- Out
 
     def send(self, message: Message, request_id: int = 0, fd: int = -1) -> None:
-        """Send a frame, now or when the worker reads again. ``fd`` stays the caller's."""
+        """Send a frame, now or when the worker reads again. ``fd`` stays the caller's.
+
+        It raises nothing: of many that a value is sent to, one that cannot be served is let go of, and asks again.
+        """
         if self.closed:
             return
         frame = encode(message, request_id)
@@ -97,9 +103,15 @@ class Connection:
         if self._backlog_bytes > MAX_BACKLOG:
             self._abort()
             return
+        try:
+            kept = os.dup(fd) if fd >= 0 and not sent else -1
+        except OSError as error:
+            logger.error("%r: %s; expected a free file descriptor, raise the limit (ulimit -n)", self, error)
+            self._abort()
+            return
         if not self._backlog:
             self._loop.add_writer(self.fileno(), self._flush)
-        self._backlog.append((memoryview(frame)[sent:], os.dup(fd) if fd >= 0 and not sent else -1))
+        self._backlog.append((memoryview(frame)[sent:], kept))
 
     def _send_part(self, data: bytes | memoryview, fd: int) -> int:
         return self._sock.sendmsg([data], memfd.passed(fd)) if fd >= 0 else self._sock.send(data)

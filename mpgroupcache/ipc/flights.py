@@ -202,11 +202,12 @@ class FlightTable:
 
     __slots__ = ("_flights", "_last_id", "_leases", "_owners")
 
-    def __init__(self) -> None:
+    def __init__(self, last_id: int = 0) -> None:
+        """``last_id``: leases are numbered from the next on."""
         self._flights: dict[Hashable, Flight] = {}
         self._leases: dict[int, Lease] = {}  # the live ones, and the revoked ones of flights that last
         self._owners: dict[Hashable, dict[Waiter, None]] = {}  # all waiters that are in a flight
-        self._last_id = 0
+        self._last_id = last_id
 
     def __repr__(self) -> str:
         return f"<FlightTable: {len(self._flights)} flights, {sum(map(len, self._owners.values()))} callers>"

@@ -70,6 +70,19 @@ class Link:
             declared = self._declared[name] = _expect(Declared, answer)
         return declared
 
+    def group_id(self, name: str) -> int:
+        """The id that the instance gave to a group which was declared on this link."""
+        return self._declared[name].group
+
+    def abandon(self) -> None:
+        """In a forked child: close the descriptors alone, and leave the parent's connections as they are.
+
+        Kept, they would keep the connections open when the parent dies, and its leases with them.
+        """
+        self.channel.abandon()
+        if self._service is not None:
+            self._service.abandon()
+
     def close(self, reason: str = "the link was closed") -> None:
         """Close both connections. Views keep the region."""
         self.channel.close(reason)
@@ -100,10 +113,22 @@ class _Service:
         self._sock = sock
         self._token = token
         self._on_end = on_end
+        self._abandoned = False
         self._thread = threading.Thread(target=self._run, name="mpgroupcache-service", daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        """Raises ``RuntimeError`` where the process may have no further thread."""
+        try:
+            self._thread.start()
+        except BaseException:
+            self._sock.close()  # else the thread does, at its end
+            raise
+
+    def abandon(self) -> None:
+        """In a forked child, in which the thread is not: close its copy of the descriptor."""
+        self._abandoned = True
+        with contextlib.suppress(OSError):
+            os.close(self._sock.detach())
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -127,6 +152,8 @@ class _Service:
         except (OSError, CacheError) as error:
             reason = f"the service connection broke: {error}"
         finally:
+            if self._abandoned:  # gevent's child has this greenlet too; threading forgot it, and fails when it ends
+                threading.Event().wait()
             with contextlib.suppress(Exception):
                 self._on_end(reason)
             self._sock.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -35,10 +36,12 @@ class Misses:
     def __init__(self, groups: Groups, lease_timeout: float) -> None:
         self._groups = groups
         self._lease_timeout = lease_timeout
-        self._flights = flights.FlightTable()
+        # A loader that outlives an instance names its lease to the next one: there it must not be somebody else's.
+        self._flights = flights.FlightTable(secrets.randbits(62))
         self._services: dict[bytes, Connection] = {}  # by worker
         self._heard: dict[bytes, float] = {}  # last sign of life, of workers that are being pinged
         self._copying: set[asyncio.Task[None]] = set()
+        self._arriving: dict[int, _Value] = {}  # what is being copied, by lease
 
     @property
     def under_way(self) -> int:
@@ -128,21 +131,25 @@ class Misses:
             group.put(lease.flight.key[1], message.value)
             self._deliver(lease.id, _Value(message.value, message.size, -1))
             return
+        if lease.id in self._arriving:
+            raise ProtocolError(f"lease {lease.id}: got a second value, expected one")
         memfd.check(fd, message.size)
-        copy = self._store_from(group, lease.id, lease.flight.key[1], os.dup(fd), message.size)
+        value = self._arriving[lease.id] = _Value(None, message.size, os.dup(fd))
+        copy = self._store_from(group, lease.id, lease.flight.key[1], value)
         task = asyncio.get_running_loop().create_task(copy)
         self._copying.add(task)
         task.add_done_callback(self._copying.discard)
 
-    async def _store_from(self, group: HostGroup, lease_id: int, key: bytes, fd: int, size: int) -> None:
+    async def _store_from(self, group: HostGroup, lease_id: int, key: bytes, value: _Value) -> None:
         """Copy a large value into the arena, then end its flight: a get in between joins it, and loads nothing."""
         try:
-            await group.put_from(key, fd, size)
-        except OSError as error:
-            logger.error("group %r: a value of %d bytes was not cached: %s", group.name, size, error)
+            await group.put_from(key, value.fd, value.size)
+        except (OSError, BufferError) as error:  # a BufferError: the coordinator ended meanwhile
+            logger.error("group %r: a value of %d bytes was not cached: %s", group.name, value.size, error)
         finally:
-            self._deliver(lease_id, _Value(None, size, fd))
-            os.close(fd)
+            self._deliver(lease_id, value)
+            del self._arriving[lease_id]
+            os.close(value.fd)
 
     def _deliver(self, lease_id: int, value: _Value) -> None:
         self._carry_out(self._flights.value(lease_id, value))
@@ -182,12 +189,18 @@ class Misses:
         """A connection is closed: its waiters leave, its leases are passed on."""
         if self._services.get(connection.worker) is connection:
             del self._services[connection.worker]
+        if self._arriving:  # a worker that stored a value and went has not lost it: nobody is to load it again
+            for waiter in self._flights.waiters_of(connection):
+                if waiter.lease is not None and (value := self._arriving.get(waiter.lease.id)) is not None:
+                    self._deliver(waiter.lease.id, value)
         self._carry_out(self._flights.lose(connection))
 
     def watch_leases(self, now: float) -> None:
         """Take leases away from silent workers, and from loads that are over their group's time."""
         pinged = set()
         for lease in self._flights.live_leases():
+            if lease.id in self._arriving:
+                continue
             age = now - lease.granted
             worker = lease.holder.owner.worker
             if age > PING_INTERVAL and worker not in pinged:

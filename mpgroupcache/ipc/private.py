@@ -12,12 +12,14 @@ import logging
 import os
 import subprocess
 import sys
+import time
 
 from mpgroupcache.errors import CoordinatorUnavailable
 from mpgroupcache.ipc.link import connect
 
 logger = logging.getLogger(__name__)
 
+LOCK_INTERVAL = 0.02  # s between two looks at the lock of whoever starts it
 START_TIMEOUT = 20.0  # s for a new interpreter to serve; it takes some 0.2
 
 
@@ -31,11 +33,30 @@ def ensure_running(path: str) -> None:
         return
     lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not _answers(path):
-            _start(path)
+        _acquire(lock, path)
+        try:
+            if not _answers(path):
+                _start(path)
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough: a child forked meanwhile has the file open too
     finally:
         os.close(lock)
+
+
+def _acquire(lock: int, path: str) -> None:
+    """Take the lock, or raise ``CoordinatorUnavailable``: whoever starts the coordinator may be stopped himself."""
+    deadline = time.monotonic() + START_TIMEOUT
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # to wait in it would stop gevent's other greenlets
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise CoordinatorUnavailable(
+                    f"another process holds {path}.lock for more than {START_TIMEOUT:g} s and started no coordinator"
+                ) from None
+            time.sleep(LOCK_INTERVAL)
+        else:
+            return
 
 
 def _answers(path: str) -> bool:
@@ -48,7 +69,8 @@ def _answers(path: str) -> bool:
 
 def _start(path: str) -> None:
     """Start it. The process that is started here ends, with exit code 0, when the one that it leaves behind serves."""
-    command = [sys.executable, "-m", "mpgroupcache.ipc.coordinator", "--socket", path, "--detach"]
+    # -P: a module of the application that is named like one of ours or of Python's is not to be taken for it.
+    command = [sys.executable, "-P", "-m", "mpgroupcache.ipc.coordinator", "--socket", path, "--detach"]
     try:
         started = subprocess.run(
             command,

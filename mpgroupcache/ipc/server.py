@@ -45,7 +45,6 @@ class Coordinator:
         self._connections: set[Connection] = set()
         self._idle_since = time.monotonic()
         self._stopped = asyncio.Event()
-        self._draining = False
         try:
             self._listener = _bind(options.socket)
         except BaseException:
@@ -59,7 +58,11 @@ class Coordinator:
         self._loop.add_reader(self._listener.fileno(), self._accept)
         ticking = asyncio.create_task(self._tick())
         try:
-            await self._stopped.wait()
+            # The tick never ends by itself: if it fails, so does the coordinator, for another to take its place.
+            stopping = asyncio.create_task(self._stopped.wait())
+            await asyncio.wait((stopping, ticking), return_when=asyncio.FIRST_COMPLETED)
+            if ticking.done():
+                ticking.result()
             await self._drain()
         finally:
             ticking.cancel()
@@ -70,8 +73,7 @@ class Coordinator:
         self._stopped.set()
 
     async def _drain(self) -> None:
-        """No new requests; those under way may end. A connection without any is closed: its worker needs no more."""
-        self._draining = True
+        """No new connections; what is under way may end. A connection without any is closed: its worker loads alone."""
         self._close_listener()
         deadline = time.monotonic() + DRAIN_TIMEOUT
         while self._connections and time.monotonic() < deadline:
@@ -146,6 +148,9 @@ class Coordinator:
             self._close(connection)
         except (ProtocolError, OSError) as error:
             logger.warning("%r: %s; its connection is closed", connection, error)
+            self._close(connection)
+        except Exception:  # a defect of ours: its worker is not to wait for an answer that will not come
+            logger.exception("%r: its connection is closed", connection)
             self._close(connection)
 
     def _close(self, connection: Connection) -> None:

@@ -81,7 +81,7 @@ _MAX_U32: Final = (1 << 32) - 1
 _MAX_INT: Final = (1 << 63) - 1  # what a C long holds on every platform we run on
 _MAX_STR_BYTES: Final = 4 * MAX_TEXT  # a character has up to four
 _MAX_BIN_BYTES: Final = max(INLINE_BYTES, MAX_KEY_BYTES)
-_MAX_SECONDS: Final = 1e9  # some 30 years: "no limit" is nil, not a large number
+MAX_SECONDS: Final = 1e9  # some 30 years: "no limit" is nil, not a large number
 
 
 class MessageType(IntEnum):
@@ -149,7 +149,7 @@ def _is_held(v: Any) -> bool:
 _NAME = Rule(
     lambda v: type(v) is str and 0 < len(v.encode()) <= MAX_NAME_BYTES, f"text of 1 to {MAX_NAME_BYTES} UTF-8 bytes"
 )
-_SECONDS = Rule(lambda v: type(v) in (float, int) and 0 < v <= _MAX_SECONDS, f"seconds above 0, up to {_MAX_SECONDS:g}")
+_SECONDS = Rule(lambda v: type(v) in (float, int) and 0 < v <= MAX_SECONDS, f"seconds above 0, up to {MAX_SECONDS:g}")
 _CODE = Rule(lambda v: type(v) in (int, FailureCode) and v in _CODES, f"one of {sorted(map(int, _CODES))}")
 
 # A field's type tells both what a type checker believes and what the decoder makes true.

@@ -9,6 +9,6 @@ graceful_timeout = 5  # s; gunicorn loses a SIGTERM that meets a worker while it
 control_socket_disable = True
 
 
-def post_worker_init(worker):
+def post_worker_init(_worker: object) -> None:
     if os.environ["TEST_EAGER"]:
         mpgroupcache.connect()

@@ -1,8 +1,8 @@
 """The application that tests serve with gunicorn. Its loaders tell of each load, and hold where a key says so.
 
 Pages: ``/get/KEY`` and, under ASGI, ``/aget/KEY`` (an async loader's); ``/process`` and ``/stats`` tell of this process
-and of the host; ``/warm`` is a value that was got at import, where ``TEST_WARM`` is set. What the loaders tell is in the
-file ``events`` in the directory ``TEST_DIRECTORY``.
+and of the host; ``/warm`` is a value that was got at import, where ``TEST_WARM`` is set. What the loaders tell goes to
+the file ``events`` in the directory ``TEST_DIRECTORY``.
 """
 
 from __future__ import annotations

@@ -1,0 +1,57 @@
+"""Loads of a process without a coordinator."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from workers import wait_until
+
+import mpgroupcache
+from mpgroupcache import process
+from mpgroupcache.alone import LocalFlights, describe_error
+
+
+def test_a_waiter_that_asyncio_cancels_does_not_strand_the_others() -> None:
+    """1. A coroutine and a thread wait. 2. asyncio cancels the one's future. 3. The value comes before it withdraws."""
+    flights = LocalFlights()
+    _, granted = flights.ask("key")
+    _, first = flights.ask("key")
+    _, second = flights.ask("key")
+
+    async def run() -> None:
+        waiting = asyncio.wrap_future(first)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(run())
+    lease = granted.result(0)
+    assert isinstance(lease, int)
+    flights.store(lease, b"value")
+    assert second.result(0) == b"value"
+
+
+def test_texts_of_errors_are_plain() -> None:
+    class Markup(str):
+        """As template engines have it: ``str()`` of one is one."""
+
+        def __str__(self) -> str:
+            return self
+
+    name, text = describe_error(ValueError(Markup("boom")))
+    assert (name, text, type(text)) == ("ValueError", "boom", str)
+
+
+def test_a_process_that_can_start_no_thread(here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    group = mpgroupcache.new_group("g", "1MiB", lambda ctx, key, dest: dest.set_string("value"))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert group.get("key") == "value"
+    wait_until(mpgroupcache.connect)
+    assert process.current().working_link is not None
