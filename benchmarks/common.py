@@ -36,20 +36,20 @@ def coordinator(*options: str) -> Iterator[tuple[str, int]]:
 
 
 def side_by_side(
-    batches: Mapping[str, Batch], rounds: int, operations: int, clock: Callable[[], int] = time.perf_counter_ns
+    batches: Mapping[str, tuple[Batch, int]], rounds: int, clock: Callable[[], int] = time.perf_counter_ns
 ) -> dict[str, list[float]]:
     """Run one batch of each in turn, ``rounds`` times; returns the nanoseconds per operation of every batch.
 
-    In turn, so that a machine whose speed drifts drifts for all of them.
+    A batch comes with its number of operations. In turn, so that a machine whose speed drifts drifts for all of them.
     """
     times: dict[str, list[float]] = {name: [] for name in batches}
-    for batch in batches.values():
+    for batch, _ in batches.values():
         batch()  # warm up
     gc.collect()
     gc.disable()
     try:
         for _ in range(rounds):
-            for name, batch in batches.items():
+            for name, (batch, operations) in batches.items():
                 begin = clock()
                 batch()
                 times[name].append((clock() - begin) / operations)

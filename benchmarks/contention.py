@@ -130,14 +130,14 @@ def report(instance: str, evict: Event, go: Event, rounds: int) -> None:
     def beside(event: Event) -> list[float]:
         event.set()
         time.sleep(0.1)  # until the other process is at it
-        times = side_by_side({"": batch}, 3, len(keys), time.process_time_ns)[""]
+        times = side_by_side({"": (batch, len(keys))}, 3, time.process_time_ns)[""]
         event.clear()
         time.sleep(0.1)
         return times
 
     times: dict[str, list[float]] = {"alone": [], "beside a reader": [], "beside evictions": []}
     for _ in range(max(rounds // 3, 3)):
-        times["alone"] += side_by_side({"": batch}, 3, len(keys), time.process_time_ns)[""]
+        times["alone"] += side_by_side({"": (batch, len(keys))}, 3, time.process_time_ns)[""]
         times["beside a reader"] += beside(go)
         times["beside evictions"] += beside(evict)
     rows = [

@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
                 near.send(VALUE)
                 near.recv(4096)
 
-        times = side_by_side({"miss": misses, "ping-pong": ping_pongs}, options.rounds, BATCH)
+        times = side_by_side({"miss": (misses, BATCH), "ping-pong": (ping_pongs, BATCH)}, options.rounds)
         stats = group.stats
     near.close()
     assert stats.cache_hits == 0, stats
