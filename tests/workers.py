@@ -20,6 +20,7 @@ from typing import Any
 import mpgroupcache
 from mpgroupcache import process
 from mpgroupcache.ipc import memfd, wire
+from mpgroupcache.ipc.channel import Channel
 from mpgroupcache.ipc.link import connect
 from mpgroupcache.shm.segment import DIRECTORY, instance_name
 
@@ -169,10 +170,11 @@ class Worker:
         wait_until(lambda: key in self.loads, f"a load of {key} in {self.pid}")
 
     def begin_waiting(self, key: str, **kwargs: Any) -> Future[bytes]:
-        """Begin a get that another worker loads; returns when the coordinator has been asked."""
-        before = self.do("waiting")
+        """Begin a get that another worker loads; returns when the coordinator knows of it."""
+        before = self.do("asked")
         future = self.begin("get", key, **kwargs)
-        wait_until(lambda: self.do("waiting") > before or future.done(), f"an ASK for {key} from {self.pid}")
+        wait_until(lambda: self.do("asked") > before, f"an ASK for {key} from {self.pid}")
+        self.do("flush")
         return future
 
     def begin_loading(self, key: str, **kwargs: Any) -> Future[bytes]:
@@ -259,7 +261,18 @@ class _Working:
         self._held: dict[str, threading.Event] = {}
         self._views: dict[str, mpgroupcache.ByteView] = {}
         self.quitting = threading.Event()
+        self._asked = 0
+        self._count_asks()
         self.group = mpgroupcache.new_group(GROUP, cache_bytes, self.load, **options)
+
+    def _count_asks(self) -> None:
+        send = Channel.send
+
+        def counted(channel: Channel, message: wire.Message, request_id: int = 0, fd: int = -1) -> None:
+            send(channel, message, request_id, fd)
+            self._asked += isinstance(message, wire.Ask)
+
+        Channel.send = counted  # type: ignore[method-assign]
 
     def load(self, ctx: Any, key: str, dest: mpgroupcache.Sink) -> None:
         self.tell(-1, True, key)
@@ -323,10 +336,15 @@ class _Working:
     def attached(self) -> bool:
         return self.group.attached
 
-    def waiting(self) -> int:
-        """Requests that were sent to the coordinator and wait for their answer."""
+    def asked(self) -> int:
+        """How many ASKs have been sent."""
+        return self._asked
+
+    def flush(self) -> None:
+        """Return when the coordinator has acted on what was sent: it answers a PING that comes behind it."""
         link = process.current().working_link
-        return 0 if link is None else len(link.channel._pending)
+        assert link is not None
+        link.channel.request(wire.Ping())
 
     def has_link(self) -> bool:
         return process.current().working_link is not None

@@ -131,7 +131,7 @@ class Coordinator:
             except OSError as error:
                 logger.error("accept: %s; expected a free file descriptor, raise the limit (ulimit -n)", error)
                 self._loop.remove_reader(self._listener.fileno())
-                self._loop.call_later(1.0, self._loop.add_reader, self._listener.fileno(), self._accept)
+                self._loop.call_later(1.0, self._resume_accepting)
                 return
             if not _may_enter(sock):
                 sock.close()
@@ -139,6 +139,10 @@ class Coordinator:
             connection = Connection(sock, self._loop)
             self._connections.add(connection)
             self._loop.add_reader(connection.fileno(), self._receive, connection)
+
+    def _resume_accepting(self) -> None:
+        if self._listener.fileno() >= 0:  # else it was closed meanwhile, and its number may be another file's
+            self._loop.add_reader(self._listener.fileno(), self._accept)
 
     def _receive(self, connection: Connection) -> None:
         try:
