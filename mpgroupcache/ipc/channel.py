@@ -20,7 +20,6 @@ import socket
 import struct
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -92,7 +91,7 @@ class Channel:
         self._ids = itertools.count(1)
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._decoder = Decoder()
-        self._fds: deque[int] = deque()  # received, and not yet claimed by their message
+        self._fds = memfd.Received()
         self._watching = threading.Lock()  # guards the next, so that no loop begins to watch what is being closed
         self._loops: dict[asyncio.AbstractEventLoop, int] = {}  # and how many coroutines of each wait
         self._heard = time.monotonic()
@@ -115,8 +114,7 @@ class Channel:
         for sock in (self._sock, self._receiver):
             with contextlib.suppress(OSError):
                 os.close(sock.detach())  # close() would tell gevent's event loop, which is the parent's
-        while self._fds:
-            os.close(self._fds.popleft())
+        self._fds.close()
 
     def _close_sockets(self) -> None:
         """Close a broken channel's descriptors once nobody reads or watches them; the last one who did calls this.
@@ -130,8 +128,7 @@ class Channel:
         with self._sending:
             self._sock.close()
         self._receiver.close()
-        while self._fds:
-            os.close(self._fds.popleft())
+        self._fds.close()
 
     def _stop_reading(self) -> None:
         self._reading.release()
@@ -250,7 +247,7 @@ class Channel:
             self._fail(f"reading from the coordinator: {error}")
             return
         if ancillary:
-            self._fds.extend(memfd.received(ancillary))
+            self._fds.add(ancillary)
         if count == 0 or flags & memfd.TRUNCATED:
             self._fail("the coordinator closed the connection" if count == 0 else "out of file descriptors")
             return
@@ -259,16 +256,9 @@ class Channel:
         try:
             self._decoder.feed(self._buffer[:count])
             for request_id, message in self._decoder:
-                self._dispatch(request_id, Answer(message, self._claim_fd(message)))
+                self._dispatch(request_id, Answer(message, self._fds.claim(message)))
         except ProtocolError as error:
             self._fail(str(error))
-
-    def _claim_fd(self, message: Message) -> int:
-        if not message.passes_descriptor:
-            return -1
-        if not self._fds:
-            raise ProtocolError(f"{type(message).__name__}: its descriptor did not come")
-        return self._fds.popleft()
 
     def _dispatch(self, request_id: int, answer: Answer) -> None:
         # The answer is there before the request is taken out: so of two that take it out, a reader and a caller that

@@ -34,7 +34,7 @@ class Connection:
         self._sock = sock
         self._loop = loop
         self._decoder = Decoder()
-        self._fds: deque[int] = deque()
+        self._fds = memfd.Received()
         self._backlog: deque[tuple[memoryview, int]] = deque()
         self._backlog_bytes = 0
         self.role: Role | None = None
@@ -61,7 +61,7 @@ class Connection:
         except BlockingIOError:
             return
         if ancillary:
-            self._fds.extend(memfd.received(ancillary))
+            self._fds.add(ancillary)
         if flags & memfd.TRUNCATED or len(self._fds) > MAX_WAITING_FDS:
             raise ProtocolError("descriptors: got more than can be taken, expected one with each frame that says so")
         if count == 0:
@@ -69,14 +69,7 @@ class Connection:
         self._decoder.feed(_buffer[:count])
         while not self.closed and (frame := self._decoder.next_frame()) is not None:
             request_id, message = frame
-            yield request_id, message, self._claim_fd(message)
-
-    def _claim_fd(self, message: Message) -> int:
-        if not message.passes_descriptor:
-            return -1
-        if not self._fds:
-            raise ProtocolError(f"{type(message).__name__}: its descriptor did not come")
-        return self._fds.popleft()
+            yield request_id, message, self._fds.claim(message)
 
     # ---- Out
 
@@ -153,8 +146,8 @@ class Connection:
         self._loop.remove_reader(self.fileno())
         self._loop.remove_writer(self.fileno())
         self._sock.close()
-        for fd in (*self._fds, *(fd for _, fd in self._backlog)):
+        self._fds.close()
+        for _, fd in self._backlog:
             if fd >= 0:
                 os.close(fd)
-        self._fds.clear()
         self._backlog.clear()

@@ -10,9 +10,11 @@ import fcntl
 import os
 import socket
 from array import array
+from collections import deque
 from collections.abc import Iterable
 
 from mpgroupcache.errors import ProtocolError
+from mpgroupcache.ipc.wire import Message
 from mpgroupcache.shm._reader import ByteView, Mapping
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
@@ -57,13 +59,35 @@ def view(fd: int, size: int) -> ByteView:
         os.close(fd)
 
 
-def received(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
-    """The descriptors in what ``recvmsg`` returned."""
-    fds: list[int] = []
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds += memoryview(data[: len(data) // 4 * 4]).cast("i")
-    return fds
+class Received:
+    """Descriptors that have come and wait for their messages to claim them, in order."""
+
+    __slots__ = ("_fds",)
+
+    def __init__(self) -> None:
+        self._fds: deque[int] = deque()
+
+    def __len__(self) -> int:
+        return len(self._fds)
+
+    def add(self, ancillary: Iterable[tuple[int, int, bytes]]) -> None:
+        """Take the descriptors in what ``recvmsg`` returned."""
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                self._fds.extend(memoryview(data[: len(data) // 4 * 4]).cast("i"))
+
+    def claim(self, message: Message) -> int:
+        """Return the message's descriptor, the caller's from now on, or -1 where it brings none."""
+        if not message.passes_descriptor:
+            return -1
+        if not self._fds:
+            raise ProtocolError(f"{type(message).__name__}: its descriptor did not come")
+        return self._fds.popleft()
+
+    def close(self) -> None:
+        """Close those that nobody claimed."""
+        while self._fds:
+            os.close(self._fds.popleft())
 
 
 def passed(fd: int) -> list[tuple[int, int, bytes]]:
