@@ -6,13 +6,15 @@ The same state machine as the coordinator's, driven by this process's threads, g
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from contextvars import ContextVar
-from typing import TypeAlias
+from typing import ParamSpec, TypeAlias
 
-from mpgroupcache.errors import CacheError, LoadCycleError, LoadError
+from mpgroupcache.errors import LoadCycleError, LoadError
 from mpgroupcache.ipc.flights import Action, Cycle, Deliver, Fail, FlightTable, Grant, Waiter
+
+P = ParamSpec("P")
 
 held_alone: ContextVar[tuple[int, ...]] = ContextVar("mpgroupcache_held_alone", default=())
 """The process's own leases that the running code loads for, outermost first."""
@@ -33,35 +35,34 @@ class LocalFlights:
         future: Future[Outcome] = Future()
         future.set_running_or_notify_cancel()  # asyncio would cancel it, and whoever loads could not set its result
         waiter = Waiter(owner=self, held=held_alone.get(), request=future)
-        with self._lock:
-            actions = self._table.ask(key, waiter)
-        _carry_out(actions)
+        self._drive(self._table.ask, key, waiter)
         return waiter, future
 
     def cancel(self, waiter: Waiter) -> None:
         """The caller gave up; a lease that it was given meanwhile goes to the next."""
-        with self._lock:
-            actions = self._table.cancel(waiter)
-        _carry_out(actions)
+        self._drive(self._table.cancel, waiter)
 
     def store(self, lease: int, value: bytes) -> None:
-        with self._lock:
-            actions = self._table.value(lease, value)
-        _carry_out(actions)
+        """The holder of a lease has the value."""
+        self._drive(self._table.value, lease, value)
 
     def fail(self, lease: int, error: Exception) -> None:
-        with self._lock:
-            actions = self._table.error(lease, error)
-        _carry_out(actions)
+        """The loader of a lease raised."""
+        self._drive(self._table.error, lease, error)
 
     def give_back(self, lease: int) -> None:
+        """The loader of a lease was left without a value or an error."""
+        self._drive(self._table.give_back, lease)
+
+    def _drive(self, event: Callable[P, list[Action]], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Tell the table of an event and answer callers: not under the lock, since a future runs its callbacks here."""
         with self._lock:
-            actions = self._table.give_back(lease)
+            actions = event(*args, **kwargs)
         _carry_out(actions)
 
 
 def _carry_out(actions: list[Action]) -> None:
-    """Answer the callers; not under the lock, since a future runs its callbacks here."""
+    """Answer the callers."""
     for action in actions:
         match action:
             case Grant(waiter=waiter, lease=lease):
@@ -71,14 +72,9 @@ def _carry_out(actions: list[Action]) -> None:
                     waiter.request.set_result(value)
             case Fail(waiters=waiters, error=error):
                 for waiter in waiters:
-                    waiter.request.set_exception(load_error(error))
+                    waiter.request.set_exception(LoadError(*describe_error(error)))
             case Cycle(waiter=waiter, keys=keys):
                 waiter.request.set_exception(LoadCycleError(describe_cycle(keys)))
-
-
-def load_error(error: Exception) -> CacheError:
-    """What the waiters of a failed load are told."""
-    return LoadError(*describe_error(error))
 
 
 def describe_error(error: BaseException) -> tuple[str, str]:
