@@ -14,6 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from mpgroupcache.shm._writer import Arena, Control, arena_size
+from mpgroupcache.shm.segment import Segment, arena_name, instance_name, open_instance
+
 Batch = Callable[[], object]
 
 
@@ -33,6 +36,35 @@ def coordinator(*options: str) -> Iterator[tuple[str, int]]:
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
+
+
+@contextlib.contextmanager
+def new_arena(path: str, budget: int) -> Iterator[tuple[Arena, Segment]]:
+    """The one arena of an instance of its own, named after the socket's ``path``, without a coordinator around it."""
+    with contextlib.ExitStack() as stack:
+        instance = instance_name(path)
+        control_segment, control = open_instance(instance)
+        stack.callback(_close, control, control_segment)
+        segment = Segment(arena_name(instance, 0, 0), arena_size(budget))
+        group = control.add_group("benchmark", budget)
+        arena = Arena(
+            control,
+            segment.buffer,
+            segment.fd,
+            group=group,
+            incarnation=0,
+            budget=budget,
+            max_entry=budget // 4,
+            seed=1,
+        )
+        stack.callback(_close, arena, segment)
+        yield arena, segment
+
+
+def _close(user: Arena | Control, segment: Segment) -> None:
+    user.close()
+    segment.unlink()
+    segment.close()
 
 
 def side_by_side(

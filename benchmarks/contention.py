@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import multiprocessing
 import random
-import secrets
 import statistics
 import sys
 import tempfile
@@ -19,10 +18,9 @@ from collections.abc import Iterator
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from benchmarks.common import ratio, side_by_side, table, verdict
+from benchmarks.common import new_arena, ratio, side_by_side, table, verdict
 from mpgroupcache.shm._reader import GroupCore, Reader
-from mpgroupcache.shm._writer import Arena, arena_size
-from mpgroupcache.shm.segment import Segment, arena_name, instance_name, open_instance, segment_path
+from mpgroupcache.shm.segment import instance_name, segment_path
 
 BUDGET = 64 << 20
 KEYS = 10_000
@@ -30,39 +28,20 @@ VALUE = b"x" * 100
 BATCH = 20_000
 
 
-def write(instance: str, ready: Event, evict: Event, stop: Event) -> None:
+def write(path: str, ready: Event, evict: Event, stop: Event) -> None:
     """A coordinator's arena: filled once, then, while ``evict`` is set, full and written to without a pause."""
-    control_segment, control = open_instance(instance)
-    group = control.add_group("group", BUDGET)
-    segment = Segment(arena_name(instance, group, 0), arena_size(BUDGET))
-    arena = Arena(
-        control,
-        segment.buffer,
-        segment.fd,
-        group=group,
-        incarnation=0,
-        budget=BUDGET,
-        max_entry=BUDGET // 4,
-        seed=secrets.randbits(64),
-    )
-    others = (b"other-%d" % number for number in itertools.count())
-    while arena.list_stats(0)[2] == 0:  # until it is full, and evicts
-        arena.put(next(others), VALUE)
-    for number in range(KEYS):  # last, so that evictions come to them only if nobody gets them
-        arena.put(b"key-%05d" % number, VALUE)
-    ready.set()
-    while not stop.is_set():
-        if not evict.wait(0.05):
-            continue
-        for key in itertools.islice(others, 1000):
-            arena.put(key, VALUE)
-    arena.retire()
-    arena.close()
-    segment.unlink()
-    segment.close()
-    control.close()
-    control_segment.unlink()
-    control_segment.close()
+    with new_arena(path, BUDGET) as (arena, _):
+        others = (b"other-%d" % number for number in itertools.count())
+        while arena.list_stats(0)[2] == 0:  # until it is full, and evicts
+            arena.put(next(others), VALUE)
+        for number in range(KEYS):  # last, so that evictions come to them only if nobody gets them
+            arena.put(b"key-%05d" % number, VALUE)
+        ready.set()
+        while not stop.is_set():
+            if not evict.wait(0.05):
+                continue
+            for key in itertools.islice(others, 1000):
+                arena.put(key, VALUE)
 
 
 def attach(instance: str) -> GroupCore:
@@ -107,8 +86,9 @@ def main(arguments: list[str] | None = None) -> None:
     context = multiprocessing.get_context("spawn")
     ready, evict, go, stop = (context.Event() for _ in range(4))
     with tempfile.TemporaryDirectory() as directory:
-        instance = instance_name(str(Path(directory) / "socket"))
-        writer = context.Process(target=write, args=(instance, ready, evict, stop))
+        path = str(Path(directory) / "socket")
+        instance = instance_name(path)
+        writer = context.Process(target=write, args=(path, ready, evict, stop))
         other = context.Process(target=read, args=(instance, go, stop))
         with running(writer):  # type: ignore[arg-type]
             ready.wait(60)

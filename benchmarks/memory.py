@@ -9,49 +9,19 @@ Figures: ``memory`` is what the segment's file takes (``st_blocks``), ``live`` t
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import random
 import tempfile
 import time
-from collections.abc import Iterator
 
-from mpgroupcache.shm._writer import Arena, Control, arena_size
-from mpgroupcache.shm.segment import Segment, arena_name, instance_name, open_instance
+from benchmarks.common import new_arena
+from mpgroupcache.shm._writer import Arena
+from mpgroupcache.shm.segment import Segment
 from mpgroupcache.sizes import format_size, parse_size
 
 SMALLEST, LARGEST = 64, 1 << 20  # bytes of values; their logarithms are spread evenly
 PATTERN = random.Random(1).randbytes(LARGEST)
 SMALL_ENTRIES = [(20, 100), (16, 16), (40, 400), (12, 0)]  # (key, value) in bytes
-
-
-@contextlib.contextmanager
-def new_arena(budget: int) -> Iterator[tuple[Arena, Segment]]:
-    """An instance of its own with one arena."""
-    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
-        instance = instance_name(f"{directory}/socket")
-        control_segment, control = open_instance(instance)
-        stack.callback(_close, control, control_segment)
-        segment = Segment(arena_name(instance, 0, 0), arena_size(budget))
-        group = control.add_group("memory", budget)
-        arena = Arena(
-            control,
-            segment.buffer,
-            segment.fd,
-            group=group,
-            incarnation=0,
-            budget=budget,
-            max_entry=budget // 4,
-            seed=1,
-        )
-        stack.callback(_close, arena, segment)
-        yield arena, segment
-
-
-def _close(user: Arena | Control, segment: Segment) -> None:
-    user.close()
-    segment.unlink()
-    segment.close()
 
 
 def private_bytes() -> int:
@@ -73,7 +43,7 @@ def live_of(arena: Arena) -> tuple[int, int]:
 def churn(budget: int, times: int, seed: int) -> None:
     """Values of all sizes, until ``times`` the budget has gone through."""
     rng = random.Random(seed)
-    with new_arena(budget) as (arena, segment):
+    with tempfile.TemporaryDirectory() as directory, new_arena(f"{directory}/socket", budget) as (arena, segment):
         done = puts = refused = 0
         peak, lowest = 0.0, 1.0
         spent = 0.0
@@ -104,7 +74,7 @@ def small(budget: int, key_bytes: int, value_bytes: int) -> None:
     """Entries of one size: filled, and then as many again."""
     value = PATTERN[:value_bytes]
     private = private_bytes()
-    with new_arena(budget) as (arena, segment):
+    with tempfile.TemporaryDirectory() as directory, new_arena(f"{directory}/socket", budget) as (arena, segment):
         count = budget // (key_bytes + value_bytes)
         keys = (b"%0*d" % (key_bytes, number) for number in range(2 * count))
         spent = []
@@ -122,14 +92,14 @@ def small(budget: int, key_bytes: int, value_bytes: int) -> None:
         )
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--budget", action="append", type=parse_size, help="cache_bytes; may be repeated (64MiB, 256MiB)"
     )
     parser.add_argument("--churn", type=int, default=10, help="budgets that go through (%(default)s)")
     parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     print(f"values of {SMALLEST} B to {format_size(LARGEST)}, log-uniform, {options.churn} budgets put")
     print(
