@@ -124,17 +124,17 @@ class Group(GroupCore):
     def _judge(self, link: Link, answer: Answer, key: bytes) -> ByteView | SharedLease | None:
         """What an answer to ASK means. None: it was cached, and is gone again; ask for the value itself."""
         match answer.message:
+            case Lease(lease=lease):
+                self.count(Counter.LOADS)
+                return SharedLease(link, lease)
             case Hit():
                 return self.lookup(key)
-            case Value(value=value, size=size, deduped=deduped):
-                view = _map(answer.fd, size) if value is None else ByteView(value)
+            case Value(value=value, deduped=deduped):
+                view = _map(answer.fd, value) if isinstance(value, int) else ByteView(value)
                 self.count(Counter.LOADS if deduped else Counter.MAIN_HITS)
                 if deduped:
                     self.count(Counter.LOADS_DEDUPED)
                 return view
-            case Lease(lease=lease):
-                self.count(Counter.LOADS)
-                return SharedLease(link, lease)
             case Failed() as failed:
                 if failed.code is not FailureCode.REFUSED:
                     self.count(Counter.LOADS)

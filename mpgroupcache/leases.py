@@ -49,7 +49,7 @@ class SharedLease:
 
     def store(self, value: bytes) -> ByteView:
         if len(value) <= INLINE_BYTES:
-            self._tell(Store(self._id, value, len(value)))
+            self._tell(Store(self._id, value))
             return ByteView(value)
         try:
             fd = memfd.make(value)
@@ -57,7 +57,7 @@ class SharedLease:
             self._tell(Return(self._id))
             return ByteView(value)
         try:
-            self._tell(Store(self._id, None, len(value)), fd)
+            self._tell(Store(self._id, len(value)), fd)
         finally:
             os.close(fd)
         return ByteView(value)
@@ -70,8 +70,10 @@ class SharedLease:
 
     def _tell(self, message: Message, fd: int = -1) -> None:
         # A coordinator that is gone has lost the lease with the connection, and passed it on.
-        with contextlib.suppress(CoordinatorUnavailable):
+        try:  # noqa: SIM105 - suppress() costs as much as the frame
             self._link.channel.send(message, fd=fd)
+        except CoordinatorUnavailable:
+            pass
 
 
 class LocalLease:

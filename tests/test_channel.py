@@ -40,7 +40,7 @@ class Peer:
 
     def send_large(self, request_id: int) -> None:
         fd = memfd.make(LARGE)
-        self.sock.sendmsg([encode(Value(None, len(LARGE), False), request_id)], memfd.passed(fd))
+        self.sock.sendmsg([encode(Value(len(LARGE), False), request_id)], memfd.passed(fd))
         os.close(fd)
 
 

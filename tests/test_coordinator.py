@@ -183,10 +183,10 @@ def test_a_large_value_survives_the_worker_that_stored_it(start_coordinator: Sta
         b.send(Ask(group, b"k", (), True))
         assert b.ask(Ping()) == Pong()  # its ASK has been read
         fd = memfd.make(bytes(size))
-        a.send(Store(lease, None, size), fd)
+        a.send(Store(lease, size), fd)
         os.close(fd)
         a.close()
-        assert b.receive() == Value(None, size, True)
+        assert b.receive() == Value(size, True)
 
 
 def test_a_lease_of_a_former_instance_is_nobodys(start_coordinator: Start) -> None:
@@ -204,8 +204,8 @@ def test_a_lease_of_a_former_instance_is_nobodys(start_coordinator: Start) -> No
         lease = holder.lease(group, b"inner")
         worker.send(Ask(group, b"inner", (old,), True))  # waits, and closes no circle
         assert worker.ask(Ping()) == Pong()
-        holder.send(Store(lease, b"value", 5))
-        assert worker.receive() == Value(b"value", 5, True)
+        holder.send(Store(lease, b"value"))
+        assert worker.receive() == Value(b"value", True)
 
 
 def test_a_waiter_that_cannot_be_sent_a_descriptor_costs_the_others_nothing(start_coordinator: Start) -> None:
@@ -227,16 +227,16 @@ def test_a_waiter_that_cannot_be_sent_a_descriptor_costs_the_others_nothing(star
         assert a.ask(Ping()) == Pong()
         b.send(Ask(group, b"k", (), True))
         assert b.ask(Ping()) == Pong()
-        holder.send(Store(filler, bytes(60_000), 60_000))  # more than a socket holds
+        holder.send(Store(filler, bytes(60_000)))  # more than a socket holds
         assert holder.ask(Ping()) == Pong()
         used = {int(name) for name in os.listdir(f"/proc/{daemon.process.pid}/fd")}
         limit = [number for number in range(len(used) + 2) if number not in used][1] + 1  # two: the value's, and a copy
         _, hard = resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (limit, hard))
         fd = memfd.make(bytes(size))
-        holder.send(Store(lease, None, size), fd)
+        holder.send(Store(lease, size), fd)
         os.close(fd)
-        assert b.receive() == Value(None, size, True)
+        assert b.receive() == Value(size, True)
         assert holder.ask(Ping()) == Pong()
 
 

@@ -21,7 +21,8 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from mpgroupcache.errors import CoordinatorUnavailable, DeadlineExceeded, ProtocolError
 from mpgroupcache.ipc import memfd
@@ -47,7 +48,7 @@ def _set_timeout(sock: socket.socket, direction: int, seconds: float) -> None:
         sock.settimeout(seconds)
 
 
-class Answer(NamedTuple):
+class Answer(Struct, frozen=True):
     """A message, and the descriptor that came with it; that is the receiver's to close."""
 
     message: Message

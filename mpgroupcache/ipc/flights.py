@@ -26,12 +26,11 @@ This code assumes that its calls come one at a time, and that each ask brings a 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterator, Mapping
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Mapping
+from msgspec import Struct, field  # a record made in C: a dataclass takes five times as long, at several per miss
 
 
 class _Plain(Enum):
@@ -69,8 +68,9 @@ class Role(_Plain):
 
 
 class Step(_Plain):
+    LEAD = auto()  # the waiter enters the flight as its holder
     JOIN = auto()  # the waiter queues up
-    GRANT = auto()  # the waiter becomes the holder
+    GRANT = auto()  # the waiter that came first becomes the holder
     DELIVER = auto()  # all who wait get the value
     FAIL = auto()  # all who wait get the error
     REMEMBER = auto()  # the holder becomes revoked, its lease stays known
@@ -80,7 +80,7 @@ class Step(_Plain):
 
 TRANSITIONS: Final[Mapping[State, Mapping[tuple[Event, Role], tuple[Step, State]]]] = {
     State.UNLEASED: {
-        (Event.ASK, Role.NOBODY): (Step.JOIN, State.UNLEASED),
+        (Event.ASK, Role.NOBODY): (Step.LEAD, State.LEASED),
         (Event.NEXT, Role.WAITER): (Step.GRANT, State.LEASED),
         (Event.NEXT, Role.NOBODY): (Step.NONE, State.ENDED),  # no waiter is left
     },
@@ -107,15 +107,14 @@ TRANSITIONS: Final[Mapping[State, Mapping[tuple[Event, Role], tuple[Step, State]
 }
 
 
-@dataclass(eq=False, slots=True)
-class Waiter:
-    """One caller's request for one key."""
+class Waiter(Struct, eq=False):
+    """One caller's request for one key. The table sets ``flight`` and ``lease``."""
 
     owner: Any  # hashable; whose loss is this waiter's loss: a connection, or a token of this process
     held: tuple[int, ...] = ()  # ids of the leases that its caller holds, outermost first; an ask drops stale ones
     request: Any = None  # the driver's own
-    flight: Flight | None = field(default=None, init=False, repr=False)
-    lease: Lease | None = field(default=None, init=False, repr=False)
+    flight: Flight | None = None
+    lease: Lease | None = None
 
     @property
     def role(self) -> Role:
@@ -125,28 +124,35 @@ class Waiter:
             return Role.WAITER
         return Role.HOLDER if self.lease.live else Role.REVOKED
 
+    def __repr__(self) -> str:
+        return f"Waiter(owner={self.owner!r}, held={self.held!r}, request={self.request!r})"
 
-@dataclass(eq=False, slots=True)
-class Lease:
+
+class Lease(Struct, eq=False):
     id: int  # increasing, never used twice in the life of a table
     flight: Flight
     holder: Waiter
     granted: Any = None  # the driver's own, such as the time of the grant
-    asks: dict[Waiter, None] = field(default_factory=dict, init=False, repr=False)  # waiters whose caller holds it
+    asks: dict[Waiter, None] = field(default_factory=dict)  # waiters whose caller holds it
 
     @property
     def live(self) -> bool:
         return self.flight.lease is self
 
+    def __repr__(self) -> str:
+        return f"Lease(id={self.id}, flight={self.flight!r}, holder={self.holder!r})"
 
-@dataclass(eq=False, slots=True)
-class Flight:
+
+class Flight(Struct, eq=False):
     key: Any  # hashable
     state: State = State.UNLEASED
-    lease: Lease | None = field(default=None, init=False, repr=False)
+    lease: Lease | None = None
     # In order of arrival. Not a dict, in which finding the first gets slow after many firsts were removed.
-    waiters: OrderedDict[Waiter, None] = field(default_factory=OrderedDict, init=False, repr=False)
-    revoked: dict[Waiter, None] = field(default_factory=dict, init=False, repr=False)  # their values are still welcome
+    waiters: OrderedDict[Waiter, None] = field(default_factory=OrderedDict)
+    revoked: dict[Waiter, None] = field(default_factory=dict)  # their values are still welcome
+
+    def __repr__(self) -> str:
+        return f"Flight(key={self.key!r}, state={self.state!r})"
 
     def waits_for(self) -> Iterator[Flight]:
         """Yield the flights that this one's loader, or a loader inside it, waits for."""
@@ -154,16 +160,14 @@ class Flight:
             yield from (waiter.flight for waiter in self.lease.asks if waiter.flight is not None)
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(Struct, frozen=True):
     """Tell the waiter to load."""
 
     waiter: Waiter
     lease: Lease
 
 
-@dataclass(frozen=True, slots=True)
-class Deliver:
+class Deliver(Struct, frozen=True):
     """Publish the value, and answer the waiters (there may be none) with it."""
 
     key: Any
@@ -171,8 +175,7 @@ class Deliver:
     value: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(Struct, frozen=True):
     """Answer the waiters (there may be none) with the error."""
 
     key: Any
@@ -180,8 +183,7 @@ class Fail:
     error: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Cycle:
+class Cycle(Struct, frozen=True):
     """Tell the waiter that each key's load waits for the next one's, and the last one's for the first's."""
 
     waiter: Waiter
@@ -235,10 +237,11 @@ class FlightTable:
         """A caller wants ``key``: it joins the flight of that key, or opens one and is granted its lease."""
         if waiter.flight is not None:
             raise ValueError(f"waiter: got {waiter} that waits already, expected a new one for each ask")
-        held = [
-            lease for lease in map(self._leases.get, dict.fromkeys(waiter.held)) if lease is not None and lease.live
-        ]
-        waiter.held = tuple([lease.id for lease in held])
+        held: list[Lease] = []
+        if waiter.held:
+            known = map(self._leases.get, dict.fromkeys(waiter.held))
+            held = [lease for lease in known if lease is not None and lease.live]
+            waiter.held = tuple([lease.id for lease in held])
         flight = self._flights.get(key)
         if flight is None:  # whose loader has asked for nothing yet, so that it closes no circle
             flight = self._flights[key] = Flight(key)
@@ -308,10 +311,15 @@ class FlightTable:
         step, flight.state = TRANSITIONS[flight.state][event, waiter.role]
         actions: list[Action] = []
         match step:
+            case Step.LEAD:
+                self._enter(flight, waiter)
+                actions.append(self._lease_to(flight, waiter))
             case Step.JOIN:
-                self._join(flight, waiter)
+                self._enter(flight, waiter)
+                flight.waiters[waiter] = None
             case Step.GRANT:
-                actions.append(self._grant(flight, waiter))
+                del flight.waiters[waiter]
+                actions.append(self._lease_to(flight, waiter))
             case Step.DELIVER:
                 actions.append(Deliver(flight.key, tuple(flight.waiters), outcome))
             case Step.FAIL:
@@ -326,15 +334,13 @@ class FlightTable:
             self._end(flight)
         return actions
 
-    def _join(self, flight: Flight, waiter: Waiter) -> None:
+    def _enter(self, flight: Flight, waiter: Waiter) -> None:
         waiter.flight = flight
-        flight.waiters[waiter] = None
         self._owners.setdefault(waiter.owner, {})[waiter] = None
         for lease_id in waiter.held:
             self._leases[lease_id].asks[waiter] = None
 
-    def _grant(self, flight: Flight, waiter: Waiter) -> Grant:
-        del flight.waiters[waiter]
+    def _lease_to(self, flight: Flight, waiter: Waiter) -> Grant:
         self._last_id += 1
         lease = Lease(self._last_id, flight, waiter)
         self._leases[lease.id] = flight.lease = waiter.lease = lease

@@ -8,7 +8,8 @@ import os
 import secrets
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpgroupcache.alone import describe_cycle
 from mpgroupcache.errors import ArenaError, ProtocolError
@@ -21,12 +22,10 @@ logger = logging.getLogger(__name__)
 PING_INTERVAL = 1.0  # s between pings to a worker that holds a lease for longer than that
 
 
-@dataclass(frozen=True, slots=True)
-class _Value:
-    """A flight's value: inline, or in a memfd that is open while the value is delivered."""
+class _Value(Struct, frozen=True):
+    """A flight's value: its bytes, or its size in a memfd that is open while the value is delivered."""
 
-    inline: bytes | None
-    size: int
+    carried: bytes | int
     fd: int
 
 
@@ -103,7 +102,7 @@ class Misses:
     def _send_found(self, connection: Connection, request_id: int, found: memoryview, copy: bool) -> None:
         """Answer with a cached value. ``found`` is good until the arena's next call."""
         if len(found) <= wire.INLINE_BYTES:
-            connection.send(wire.Value(bytes(found), len(found), False), request_id)
+            connection.send(wire.Value(bytes(found), False), request_id)
         elif not copy:
             connection.send(wire.Hit(), request_id)
         else:
@@ -112,7 +111,7 @@ class Misses:
             except OSError as error:
                 connection.send(_refused(f"a value of {len(found)} bytes cannot be sent: {error}"), request_id)
                 return
-            connection.send(wire.Value(None, len(found), False), request_id, fd)
+            connection.send(wire.Value(len(found), False), request_id, fd)
             os.close(fd)
 
     def _lease_of(self, connection: Connection, lease_id: int) -> flights.Lease | None:
@@ -127,25 +126,26 @@ class Misses:
     def _store(self, lease: flights.Lease, message: wire.Store, fd: int) -> None:
         group = self._groups.get(lease.flight.key[0])
         assert group is not None  # groups are never taken away
-        if message.value is not None:
+        if isinstance(message.value, bytes):
             group.put(lease.flight.key[1], message.value)
-            self._deliver(lease.id, _Value(message.value, message.size, -1))
+            self._deliver(lease.id, _Value(message.value, -1))
             return
         if lease.id in self._arriving:
             raise ProtocolError(f"lease {lease.id}: got a second value, expected one")
-        memfd.check(fd, message.size)
-        value = self._arriving[lease.id] = _Value(None, message.size, os.dup(fd))
-        copy = self._store_from(group, lease.id, lease.flight.key[1], value)
+        size = message.value
+        memfd.check(fd, size)
+        value = self._arriving[lease.id] = _Value(size, os.dup(fd))
+        copy = self._store_from(group, lease.id, lease.flight.key[1], value, size)
         task = asyncio.get_running_loop().create_task(copy)
         self._copying.add(task)
         task.add_done_callback(self._copying.discard)
 
-    async def _store_from(self, group: HostGroup, lease_id: int, key: bytes, value: _Value) -> None:
+    async def _store_from(self, group: HostGroup, lease_id: int, key: bytes, value: _Value, size: int) -> None:
         """Copy a large value into the arena, then end its flight: a get in between joins it, and loads nothing."""
         try:
-            await group.put_from(key, value.fd, value.size)
+            await group.put_from(key, value.fd, size)
         except (OSError, BufferError) as error:  # a BufferError: the coordinator ended meanwhile
-            logger.error("group %r: a value of %d bytes was not cached: %s", group.name, value.size, error)
+            logger.error("group %r: a value of %d bytes was not cached: %s", group.name, size, error)
         finally:
             self._deliver(lease_id, value)
             del self._arriving[lease_id]
@@ -164,7 +164,7 @@ class Misses:
                     waiter.owner.send(wire.Lease(lease.id), waiter.request)
                 case flights.Deliver(waiters=waiters, value=value):
                     for waiter in waiters:
-                        waiter.owner.send(wire.Value(value.inline, value.size, True), waiter.request, value.fd)
+                        waiter.owner.send(wire.Value(value.carried, True), waiter.request, value.fd)
                 case flights.Fail(waiters=waiters, error=(type_name, text)):
                     for waiter in waiters:
                         failed = wire.Failed(wire.FailureCode.LOAD_ERROR, type_name, text)
