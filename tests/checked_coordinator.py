@@ -14,8 +14,10 @@ from mpgroupcache.ipc.server import Coordinator
 
 
 async def run() -> None:
-    coordinator = Coordinator(options.parse(sys.argv[1:]))
     loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    coordinator = Coordinator(options.parse(sys.argv[1:]), stopping)
 
     def check() -> None:
         coordinator._control.reap()
@@ -26,7 +28,6 @@ async def run() -> None:
             report.append({"faults": group.arena.check(), "limbo": group.arena.limbo_bytes})
         print(json.dumps(report), flush=True)
 
-    loop.add_signal_handler(signal.SIGTERM, coordinator.stop)
     loop.add_signal_handler(signal.SIGUSR1, check)
     await coordinator.serve()
 

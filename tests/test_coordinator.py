@@ -39,6 +39,14 @@ def test_sigterm_drains_and_exits_0(start_coordinator: Start, spawn_on: SpawnOn)
     assert worker.get("k") == value_of("k")  # loaded again, here
 
 
+def test_sigterm_while_it_starts(socket_path: str) -> None:
+    daemon = Daemon(socket_path)
+    wait_until(lambda: segments_of(socket_path))
+    daemon.send(signal.SIGTERM)
+    assert daemon.wait() == ExitCode.OK
+    assert segments_of(socket_path) == []
+
+
 def test_a_second_instance_is_refused(start_coordinator: Start, spawn_on: SpawnOn) -> None:
     daemon = start_coordinator()
     worker = spawn_on(daemon.socket)

@@ -52,10 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _run(options: Options, writer: int) -> None:
-    coordinator = Coordinator(options)
     loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, coordinator.stop)
+        loop.add_signal_handler(number, stopping.set)  # before there is a segment that a signal's default would leave
+    coordinator = Coordinator(options, stopping)
     if writer >= 0:
         private.report_ready(options.socket, writer)
     logger.info("serving on %s, instance %s", options.socket, coordinator.instance)

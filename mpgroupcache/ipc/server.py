@@ -34,8 +34,11 @@ SPARE_REGIONS = 8  # free at any time: workers claim them without asking
 class Coordinator:
     """One instance, from its socket to its segments."""
 
-    def __init__(self, options: Options) -> None:
-        """Take the instance over. Raises ``AlreadyRunning``, ``ArenaError``, or ``OSError`` for the socket."""
+    def __init__(self, options: Options, stopping: asyncio.Event) -> None:
+        """Take the instance over; ``stopping`` is to end it.
+
+        Raises ``AlreadyRunning``, ``ArenaError``, or ``OSError`` for the socket.
+        """
         self._options = options
         self.instance = instance_name(options.socket)
         self._loop = asyncio.get_running_loop()
@@ -44,7 +47,7 @@ class Coordinator:
         self._misses = Misses(self._groups, options.lease_timeout)
         self._connections: set[Connection] = set()
         self._idle_since = time.monotonic()
-        self._stopped = asyncio.Event()
+        self._stopping = stopping
         try:
             self._listener = _bind(options.socket)
         except BaseException:
@@ -54,23 +57,19 @@ class Coordinator:
     # ---- Life
 
     async def serve(self) -> None:
-        """Serve until ``stop`` is called, or the linger time is over."""
+        """Serve until ``stopping`` is set, or the linger time is over. Then drain: workers finish without it."""
         self._loop.add_reader(self._listener.fileno(), self._accept)
         ticking = asyncio.create_task(self._tick())
         try:
             # The tick never ends by itself: if it fails, so does the coordinator, for another to take its place.
-            stopping = asyncio.create_task(self._stopped.wait())
-            await asyncio.wait((stopping, ticking), return_when=asyncio.FIRST_COMPLETED)
+            stopped = asyncio.create_task(self._stopping.wait())
+            await asyncio.wait((stopped, ticking), return_when=asyncio.FIRST_COMPLETED)
             if ticking.done():
                 ticking.result()
             await self._drain()
         finally:
             ticking.cancel()
             self._release()
-
-    def stop(self) -> None:
-        """Drain and end: workers finish without a coordinator."""
-        self._stopped.set()
 
     async def _drain(self) -> None:
         """No new connections; what is under way may end. A connection without any is closed: its worker loads alone."""
@@ -117,7 +116,7 @@ class Coordinator:
                 self._idle_since = now
             elif self._options.linger is not None and now - self._idle_since >= self._options.linger:
                 logger.info("no clients for %g s", self._options.linger)
-                self.stop()
+                self._stopping.set()
             await asyncio.sleep(TICK if touches or self._misses.under_way else IDLE_TICK)
 
     # ---- Connections
