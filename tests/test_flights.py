@@ -17,10 +17,13 @@ from mpgroupcache.ipc.flights import (
     Deliver,
     Event,
     Fail,
+    Fetch,
+    Flight,
     FlightTable,
     Grant,
     Lease,
     Role,
+    Seek,
     State,
     Waiter,
 )
@@ -58,6 +61,21 @@ def join(table: FlightTable, key: Hashable, owner: Hashable = "worker", held: tu
     return waiter
 
 
+def fetch(table: FlightTable, key: Hashable, owner: Hashable = "worker", held: tuple[int, ...] = ()) -> Flight:
+    """Ask for a key of a peer's that nobody fetches."""
+    [action] = table.ask(key, Waiter(owner, held), "peer")
+    assert isinstance(action, Fetch)
+    assert action.flight.peer == "peer"
+    return action.flight
+
+
+def seek(table: FlightTable, key: Hashable, owner: Hashable = "guest") -> Flight:
+    """Ask as a guest for a key that nobody loads."""
+    [action] = table.ask(key, Waiter(owner, guest=True))
+    assert isinstance(action, Seek)
+    return action.flight
+
+
 def assert_nothing_left(table: FlightTable) -> None:
     assert table.check() == []  # which tells of leases and owners that no flight knows
     assert repr(table) == "<FlightTable: 0 flights, 0 callers>"
@@ -69,12 +87,14 @@ def assert_nothing_left(table: FlightTable) -> None:
 
 
 class Scene:
-    """A flight with all roles: ``revoked`` had its lease, ``holder`` has it, ``first`` and ``second`` wait."""
+    """A flight with all roles: ``revoked`` had its lease, ``holder`` has it, ``first``, ``second``, ``guest`` wait."""
 
     def __init__(self) -> None:
         self.table = FlightTable()
         self.revoked = load(self.table, K, "r").holder
         self.holder, self.first, self.second = (join(self.table, K, owner) for owner in "hfs")
+        self.guest, self.visitor = Waiter("g", guest=True), Waiter("v", guest=True)
+        assert self.table.ask(K, self.guest) == []
         self.revoked_lease = self.lease_of(self.revoked)
         assert granted(self.table.revoke(self.revoked_lease.id)).holder is self.holder
         self.holder_lease = self.lease_of(self.holder)
@@ -89,6 +109,7 @@ class Scene:
         waiter = {
             Role.NOBODY: self.newcomer,
             Role.WAITER: self.first,
+            Role.GUEST: self.guest,
             Role.HOLDER: self.holder,
             Role.REVOKED: self.revoked,
         }[role]
@@ -96,6 +117,8 @@ class Scene:
         match event:
             case Event.ASK:
                 return self.table.ask(K, waiter)
+            case Event.VISIT:
+                return self.table.ask(K, self.visitor, "peer")
             case Event.VALUE:
                 return self.table.value(self.lease_of(waiter).id, "value")
             case Event.ERROR:
@@ -116,22 +139,25 @@ class Row:
     """What a row of ``TRANSITIONS[LEASED]`` does to the scene, by the names of its waiters."""
 
     holder: str | None = "holder"
-    waiters: list[str] = field(default_factory=lambda: ["first", "second"])
+    waiters: list[str] = field(default_factory=lambda: ["first", "second", "guest"])
     revoked: list[str] = field(default_factory=lambda: ["revoked"])
     tells: type[Deliver | Fail] | None = None  # whoever waits
 
 
-PASSED_ON = Row(holder="first", waiters=["second"])
+PASSED_ON = Row(holder="first", waiters=["second", "guest"])
 ENDED: dict[str, Any] = {"holder": None, "waiters": [], "revoked": []}
 
 ROWS = {
-    (Event.ASK, Role.NOBODY): Row(waiters=["first", "second", "newcomer"]),
-    (Event.CANCEL, Role.WAITER): Row(waiters=["second"]),
-    (Event.LOSE, Role.WAITER): Row(waiters=["second"]),
+    (Event.ASK, Role.NOBODY): Row(waiters=["first", "second", "guest", "newcomer"]),
+    (Event.VISIT, Role.NOBODY): Row(waiters=["first", "second", "guest", "visitor"]),
+    (Event.CANCEL, Role.WAITER): Row(waiters=["second", "guest"]),
+    (Event.LOSE, Role.WAITER): Row(waiters=["second", "guest"]),
+    (Event.CANCEL, Role.GUEST): Row(waiters=["first", "second"]),
+    (Event.LOSE, Role.GUEST): Row(waiters=["first", "second"]),
     (Event.VALUE, Role.HOLDER): Row(tells=Deliver, **ENDED),
     (Event.ERROR, Role.HOLDER): Row(tells=Fail, **ENDED),
     (Event.RETURN, Role.HOLDER): PASSED_ON,
-    (Event.REVOKE, Role.HOLDER): Row(holder="first", waiters=["second"], revoked=["revoked", "holder"]),
+    (Event.REVOKE, Role.HOLDER): Row(holder="first", waiters=["second", "guest"], revoked=["revoked", "holder"]),
     (Event.CANCEL, Role.HOLDER): PASSED_ON,
     (Event.LOSE, Role.HOLDER): PASSED_ON,
     (Event.VALUE, Role.REVOKED): Row(tells=Deliver, **ENDED),
@@ -151,7 +177,7 @@ def test_rows_of_a_leased_flight(event: Event, role: Role) -> None:
     actions = scene.fire(event, role)
     assert scene.table.check() == []
     if row.tells is not None:
-        assert actions == [row.tells(K, (scene.first, scene.second), event.name.lower())]
+        assert actions == [row.tells(K, (scene.first, scene.second, scene.guest), event.name.lower())]
     elif row.holder == "first":
         assert granted(actions).holder is scene.first
     else:
@@ -167,8 +193,10 @@ def test_rows_of_a_leased_flight(event: Event, role: Role) -> None:
 
 def test_rows_of_a_flight_without_a_lease(table: FlightTable) -> None:
     assert list(TRANSITIONS[State.UNLEASED]) == [
-        (Event.ASK, Role.NOBODY),  # who opens a flight is its first waiter,
-        (Event.NEXT, Role.WAITER),  # and gets the lease
+        (Event.ASK, Role.NOBODY),  # who opens a flight gets its lease,
+        (Event.VISIT, Role.NOBODY),  # or waits for a loader
+        (Event.NEXT, Role.WAITER),
+        (Event.NEXT, Role.GUEST),
         (Event.NEXT, Role.NOBODY),
     ]
     lease = load(table, K)
@@ -328,6 +356,116 @@ def test_error_then_retry(table: FlightTable) -> None:
     assert_nothing_left(table)
     again = load(table, K, "b")
     assert table.value(again.id, "value") == [Deliver(K, (), "value")]
+
+
+# Peers
+
+
+def test_a_fetch_brings_the_value(table: FlightTable) -> None:
+    flight = fetch(table, K, "a")
+    [a] = flight.waiters
+    b = Waiter("b")
+    assert table.ask(K, b, "peer") == []
+    c = Waiter("c")
+    assert table.ask(K, c) == []  # the ring has changed meanwhile: somebody is fetching it all the same
+    assert table.cancel(b) == []
+    assert (len(table), table.live_leases(), table.fetch(K)) == (1, [], flight)
+    assert table.fetched(flight, "value") == [Deliver(K, (a, c), "value")]
+    assert_nothing_left(table)
+
+
+def test_a_fetch_goes_on_without_waiters(table: FlightTable) -> None:
+    flight = fetch(table, K, "a")
+    assert table.lose("a") == []
+    assert table.fetch(K) is flight
+    assert table.fetched(flight, "for the hot cache") == [Deliver(K, (), "for the hot cache")]
+    assert_nothing_left(table)
+
+
+def test_an_unreached_peer_with_nobody_waiting_is_nothing(table: FlightTable) -> None:
+    flight = fetch(table, K, "a")
+    table.lose("a")
+    assert table.unreached(flight) == []
+    assert_nothing_left(table)
+
+
+def test_the_peers_loader_raised(table: FlightTable) -> None:
+    flight = fetch(table, K)
+    [waiter] = flight.waiters
+    assert table.refused(flight, "error") == [Fail(K, (waiter,), "error")]
+    assert_nothing_left(table)
+
+
+def test_the_waiters_of_an_unreached_peer_load_here(table: FlightTable) -> None:
+    flight = fetch(table, K, "a")
+    [a] = flight.waiters
+    b = Waiter("b")
+    assert table.ask(K, b, "peer") == []
+    lease = granted(table.unreached(flight))
+    assert lease.holder is a
+    assert table.fetch(K) is None
+    assert table.value(lease.id, "value") == [Deliver(K, (b,), "value")]
+    assert_nothing_left(table)
+
+
+def test_a_guest_does_not_wait_for_a_fetch(table: FlightTable) -> None:
+    fetching = fetch(table, K, "a")
+    [caller] = fetching.waiters
+    loading = seek(table, K)
+    [guest] = loading.waiters
+    lease = granted(table.enlist(loading, Waiter("loader")))
+    assert (table.fetch(K), table.flight(K)) == (fetching, loading)
+    joined = join(table, K, "b")  # whoever comes now waits for the load: it is here
+    assert table.value(lease.id, "value") == [Deliver(K, (guest, joined), "value")]
+    assert table.fetched(fetching, "value") == [Deliver(K, (caller,), "value")]
+    assert_nothing_left(table)
+
+
+def test_the_waiters_of_an_unreached_peer_join_a_load_for_a_guest(table: FlightTable) -> None:
+    fetching = fetch(table, K, "a")
+    [a] = fetching.waiters
+    loading = seek(table, K)
+    [guest] = loading.waiters
+    lease = granted(table.enlist(loading, Waiter("loader")))
+    assert table.unreached(fetching) == []
+    assert table.value(lease.id, "value") == [Deliver(K, (guest, a), "value")]
+    assert_nothing_left(table)
+
+
+def test_an_unreached_peer_can_close_a_circle(table: FlightTable) -> None:
+    # 1. a, a loader of K, waits for "far", which a peer owns. 2. The peer asks here for "far"; its loader here asks for
+    # K. 3. The fetch fails, and K's loader would wait for "far", which waits for K.
+    k = load(table, K, "a")
+    fetching = fetch(table, "far", "a", (k.id,))
+    [waiting] = fetching.waiters
+    far = granted(table.enlist(seek(table, "far"), Waiter("loader")))
+    join(table, K, "loader", (far.id,))
+    assert table.unreached(fetching) == [Cycle(waiting, (K, "far"))]
+
+
+def test_no_loader_for_guests(table: FlightTable) -> None:
+    flight = seek(table, K)
+    [guest] = flight.waiters
+    assert table.no_loader(flight, "nobody") == [Fail(K, (guest,), "nobody")]
+    assert table.no_loader(flight, "nobody") == table.enlist(flight, Waiter("late")) == []
+    assert_nothing_left(table)
+
+
+def test_a_lease_passes_by_guests(table: FlightTable) -> None:
+    flight = seek(table, K)
+    granted(table.enlist(flight, Waiter("loader")))
+    assert table.ask(K, Waiter("another guest", guest=True)) == []
+    caller = join(table, K, "caller")
+    assert granted(table.lose("loader")).holder is caller
+    [action] = table.lose("caller")
+    assert isinstance(action, Seek)
+    assert action.flight is flight
+    first, second = flight.waiters
+    assert table.cancel(first) == []
+    came = granted(table.ask(K, Waiter("came meanwhile")))
+    assert table.enlist(flight, Waiter("late")) == []
+    assert table.error(came.id, "error") == [Fail(K, (second,), "error")]
+    assert_nothing_left(table)
 
 
 # Cycles

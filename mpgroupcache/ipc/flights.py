@@ -8,10 +8,16 @@ A *flight* is one load of one key. Its *waiters* are the callers that asked for 
 them, the *holder*, has the flight's *lease*: the right and the duty to load. It gets no answer, since it has its own
 value; all others get that value. A lease that ends without one is passed on to the next waiter.
 
+A key whose owner is a remote peer has a flight that asks the peer, a *fetch*. When the peer fails, its waiters ask
+again as if the key were this host's own. The peers' requests are waiters too, *guests*: they cannot load, so a flight
+that has none but guests seeks a loader. A guest never waits for a fetch, or two hosts that each take the other for the
+owner would wait for each other: beside the fetch there may be one flight of the same key that loads here.
+
 Guarantees:
 
-- A flight has one live lease between any two calls; so it never hangs, as long as the driver tells of lost or silent
-  holders. It ends when it has its value, its error, or nobody who wants one.
+- A flight that loads here has one live lease between any two calls, but for the moment in which the driver seeks its
+  loader; so it never hangs, as long as the driver tells of lost or silent holders, and of what became of each fetch. It
+  ends when it has its value, its error, or nobody who wants one.
 - Each waiter gets one outcome: Deliver, Fail, Cycle, or, by its own doing, none (it held the lease, left or was lost).
 - A lease that was taken away from a silent holder stays known while its flight lasts: the first value wins, whoever
   sends it. Messages about any other lease are ignored.
@@ -40,15 +46,24 @@ class _Plain(Enum):
 
 
 class State(_Plain):
-    """Of a flight. To ask a remote peer first is one more state beside LEASED, entered from and left to UNLEASED."""
+    """Of a flight."""
 
+    AWAY = auto()  # new, and its key is a remote peer's; never seen between two calls
+    FETCHING = auto()  # from that peer
     UNLEASED = auto()  # new, or between two leases; never seen between two calls
+    SEEKING = auto()  # a loader for guests: the driver is about to say who it is
     LEASED = auto()
     ENDED = auto()
 
 
 class Event(_Plain):
     ASK = auto()  # a caller wants the key
+    VISIT = auto()  # a guest wants the key
+    ENLIST = auto()  # a loader was found
+    NO_LOADER = auto()  # none was found
+    FETCHED = auto()  # the peer sent the value
+    REFUSED = auto()  # the peer's loader raised
+    UNREACHED = auto()  # the peer failed
     VALUE = auto()  # a lease's value is there
     ERROR = auto()  # a lease's loader raised
     RETURN = auto()  # a lease's loader was left without value or error
@@ -63,6 +78,7 @@ class Role(_Plain):
 
     NOBODY = auto()  # in no flight (yet)
     WAITER = auto()
+    GUEST = auto()  # a waiter that cannot load
     HOLDER = auto()  # of the live lease
     REVOKED = auto()  # of a lease that was taken away
 
@@ -70,7 +86,9 @@ class Role(_Plain):
 class Step(_Plain):
     LEAD = auto()  # the waiter enters the flight as its holder
     JOIN = auto()  # the waiter queues up
+    FETCH = auto()  # the waiter queues up, and the peer is asked
     GRANT = auto()  # the waiter that came first becomes the holder
+    SEEK = auto()  # the driver is to find a loader
     DELIVER = auto()  # all who wait get the value
     FAIL = auto()  # all who wait get the error
     REMEMBER = auto()  # the holder becomes revoked, its lease stays known
@@ -79,15 +97,39 @@ class Step(_Plain):
 
 
 TRANSITIONS: Final[Mapping[State, Mapping[tuple[Event, Role], tuple[Step, State]]]] = {
+    State.AWAY: {
+        (Event.ASK, Role.NOBODY): (Step.FETCH, State.FETCHING),
+    },
+    State.FETCHING: {  # also without a waiter: the value is still good for the hot cache
+        (Event.ASK, Role.NOBODY): (Step.JOIN, State.FETCHING),
+        (Event.CANCEL, Role.WAITER): (Step.REMOVE, State.FETCHING),
+        (Event.LOSE, Role.WAITER): (Step.REMOVE, State.FETCHING),
+        (Event.FETCHED, Role.NOBODY): (Step.DELIVER, State.ENDED),
+        (Event.REFUSED, Role.NOBODY): (Step.FAIL, State.ENDED),
+        (Event.UNREACHED, Role.NOBODY): (Step.NONE, State.ENDED),  # its waiters ask again
+    },
+    State.SEEKING: {
+        (Event.ASK, Role.NOBODY): (Step.LEAD, State.LEASED),
+        (Event.VISIT, Role.NOBODY): (Step.JOIN, State.SEEKING),
+        (Event.CANCEL, Role.GUEST): (Step.REMOVE, State.SEEKING),
+        (Event.LOSE, Role.GUEST): (Step.REMOVE, State.SEEKING),
+        (Event.ENLIST, Role.NOBODY): (Step.LEAD, State.LEASED),
+        (Event.NO_LOADER, Role.NOBODY): (Step.FAIL, State.ENDED),
+    },
     State.UNLEASED: {
         (Event.ASK, Role.NOBODY): (Step.LEAD, State.LEASED),
+        (Event.VISIT, Role.NOBODY): (Step.JOIN, State.UNLEASED),
         (Event.NEXT, Role.WAITER): (Step.GRANT, State.LEASED),
+        (Event.NEXT, Role.GUEST): (Step.SEEK, State.SEEKING),  # no other waiter is left
         (Event.NEXT, Role.NOBODY): (Step.NONE, State.ENDED),  # no waiter is left
     },
     State.LEASED: {
         (Event.ASK, Role.NOBODY): (Step.JOIN, State.LEASED),
+        (Event.VISIT, Role.NOBODY): (Step.JOIN, State.LEASED),
         (Event.CANCEL, Role.WAITER): (Step.REMOVE, State.LEASED),
         (Event.LOSE, Role.WAITER): (Step.REMOVE, State.LEASED),
+        (Event.CANCEL, Role.GUEST): (Step.REMOVE, State.LEASED),
+        (Event.LOSE, Role.GUEST): (Step.REMOVE, State.LEASED),
         # From the holder.
         (Event.VALUE, Role.HOLDER): (Step.DELIVER, State.ENDED),
         (Event.ERROR, Role.HOLDER): (Step.FAIL, State.ENDED),
@@ -113,6 +155,7 @@ class Waiter(Struct, eq=False):
     owner: Any  # hashable; whose loss is this waiter's loss: a connection, or a token of this process
     held: tuple[int, ...] = ()  # ids of the leases that its caller holds, outermost first; an ask drops stale ones
     request: Any = None  # the driver's own
+    guest: bool = False  # cannot load
     flight: Flight | None = None
     lease: Lease | None = None
 
@@ -121,7 +164,7 @@ class Waiter(Struct, eq=False):
         if self.flight is None:
             return Role.NOBODY
         if self.lease is None:
-            return Role.WAITER
+            return Role.GUEST if self.guest else Role.WAITER
         return Role.HOLDER if self.lease.live else Role.REVOKED
 
     def __repr__(self) -> str:
@@ -146,6 +189,7 @@ class Lease(Struct, eq=False):
 class Flight(Struct, eq=False):
     key: Any  # hashable
     state: State = State.UNLEASED
+    peer: Any = None  # the driver's own: who is asked for the value, of a fetch
     lease: Lease | None = None
     # In order of arrival. Not a dict, in which finding the first gets slow after many firsts were removed.
     waiters: OrderedDict[Waiter, None] = field(default_factory=OrderedDict)
@@ -158,6 +202,18 @@ class Flight(Struct, eq=False):
         """Yield the flights that this one's loader, or a loader inside it, waits for."""
         if self.lease is not None:
             yield from (waiter.flight for waiter in self.lease.asks if waiter.flight is not None)
+
+
+class Fetch(Struct, frozen=True):
+    """Ask the flight's peer, and tell how that ended: ``fetched``, ``refused`` or ``unreached``."""
+
+    flight: Flight
+
+
+class Seek(Struct, frozen=True):
+    """Find a loader for the flight, and tell at once: ``enlist`` or ``no_loader``."""
+
+    flight: Flight
 
 
 class Grant(Struct, frozen=True):
@@ -190,7 +246,7 @@ class Cycle(Struct, frozen=True):
     keys: tuple[Any, ...]
 
 
-Action: TypeAlias = Grant | Deliver | Fail | Cycle
+Action: TypeAlias = Fetch | Seek | Grant | Deliver | Fail | Cycle
 
 _NOBODY: Final = Waiter(owner=None)
 
@@ -202,24 +258,30 @@ class FlightTable:
     the flights which wait for each other.
     """
 
-    __slots__ = ("_flights", "_last_id", "_leases", "_owners")
+    __slots__ = ("_fetches", "_flights", "_last_id", "_leases", "_owners")
 
     def __init__(self, last_id: int = 0) -> None:
         """``last_id``: leases are numbered from the next on."""
-        self._flights: dict[Hashable, Flight] = {}
+        self._flights: dict[Hashable, Flight] = {}  # those that load here
+        self._fetches: dict[Hashable, Flight] = {}
         self._leases: dict[int, Lease] = {}  # the live ones, and the revoked ones of flights that last
         self._owners: dict[Hashable, dict[Waiter, None]] = {}  # all waiters that are in a flight
         self._last_id = last_id
 
     def __repr__(self) -> str:
-        return f"<FlightTable: {len(self._flights)} flights, {sum(map(len, self._owners.values()))} callers>"
+        return f"<FlightTable: {len(self)} flights, {sum(map(len, self._owners.values()))} callers>"
 
     def __len__(self) -> int:
         """How many flights there are."""
-        return len(self._flights)
+        return len(self._flights) + len(self._fetches)
 
     def flight(self, key: Hashable) -> Flight | None:
+        """Return the flight that loads ``key`` here."""
         return self._flights.get(key)
+
+    def fetch(self, key: Hashable) -> Flight | None:
+        """Return the flight that asks a peer for ``key``."""
+        return self._fetches.get(key)
 
     def lease(self, lease_id: int) -> Lease | None:
         """Return a lease whose value would count: a live one, or one that was revoked and whose flight lasts."""
@@ -233,8 +295,12 @@ class FlightTable:
         """Return an owner's waiters that are in a flight, those that hold leases too."""
         return list(self._owners.get(owner, ()))
 
-    def ask(self, key: Hashable, waiter: Waiter) -> list[Action]:
-        """A caller wants ``key``: it joins the flight of that key, or opens one and is granted its lease."""
+    def ask(self, key: Hashable, waiter: Waiter, peer: Any = None) -> list[Action]:
+        """A caller wants ``key``: it joins a flight of that key, or opens one.
+
+        ``peer``: who owns the key, where that is another host; a new flight asks there. Otherwise whoever opens a
+        flight is granted its lease, or, as a guest, has the driver seek a loader.
+        """
         if waiter.flight is not None:
             raise ValueError(f"waiter: got {waiter} that waits already, expected a new one for each ask")
         held: list[Lease] = []
@@ -242,12 +308,39 @@ class FlightTable:
             known = map(self._leases.get, dict.fromkeys(waiter.held))
             held = [lease for lease in known if lease is not None and lease.live]
             waiter.held = tuple([lease.id for lease in held])
-        flight = self._flights.get(key)
-        if flight is None:  # whose loader has asked for nothing yet, so that it closes no circle
+        flight = self._flights.get(key) or (None if waiter.guest else self._fetches.get(key))
+        if flight is not None:
+            if circle := _circle(flight, held):
+                return [Cycle(waiter, circle)]
+        elif peer is None or waiter.guest:  # its loader has asked for nothing yet, so that it closes no circle
             flight = self._flights[key] = Flight(key)
-        elif circle := _circle(flight, held):
-            return [Cycle(waiter, circle)]
-        return self._fire(Event.ASK, flight, waiter)
+        else:
+            flight = self._fetches[key] = Flight(key, State.AWAY, peer)
+        return self._fire(Event.VISIT if waiter.guest else Event.ASK, flight, waiter)
+
+    def enlist(self, flight: Flight, waiter: Waiter) -> list[Action]:
+        """Answers ``Seek``: this waiter loads."""
+        return self._fire(Event.ENLIST, flight, waiter) if flight.state is State.SEEKING else []
+
+    def no_loader(self, flight: Flight, error: Any) -> list[Action]:
+        """Answers ``Seek``: nobody can load."""
+        return self._fire(Event.NO_LOADER, flight, _NOBODY, error) if flight.state is State.SEEKING else []
+
+    def fetched(self, flight: Flight, value: Any) -> list[Action]:
+        """The peer sent the value."""
+        return self._fire(Event.FETCHED, flight, _NOBODY, value)
+
+    def refused(self, flight: Flight, error: Any) -> list[Action]:
+        """The peer's loader raised: loading again here would have no better outcome."""
+        return self._fire(Event.REFUSED, flight, _NOBODY, error)
+
+    def unreached(self, flight: Flight) -> list[Action]:
+        """The peer failed: whoever waits asks again, as for a key of this host's own."""
+        waiters = list(flight.waiters)
+        actions = self._fire(Event.UNREACHED, flight, _NOBODY)
+        for waiter in waiters:
+            actions += self.ask(flight.key, waiter)
+        return actions
 
     def value(self, lease_id: int, value: Any) -> list[Action]:
         """The holder of a lease, or of a revoked one, sent the value."""
@@ -283,10 +376,11 @@ class FlightTable:
         """List what is inconsistent. For tests and post-mortems."""
         faults: list[str] = []
         inside: set[Waiter] = set()
-        for key, flight in self._flights.items():
+        for key, flight in (*self._flights.items(), *self._fetches.items()):
             holders = [flight.lease.holder] if flight.lease is not None else []
-            if flight.key != key or flight.state is not State.LEASED or not holders:
-                faults.append(f"{flight} under {key!r} has {len(holders)} live leases, expected 1")
+            leases_of = {State.LEASED: 1, State.SEEKING: 0} if flight.peer is None else {State.FETCHING: 0}
+            if flight.key != key or leases_of.get(flight.state) != len(holders):
+                faults.append(f"{flight} under {key!r} has {len(holders)} live leases, expected {leases_of}")
             members = [*flight.waiters, *flight.revoked, *holders]
             faults += [f"{waiter} is not of {flight}" for waiter in members if waiter.flight is not flight]
             inside.update(members)
@@ -317,6 +411,12 @@ class FlightTable:
             case Step.JOIN:
                 self._enter(flight, waiter)
                 flight.waiters[waiter] = None
+            case Step.FETCH:
+                self._enter(flight, waiter)
+                flight.waiters[waiter] = None
+                actions.append(Fetch(flight))
+            case Step.SEEK:
+                actions.append(Seek(flight))
             case Step.GRANT:
                 del flight.waiters[waiter]
                 actions.append(self._lease_to(flight, waiter))
@@ -329,7 +429,7 @@ class FlightTable:
             case Step.REMOVE:
                 self._remove(flight, waiter)
         if flight.state is State.UNLEASED:
-            actions += self._fire(Event.NEXT, flight, next(iter(flight.waiters), _NOBODY))
+            actions += self._fire(Event.NEXT, flight, _next_of(flight))
         elif flight.state is State.ENDED:
             self._end(flight)
         return actions
@@ -362,7 +462,7 @@ class FlightTable:
         self._forget(waiter)
 
     def _end(self, flight: Flight) -> None:
-        del self._flights[flight.key]
+        del (self._flights if flight.peer is None else self._fetches)[flight.key]
         if flight.lease is not None:
             self._forget(flight.lease.holder)
             flight.lease = None
@@ -388,6 +488,14 @@ class FlightTable:
                 lease.asks.pop(waiter, None)
         if waiter.lease is not None:
             waiter.lease.asks.clear()
+
+
+def _next_of(flight: Flight) -> Waiter:
+    """Return the waiter to whom a free lease goes: the first that can load, else a guest, else nobody."""
+    first = next(iter(flight.waiters), _NOBODY)
+    if not first.guest:
+        return first
+    return next((waiter for waiter in flight.waiters if not waiter.guest), first)
 
 
 def _circle(flight: Flight, held: list[Lease]) -> tuple[Hashable, ...] | None:
