@@ -10,13 +10,14 @@ BIN := $(VENV)/bin
 NATIVE := $(wildcard mpgroupcache/shm/*.c mpgroupcache/shm/*.h mpgroupcache/shm/*.pxd mpgroupcache/shm/*.pyx)
 PACKAGING := pyproject.toml setup.py $(wildcard build_backend/*.py)
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format proto bench clean
 
 help:
 	@echo 'make demo     serve the example on http://$(HOST):$(PORT)/ (PORT=..., HOST=...)'
 	@echo 'make test     run the tests (PYTEST_ARGS=...)'
 	@echo 'make lint     ruff and mypy'
 	@echo 'make format   let ruff format the sources'
+	@echo 'make proto    generate the code of the protobuf messages'
 	@echo 'make bench    run the benchmarks'
 	@echo 'make clean    remove the environment and whatever was built'
 
@@ -35,6 +36,9 @@ lint: $(VENV)/installed-lint
 format: $(VENV)/installed-lint
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+proto: $(VENV)/installed-proto
+	$(BIN)/protoc --python_out=. --pyi_out=. mpgroupcache/net/groupcachepb.proto
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks
