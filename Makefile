@@ -8,6 +8,7 @@ PYTEST_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := $(wildcard mpgroupcache/shm/*.c mpgroupcache/shm/*.h mpgroupcache/shm/*.pxd mpgroupcache/shm/*.pyx)
+GO_PACKAGES := golang-go golang-github-golang-groupcache-dev
 PACKAGING := pyproject.toml setup.py $(wildcard build_backend/*.py)
 
 .PHONY: help demo test lint format proto bench clean
@@ -26,6 +27,7 @@ demo: $(VENV)/installed-demo
 	$(BIN)/gunicorn -c examples/gunicorn_app/gunicorn.conf.py --bind $(HOST):$(PORT) examples.gunicorn_app.app:app
 
 test: $(VENV)/installed-test
+	@command -v go >/dev/null || echo 'No Go here: tests against Go groupcache are skipped (apt-get install $(GO_PACKAGES))'
 	$(BIN)/pytest -n auto $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-lint
