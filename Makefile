@@ -8,15 +8,17 @@ PYTEST_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := $(wildcard mpgroupcache/shm/*.c mpgroupcache/shm/*.h mpgroupcache/shm/*.pxd mpgroupcache/shm/*.pyx)
+GO_PACKAGES := golang-go golang-github-golang-groupcache-dev
 PACKAGING := pyproject.toml setup.py $(wildcard build_backend/*.py)
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format proto bench clean
 
 help:
 	@echo 'make demo     serve the example on http://$(HOST):$(PORT)/ (PORT=..., HOST=...)'
 	@echo 'make test     run the tests (PYTEST_ARGS=...)'
 	@echo 'make lint     ruff and mypy'
 	@echo 'make format   let ruff format the sources'
+	@echo 'make proto    generate the code of the protobuf messages'
 	@echo 'make bench    run the benchmarks'
 	@echo 'make clean    remove the environment and whatever was built'
 
@@ -25,6 +27,7 @@ demo: $(VENV)/installed-demo
 	$(BIN)/gunicorn -c examples/gunicorn_app/gunicorn.conf.py --bind $(HOST):$(PORT) examples.gunicorn_app.app:app
 
 test: $(VENV)/installed-test
+	@command -v go >/dev/null || echo 'No Go here: tests against Go groupcache are skipped (apt-get install $(GO_PACKAGES))'
 	$(BIN)/pytest -n auto $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-lint
@@ -35,6 +38,9 @@ lint: $(VENV)/installed-lint
 format: $(VENV)/installed-lint
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+proto: $(VENV)/installed-proto
+	$(BIN)/protoc --python_out=. --pyi_out=. mpgroupcache/net/groupcachepb.proto
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks
