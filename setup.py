@@ -18,7 +18,7 @@ setup(
             sources=[f"{SHM.as_posix()}/{name}.pyx", *core],
             depends=headers,
             include_dirs=[SHM.as_posix()],
-            extra_compile_args=["-O2", "-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden"],
+            extra_compile_args=["-O3", "-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden"],
         )
         for name in BINDINGS
     ],

@@ -658,13 +658,12 @@ cdef class GroupCore:
     cdef inline object _lookup(self, key):
         cdef const uint8_t *data
         cdef Py_ssize_t length
-        cdef Reader reader = self.reader
         cdef uint32_t pin
         cdef int outcome
         cdef mgc_hit hit
         cdef ByteView view
         cdef bytes copied
-        if reader is None or not self.mapped or reader.lookup_epoch != process_epoch[0] or reader.region == NULL:
+        if not self.mapped or self.reader.lookup_epoch != process_epoch[0] or self.reader.region == NULL:
             return None
         if PyUnicode_Check(key):
             if PyUnicode_IS_COMPACT_ASCII(key):
@@ -683,9 +682,12 @@ cdef class GroupCore:
         if length > MGC_MAX_KEY:
             return None
         # No pin is free, or a fork is under way: copy the value under the pin that is kept for that. From here to where
-        # the pin is taken, or given back, the GIL is held and no other Python code runs, the collector's included.
-        pin = reader.free_pins[reader.free_count - 1] if reader.free_count and not reader.forks else MGC_COPY_PIN
-        outcome = mgc_get(&self.map, reader.region, pin, data, length, &hit)
+        # the pin is taken, or given back, the GIL is held and no other Python code runs, the collector's included: so
+        # nobody can put another reader in the place of this one either.
+        pin = MGC_COPY_PIN
+        if self.reader.free_count and not self.reader.forks:
+            pin = self.reader.free_pins[self.reader.free_count - 1]
+        outcome = mgc_get(&self.map, self.reader.region, pin, data, length, &hit)
         if outcome != MGC_HIT:
             if outcome == MGC_DETACHED:
                 self.detach()
@@ -694,11 +696,11 @@ cdef class GroupCore:
             try:
                 copied = PyBytes_FromStringAndSize(<const char *> hit.value, hit.length)
             finally:
-                mgc_unpin(reader.region, MGC_COPY_PIN)
+                mgc_unpin(self.reader.region, MGC_COPY_PIN)
             return ByteView(copied)
         view = ByteView.__new__(ByteView)  # where there is no memory for it, the pin is still in the stack
-        reader.free_count -= 1
-        view.owner = reader
+        self.reader.free_count -= 1
+        view.owner = self.reader
         view.data = hit.value
         view.length = hit.length
         view.pin = pin
