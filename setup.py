@@ -5,10 +5,10 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 SHM = Path("mpgroupcache/shm")
-BINDINGS = ("_reader", "_writer")
+BINDINGS = sorted(path.stem for path in SHM.glob("*.pyx"))
 
-# The C core is linked into each binding with its symbols hidden; a generated _reader.c may lie beside it.
-core = sorted(path.as_posix() for path in SHM.glob("*.c") if path.stem not in BINDINGS)
+# The C core is linked into each binding with its symbols hidden; generated ones (_reader.c) may lie beside it.
+core = sorted(path.as_posix() for path in SHM.glob("*.c") if not path.stem.startswith("_"))
 headers = sorted(path.as_posix() for pattern in ("*.h", "*.pxd") for path in SHM.glob(pattern))
 
 setup(
@@ -18,7 +18,7 @@ setup(
             sources=[f"{SHM.as_posix()}/{name}.pyx", *core],
             depends=headers,
             include_dirs=[SHM.as_posix()],
-            extra_compile_args=["-O2", "-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden"],
+            extra_compile_args=["-O3", "-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden"],
         )
         for name in BINDINGS
     ],

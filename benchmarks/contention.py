@@ -19,7 +19,8 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from benchmarks.common import new_arena, ratio, side_by_side, table, verdict
-from mpgroupcache.shm._reader import GroupCore, Reader
+from mpgroupcache.shm._group import GroupCore
+from mpgroupcache.shm._reader import Reader
 from mpgroupcache.shm.segment import instance_name, segment_path
 
 BUDGET = 64 << 20

@@ -22,7 +22,7 @@ from mpgroupcache.errors import (
 from mpgroupcache.getters import Getter
 from mpgroupcache.group import Group
 from mpgroupcache.registry import cached, connect, get_group, new_group
-from mpgroupcache.shm._reader import ByteView
+from mpgroupcache.shm._view import ByteView
 from mpgroupcache.sinks import BytesSink, ByteViewSink, ProtoSink, Sink, StringSink, TruncatingSink
 from mpgroupcache.stats import AtomicInt, CacheStats, CacheType, Stats
 

@@ -1,6 +1,6 @@
 """Groups: what an application declares and gets from (Go: ``Group``).
 
-What ``get`` does up to a hit is native (``shm._reader.GroupCore``); this module is the miss.
+What ``get`` does up to a hit is native (``shm._group.GroupCore``); this module is the miss.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from mpgroupcache.ipc.wire import MAX_HELD, Ask, Failed, FailureCode, Hit, Lease
 from mpgroupcache.keys import encode_key
 from mpgroupcache.leases import HeldLease, LocalLease, SharedLease, held_leases
 from mpgroupcache.process import Process, current
-from mpgroupcache.shm._reader import ByteView, GroupCore
+from mpgroupcache.shm._group import GroupCore
+from mpgroupcache.shm._view import ByteView
 from mpgroupcache.shm.segment import segment_path
 from mpgroupcache.sinks import Sink
 from mpgroupcache.sizes import format_size

@@ -15,7 +15,7 @@ from mpgroupcache.errors import CoordinatorUnavailable
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.link import Link
 from mpgroupcache.ipc.wire import INLINE_BYTES, Fail, Message, Return, Store
-from mpgroupcache.shm._reader import ByteView
+from mpgroupcache.shm._view import ByteView
 
 held_leases: ContextVar[tuple[int, ...]] = ContextVar("mpgroupcache_held_leases", default=())
 """The coordinator's leases that the running code loads for, outermost first: an ASK names them, so cycles are found."""

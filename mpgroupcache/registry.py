@@ -11,7 +11,7 @@ from mpgroupcache.getters import Getter, GetterFunction
 from mpgroupcache.group import Group
 from mpgroupcache.ipc.wire import MAX_NAME_BYTES, MAX_SECONDS
 from mpgroupcache.process import current
-from mpgroupcache.shm._reader import ByteView
+from mpgroupcache.shm._view import ByteView
 from mpgroupcache.sinks import Sink
 from mpgroupcache.sizes import parse_size
 

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from mpgroupcache.shm._reader import ByteView
+from mpgroupcache.shm._view import ByteView
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from mpgroupcache.shm._reader import SharedCounter
+from mpgroupcache.shm._group import SharedCounter
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from mpgroupcache.shm._reader import ByteView
+    from mpgroupcache.shm._view import ByteView
 
 
 class ViewReader(io.RawIOBase):

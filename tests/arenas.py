@@ -8,7 +8,9 @@ import struct
 import time
 import zlib
 
-from mpgroupcache.shm._reader import ByteView, GroupCore, Reader
+from mpgroupcache.shm._group import GroupCore
+from mpgroupcache.shm._reader import Reader
+from mpgroupcache.shm._view import ByteView
 from mpgroupcache.shm._writer import Arena, arena_size
 from mpgroupcache.shm.segment import Segment, arena_name, instance_name, open_instance, segment_path
 

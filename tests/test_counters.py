@@ -10,7 +10,8 @@ from arenas import Instance, Lookup, LookupWorker, OpenArena
 from children import Child
 
 from mpgroupcache.shm import _reader
-from mpgroupcache.shm._reader import COUNTERS, MAX_GROUPS, GroupCore, Reader
+from mpgroupcache.shm._group import GroupCore
+from mpgroupcache.shm._reader import COUNTERS, MAX_GROUPS, Reader
 
 MakeArena = Callable[..., OpenArena]
 StartChild = Callable[..., Child]

@@ -16,7 +16,7 @@ import pytest
 
 HERE = Path(__file__).parent / "native"
 SHM = Path(__file__).parent.parent / "mpgroupcache" / "shm"
-CORE = sorted(path for path in SHM.glob("*.c") if path.stem not in ("_reader", "_writer"))
+CORE = sorted(path for path in SHM.glob("*.c") if not path.stem.startswith("_"))
 PATIENCE = 120.0  # s; for programs that end by themselves after a few
 
 SANITIZERS = {

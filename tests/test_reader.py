@@ -21,7 +21,9 @@ from arenas import Instance, Lookup, LookupWorker, OpenArena, churn, hold, is_wh
 from children import Child, ChildError
 
 from mpgroupcache.errors import ArenaError
-from mpgroupcache.shm._reader import CONTROL_SIZE, MAX_GROUPS, PINS, ByteView, GroupCore, Reader
+from mpgroupcache.shm._group import GroupCore
+from mpgroupcache.shm._reader import CONTROL_SIZE, MAX_GROUPS, PINS, Reader
+from mpgroupcache.shm._view import ByteView
 
 MakeArena = Callable[..., OpenArena]
 StartChild = Callable[..., Child]

@@ -11,7 +11,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpgroupcache.shm._reader import ByteView
+from mpgroupcache.shm._view import ByteView
 from mpgroupcache.sinks import BytesSink, ByteViewSink, LoadSink, ProtoSink, Sink, StringSink, TruncatingSink
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from arenas import Lookup, OpenArena
 
-from mpgroupcache.shm._reader import ByteView, Mapping, Reader
+from mpgroupcache.shm._reader import Mapping, Reader
+from mpgroupcache.shm._view import ByteView
 
 MakeArena = Callable[..., OpenArena]
 VALUE = bytes(range(256)) * 4
@@ -439,8 +440,8 @@ def test_a_mapped_file_is_held_by_its_view(tmp_path: Any) -> None:
     path = tmp_path / "file"
     path.write_bytes(VALUE)
     with path.open("rb") as file:
-        view = Mapping(file.fileno(), len(VALUE)).view()
-        assert Mapping(file.fileno(), 0).view() == b""
+        view = ByteView(Mapping(file.fileno(), len(VALUE)))
+        assert ByteView(Mapping(file.fileno(), 0)) == b""
     part = view[1:5]
     view.release()
     assert part == VALUE[1:5]

@@ -15,7 +15,8 @@ from collections.abc import Iterable
 
 from mpgroupcache.errors import ProtocolError
 from mpgroupcache.ipc.wire import Message
-from mpgroupcache.shm._reader import ByteView, Mapping
+from mpgroupcache.shm._reader import Mapping
+from mpgroupcache.shm._view import ByteView
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 ANCILLARY_BYTES = socket.CMSG_SPACE(16 * 4)  # descriptors that one recvmsg may bring
@@ -54,7 +55,7 @@ def view(fd: int, size: int) -> ByteView:
     """Map a received memfd, close it, and return a view of it."""
     try:
         check(fd, size)
-        return Mapping(fd, size).view()
+        return ByteView(Mapping(fd, size))
     finally:
         os.close(fd)
 

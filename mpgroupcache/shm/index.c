@@ -17,21 +17,25 @@ static _Atomic uint64_t *place_at(mgc_bucket *buckets[2], unsigned i) {
     return &(*buckets[i / MGC_BUCKET_WORDS])[i % MGC_BUCKET_WORDS];
 }
 
-/* The emptier bucket's first empty word, or NULL: two choices keep buckets so even that they seldom fill before the index
- * as a whole does. */
+/* An empty word of a hash's buckets, or NULL: of the first bucket while more than half of that is empty, so that readers need only one
+ * cache line; then of the emptier one, which keeps buckets so even that they seldom fill before the index as a whole
+ * does. There its home, or the next behind it. */
 static _Atomic uint64_t *empty_place(const struct mgc_arena *arena, uint64_t descriptor, uint64_t hash) {
     mgc_bucket *buckets[2];
-    _Atomic uint64_t *empty[2] = {NULL, NULL};
-    unsigned free[2] = {0, 0};
+    unsigned empty[2], home = mgc_home(hash);
     mgc_buckets(arena->base, descriptor, hash, buckets);
-    for (unsigned i = 2 * MGC_BUCKET_WORDS; i-- > 0;) {
-        _Atomic uint64_t *place = place_at(buckets, i);
-        if (atomic_load_explicit(place, memory_order_relaxed) == 0) {
-            empty[i / MGC_BUCKET_WORDS] = place;
-            free[i / MGC_BUCKET_WORDS]++;
-        }
+    for (unsigned b = 0; b < 2; b++) {
+        empty[b] = 0;
+        for (unsigned i = 0; i < MGC_BUCKET_WORDS; i++)
+            empty[b] += atomic_load_explicit(&(*buckets[b])[i], memory_order_relaxed) == 0;
     }
-    return empty[free[1] > free[0]];
+    mgc_bucket *bucket = buckets[empty[0] <= MGC_BUCKET_WORDS / 2 && empty[1] > empty[0]];
+    for (unsigned i = 0; i < MGC_BUCKET_WORDS; i++) {
+        _Atomic uint64_t *place = &(*bucket)[(home + i) % MGC_BUCKET_WORDS];
+        if (atomic_load_explicit(place, memory_order_relaxed) == 0)
+            return place;
+    }
+    return NULL;
 }
 
 /* Commits the range of a generation that was never published, and zeroes what an attempt to fill it left there. */

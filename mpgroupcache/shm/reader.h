@@ -38,14 +38,23 @@ static inline void mgc_count(_Atomic uint64_t *counter, uint64_t n) {
     atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n, memory_order_relaxed);
 }
 
-static inline void mgc_note_touch(struct mgc_region *region, uint64_t word, uint32_t arena) {
+static inline void mgc_note_touch(struct mgc_region *region, uint64_t word, uint32_t arena, uint64_t ticks) {
     uint64_t head = atomic_load_explicit(&region->touch_head, memory_order_relaxed);
     struct mgc_touch *touch = &region->touches[head & (MGC_TOUCHES - 1)];
     /* The coordinator may be reading the touch that this one overwrites. The fence of this get() lies between the last
      * store to touch_head and these, so whoever sees one of these sees at least that head and drops what it read. */
     atomic_store_explicit(&touch->word, word, memory_order_relaxed);
-    atomic_store_explicit(&touch->time, (mgc_ticks() & ~0xffull) | arena, memory_order_relaxed);
+    atomic_store_explicit(&touch->time, (ticks & ~0xffull) | arena, memory_order_relaxed);
     atomic_store_explicit(&region->touch_head, head + 1, memory_order_release);
+}
+
+/* Bit i: word i of the bucket has this tag. Relaxed: it only says which words get() is to load. Without branches, since
+ * the word in question differs from key to key, and one wrong guess costs more than all these loads. */
+static inline unsigned mgc_matches(mgc_bucket *bucket, uint64_t tag) {
+    unsigned matches = 0;
+    for (unsigned i = 0; i < MGC_BUCKET_WORDS; i++)
+        matches |= (unsigned)(atomic_load_explicit(&(*bucket)[i], memory_order_relaxed) >> MGC_TAG_SHIFT == tag) << i;
+    return matches;
 }
 
 /* Pins the entry of `key` under `pin`, a free pin of this region. MGC_MISS and MGC_DETACHED leave the pin free. */
@@ -53,6 +62,7 @@ static inline int mgc_get(const struct mgc_map *map, struct mgc_region *region, 
                           size_t key_length, struct mgc_hit *hit) {
     const struct mgc_arena_header *header = (const struct mgc_arena_header *)map->base;
     struct mgc_counters *counters = &region->counters[map->arena];
+    uint64_t ticks = mgc_ticks(); /* slow to answer: asked for here, the hash needs not wait for it */
     uint64_t hash = mgc_hash(map->seed, key, key_length), tag = mgc_tag(hash);
     for (int attempt = 0; attempt < MGC_GET_ATTEMPTS; attempt++) {
         /* Pairs with the release in grow(): the generation's words are seen filled. */
@@ -60,16 +70,27 @@ static inline int mgc_get(const struct mgc_map *map, struct mgc_region *region, 
         if (MGC_UNLIKELY(descriptor == 0))
             return MGC_DETACHED;
         mgc_bucket *buckets[2];
-        int changed = 0;
+        int changed = 0, scanned = 0;
         mgc_buckets(map->base, descriptor, hash, buckets);
         __builtin_prefetch(buckets[1]);
-        for (unsigned i = 0; i < 2 * MGC_BUCKET_WORDS && !changed; i++) {
+        /* Home first: most words are there, so that the branch is well guessed. Then both buckets whole. */
+        unsigned matches = 1u << mgc_home(hash);
+        for (; matches || !scanned; matches &= matches - 1) {
+            if (!matches) {
+                scanned = 1;
+                matches = mgc_matches(buckets[0], tag) | mgc_matches(buckets[1], tag) << MGC_BUCKET_WORDS;
+                if (!matches)
+                    break;
+            }
+            unsigned i = (unsigned)__builtin_ctz(matches);
             _Atomic uint64_t *place = &(*buckets[i / MGC_BUCKET_WORDS])[i % MGC_BUCKET_WORDS];
             uint64_t word = atomic_load_explicit(place, memory_order_acquire); /* pairs with the release of publish() */
-            if (MGC_LIKELY(word >> MGC_TAG_SHIFT != tag || word == 0))
+            if (word >> MGC_TAG_SHIFT != tag || word == 0)
                 continue;
-            /* The block's first lines come while the fence below waits. Only a hint: nothing is read before the pin holds. */
+            /* The block's header and the end of its key, half of the time in another line, come while the fence below
+             * waits. Only hints: nothing is read before the pin holds. */
             __builtin_prefetch(map->base + mgc_word_offset(word));
+            __builtin_prefetch(map->base + mgc_word_offset(word) + MGC_KEY_OFFSET + key_length);
             /* The interleaving that the fence and the second load prevent: this thread loads the word; the coordinator
              * unpublishes it, scans, sees no pin, reuses the block; this thread stores its pin and reads another entry. */
             if (MGC_UNLIKELY(atomic_load_explicit(&region->pin_limit, memory_order_relaxed) <= pin))
@@ -79,7 +100,7 @@ static inline int mgc_get(const struct mgc_map *map, struct mgc_region *region, 
             if (MGC_UNLIKELY(atomic_load_explicit(place, memory_order_acquire) != word)) {
                 mgc_unpin(region, pin);
                 changed = 1;
-                continue;
+                break;
             }
             /* From here on the block is pinned. An honest coordinator never fails the two bounds; a damaged word must
              * not become a read outside of committed memory, which is a SIGBUS. */
@@ -92,7 +113,7 @@ static inline int mgc_get(const struct mgc_map *map, struct mgc_region *region, 
                     memcmp((const uint8_t *)block + MGC_KEY_OFFSET, key, key_length) == 0) {
                     hit->value = map->base + value;
                     hit->length = block->value_length;
-                    mgc_note_touch(region, word, map->arena);
+                    mgc_note_touch(region, word, map->arena, ticks);
                     mgc_count(block->list == MGC_HOT ? &counters->hot_hits : &counters->main_hits, 1);
                     return MGC_HIT;
                 }

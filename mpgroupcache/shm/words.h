@@ -104,6 +104,10 @@ static inline void mgc_buckets(const uint8_t *base, uint64_t descriptor, uint64_
     buckets[1] = &index[(hash * 0x9e3779b97f4a7c15ull >> 24) & mask];
 }
 
+/* The word of the first bucket where a hash's word is put if that is empty, and looked for first. From bits that neither
+ * choose the bucket nor are in the tag. */
+static inline unsigned mgc_home(uint64_t hash) { return hash >> (MGC_TAG_SHIFT - 3) & (MGC_BUCKET_WORDS - 1); }
+
 /* The bytes of a block that readers compare and adoption verifies: the lengths, the slot and the key. */
 static inline uint32_t mgc_checksum(uint64_t seed, const struct mgc_block *block) {
     uint64_t lengths[2] = {(uint64_t)block->size << 32 | block->slot,

@@ -1,0 +1,51 @@
+"""What the modules of the hit path see of a reader, and what is so short that it must not cost them a call."""
+
+cimport cython
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from mpgroupcache.shm._core cimport mgc_region, mgc_unpin
+
+cdef uint64_t *process_epoch
+
+cdef int open_file(str path, int flags) except -1
+
+@cython.final
+cdef class Mapping:
+    cdef const uint8_t *base
+    cdef readonly size_t size
+
+@cython.no_gc
+@cython.final
+cdef class Reader:
+    cdef Mapping control
+    cdef list arenas                 # of Mapping: views refer to the reader alone
+    cdef mgc_region *region          # NULL: none was free, or let go of
+    cdef readonly int number         # of the region; -1: none
+    cdef uint64_t lookup_epoch       # of the process that may look up through this reader
+    cdef uint64_t pin_epoch          # of the process whose pins are in `region`; differs in a child that inherited views
+    cdef uint32_t forks              # threads between the hooks: no pin is cleared then, and gets copy
+    cdef mgc_region *child_region    # claimed for the child of ...
+    cdef int child_number
+    cdef unsigned long fork_thread   # ... this thread
+    cdef uint32_t free_count, deferred_count
+    cdef uint16_t free_pins[1024]    # a stack; pin 0 is never in it
+    cdef uint16_t deferred[1024]     # unpinned between the hooks
+    cdef int control_fd              # to open the segment again at a fork, when its name may be another's
+    cdef uint64_t inode, device
+    cdef object __weakref__
+
+    cdef bint _owns_descriptor(self) noexcept
+    cdef int _claim(self, int above, mgc_region **region) noexcept
+    cdef void _clear_deferred(self) noexcept
+
+    cdef inline void give_pin(self, uint32_t pin) noexcept:
+        """Clear a pin, and put it back on the stack."""
+        if self.forks:  # also in the child, where other hooks may run before ours
+            self.deferred[self.deferred_count] = pin
+            self.deferred_count += 1
+            return
+        if self.pin_epoch != process_epoch[0] or self.region == NULL:
+            return  # a fork that could not keep it: the pin is the parent's
+        mgc_unpin(self.region, pin)
+        self.free_pins[self.free_count] = pin
+        self.free_count += 1

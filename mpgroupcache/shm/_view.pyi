@@ -1,0 +1,59 @@
+"""Types of ``_view.pyx``, which has the reasons."""
+
+import io
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, ClassVar, SupportsIndex, final, overload
+
+from typing_extensions import Buffer
+
+from mpgroupcache.shm._reader import Mapping
+from mpgroupcache.viewio import Chunks
+
+@final
+class ByteView:
+    """An immutable view of a cached value (Go: ``ByteView``).
+
+    It shows the bytes where they lie, which are kept unchanged for as long as this view, a slice or a ``memoryview`` of
+    it lives. Equal to equal bytes, text and views, so not hashable. Use after ``release`` is a ``ValueError``.
+    """
+
+    __hash__: ClassVar[None]  # type: ignore[assignment]
+
+    def __init__(self, value: str | Buffer | Mapping = b"") -> None:
+        """A view of ``bytes`` (kept), ``str`` (as UTF-8) any bytes-like object (copied) or a ``Mapping``."""
+
+    def __len__(self) -> int: ...
+    @overload
+    def __getitem__(self, index: SupportsIndex, /) -> int: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> ByteView: ...
+    def __iter__(self) -> Iterator[int]: ...
+    def __bytes__(self) -> bytes: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __enter__(self) -> ByteView: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+    def __reduce__(self) -> tuple[type[ByteView], tuple[bytes]]: ...
+    def release(self) -> None:
+        """Give up the value now. Slices and memoryviews stay good."""
+
+    def copy_to(self, buffer: Buffer) -> int:
+        """Copy into a writable buffer as much as fits, and return the number of bytes (Go: ``Copy``)."""
+
+    def read_at(self, buffer: Buffer, offset: int) -> int:
+        """Copy from ``offset`` into a writable buffer as much as fits, and return the number of bytes (Go: ``ReadAt``).
+
+        At or past the end that is 0, where Go returns ``io.EOF``. ``ValueError`` for a negative offset.
+        """
+
+    def write_to(self, file: io.RawIOBase | io.BufferedIOBase | Any) -> int:
+        """Write the whole value to a binary file object, and return the number of bytes (Go: ``WriteTo``)."""
+
+    def reader(self) -> io.RawIOBase:
+        """A seekable binary file object over the value (Go: ``Reader``). It keeps the value until it is closed."""
+
+    def chunks(self, size: int = 65536) -> Chunks:
+        """An iterator of ``bytes`` of at most ``size``, which keeps the value until it is exhausted or closed."""

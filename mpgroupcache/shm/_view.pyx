@@ -1,0 +1,240 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""``ByteView``: the value of a hit, where it lies."""
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcmp, memcpy
+
+from mpgroupcache.shm._reader cimport Mapping, Reader, process_epoch
+
+cdef extern from "Python.h":
+    const char *PyUnicode_AsUTF8AndSize(object, Py_ssize_t *) except NULL
+    bint PyBytes_CheckExact(object)
+
+
+cdef inline ByteView make_view(object owner, const uint8_t *data, Py_ssize_t length):
+    cdef ByteView view = ByteView.__new__(ByteView)
+    view.owner = owner
+    view.data = data
+    view.length = length
+    return view
+
+
+cdef ByteView pinned_view(Reader reader, uint32_t pin, const uint8_t *data, Py_ssize_t length):
+    """A view that takes ``pin``, the top of ``reader``'s stack, and gives it back at its end."""
+    cdef ByteView view = ByteView.__new__(ByteView)  # where there is no memory for it, the pin is still in the stack
+    reader.free_count -= 1
+    view.owner = reader
+    view.data = data
+    view.length = length
+    view.pin = pin
+    return view
+
+
+@cython.no_gc  # refers to a reader, a mapping, bytes or another view: never a cycle
+@cython.freelist(64)
+@cython.final
+cdef class ByteView:
+    """An immutable view of a cached value (Go: ``ByteView``).
+
+    It shows the bytes where they lie: in the arena, which keeps them unchanged for as long as this view, a slice or a
+    ``memoryview`` of it lives. ``ByteView(value)`` makes one of ``bytes`` (kept), ``str`` (as UTF-8), any
+    bytes-like object (copied), or a ``Mapping`` (kept) of a file that must never change or shrink. Equal to equal bytes, text and views, and therefore not hashable.
+    """
+
+    def __init__(self, value=b""):
+        cdef Py_buffer buffer
+        if self.owner is not None or self.released:
+            raise TypeError("ByteView is immutable: __init__() cannot run again")
+        if isinstance(value, str):
+            value = value.encode()
+        elif type(value) is not Mapping and not PyBytes_CheckExact(value):
+            PyObject_GetBuffer(value, &buffer, PyBUF_SIMPLE)
+            try:
+                value = PyBytes_FromStringAndSize(<const char *> buffer.buf, buffer.len)
+            finally:
+                PyBuffer_Release(&buffer)
+        self.owner = value
+        if type(value) is Mapping:
+            self.data, self.length = (<Mapping> value).base, (<Mapping> value).size
+            return
+        self.data = <const uint8_t *> PyBytes_AS_STRING(value)
+        self.length = PyBytes_GET_SIZE(value)
+
+    def __dealloc__(self):
+        if self.pin:
+            (<Reader> self.owner).give_pin(self.pin)
+        else:
+            self.let_go()
+
+    cdef void let_go(self) noexcept:
+        """Give up the value: with the last of view, slices and memoryviews."""
+        if self.pin:
+            (<Reader> self.owner).give_pin(self.pin)
+            self.pin = 0
+        elif type(self.owner) is ByteView:
+            (<ByteView> self.owner).drop_hold()
+        self.owner = None
+
+    cdef void drop_hold(self) noexcept:
+        self.holds -= 1
+        if self.released and self.holds == 0:
+            self.let_go()
+
+    cdef int check(self) except -1:
+        """Whether the value may be read. Other code may run, and release the view, in every conversion of an argument:
+        methods check after the last of them."""
+        cdef ByteView root = self
+        if self.released:
+            raise ValueError("the ByteView was released; slice it or copy it with bytes() before release()")
+        if type(self.owner) is ByteView:
+            root = <ByteView> self.owner
+        if root.pin and (<Reader> root.owner).pin_epoch != process_epoch[0]:
+            raise ValueError("the ByteView came through a fork that could not keep it; get() it again in the child")
+        return 0
+
+    def release(self) -> None:
+        """Give up the value now. Use after this is a ``ValueError``; slices and memoryviews stay good."""
+        if not self.released:
+            self.released = True
+            if self.holds == 0:
+                self.let_go()
+
+    def __enter__(self):
+        self.check()
+        return self
+
+    def __exit__(self, *exc_info):
+        self.release()
+
+    def __len__(self):
+        self.check()
+        return self.length
+
+    def __getitem__(self, index):
+        cdef Py_ssize_t start, stop, step, at
+        cdef ByteView part
+        if isinstance(index, slice):
+            start, stop, step = index.indices(self.length)
+            self.check()
+            if step != 1:
+                raise ValueError(f"ByteView slices have step 1, got {step}; use bytes(view)[{start}:{stop}:{step}]")
+            part = make_view(self if type(self.owner) is not ByteView else self.owner, self.data + start,
+                             max(stop - start, 0))
+            (<ByteView> part.owner).holds += 1
+            return part
+        at = index
+        self.check()
+        if at < 0:
+            at += self.length
+        if not 0 <= at < self.length:
+            raise IndexError(f"index {index} is out of the range of a ByteView of {self.length} bytes")
+        return self.data[at]
+
+    def __bytes__(self):
+        self.check()
+        if PyBytes_CheckExact(self.owner) and PyBytes_GET_SIZE(self.owner) == self.length:
+            return self.owner
+        return PyBytes_FromStringAndSize(<const char *> self.data, self.length)
+
+    def __str__(self):
+        self.check()
+        return PyUnicode_DecodeUTF8(<const char *> self.data, self.length, NULL)
+
+    def __repr__(self):
+        if self.released:
+            return "<mpgroupcache.ByteView released>"
+        self.check()
+        shown = PyBytes_FromStringAndSize(<const char *> self.data, self.length if self.length <= 16 else 12)
+        return f"<mpgroupcache.ByteView({shown!r}" + (")>" if self.length <= 16 else f"...{self.length} B)>")
+
+    def __eq__(self, other):
+        cdef Py_buffer buffer
+        cdef Py_ssize_t length
+        cdef const char *text
+        cdef bint equal
+        if isinstance(other, str):
+            self.check()
+            try:
+                text = PyUnicode_AsUTF8AndSize(other, &length)
+            except UnicodeEncodeError:
+                return False
+            return length == self.length and memcmp(text, self.data, length) == 0
+        try:
+            PyObject_GetBuffer(other, &buffer, PyBUF_SIMPLE)
+        except (TypeError, BufferError):
+            self.check()
+            return NotImplemented
+        try:
+            self.check()
+            equal = buffer.len == self.length and memcmp(buffer.buf, self.data, self.length) == 0
+        finally:
+            PyBuffer_Release(&buffer)
+        return equal
+
+    __hash__ = None
+
+    def __reduce__(self):
+        return ByteView, (bytes(self),)
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        self.check()
+        if flags & PyBUF_WRITABLE == PyBUF_WRITABLE:
+            raise BufferError("a ByteView is read-only: the value is shared by all workers")
+        PyBuffer_FillInfo(buffer, self, <void *> self.data, self.length, 1, flags)
+        self.holds += 1
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        self.drop_hold()
+
+    def copy_to(self, buffer) -> int:
+        """Copy into a writable buffer as much as fits, and return the number of bytes (Go: ``Copy``)."""
+        return self.read_at(buffer, 0)
+
+    def read_at(self, buffer, Py_ssize_t offset) -> int:
+        """Copy from ``offset`` into a writable buffer as much as fits, and return the number of bytes (Go: ``ReadAt``).
+
+        At or past the end that is 0, where Go returns ``io.EOF``. ``ValueError`` for a negative offset.
+        """
+        cdef Py_buffer target
+        cdef Py_ssize_t count = 0
+        if offset < 0:
+            raise ValueError(f"offset: got {offset}, expected 0 or more")
+        PyObject_GetBuffer(buffer, &target, PyBUF_WRITABLE)
+        try:
+            self.check()
+            if offset < self.length:
+                count = min(target.len, self.length - offset)
+                memcpy(target.buf, self.data + offset, count)
+        finally:
+            PyBuffer_Release(&target)
+        return count
+
+    def write_to(self, file) -> int:
+        """Write the whole value to a binary file object, and return the number of bytes (Go: ``WriteTo``)."""
+        cdef Py_ssize_t done = 0
+        with memoryview(self) as view:
+            while done < len(view):
+                written = file.write(view[done:])
+                if written is None:
+                    raise BlockingIOError(f"write_to: a non-blocking file took {done} of {len(view)} bytes")
+                done += written
+        return done
+
+    def reader(self):
+        """A seekable binary file object over the value (Go: ``Reader``). It keeps the value until it is closed."""
+        from mpgroupcache.viewio import ViewReader
+
+        return ViewReader(self[:])
+
+    def chunks(self, Py_ssize_t size=65536):
+        """An iterator of ``bytes`` of at most ``size``, which keeps the value until it is exhausted or closed.
+
+        It is what a WSGI application returns: servers want ``bytes`` and call ``close()`` when the client is gone.
+        """
+        from mpgroupcache.viewio import iter_chunks
+
+        return iter_chunks(self[:], size)
