@@ -12,7 +12,7 @@ from typing import NamedTuple
 from mpgroupcache.errors import CoordinatorError
 
 SOCKET_VARIABLE = "MPGROUPCACHE_SOCKET"
-APP_VARIABLE = "MPGROUPCACHE_APP"  # names an application; its processes share one private coordinator
+APPLICATION_VARIABLE = "MPGROUPCACHE_APPLICATION"  # names an application; its processes share one private coordinator
 MAX_SOCKET_PATH = 107  # bytes; what sockaddr_un holds
 
 
@@ -62,7 +62,7 @@ def _private_path() -> str:
     That is a name they inherited, else user, process group and working directory. It is handed on in the environment,
     so that a worker's own children, whatever their process group, come to the same one.
     """
-    app = os.environ.setdefault(APP_VARIABLE, f"{os.getpgrp()}:{os.getcwd()}")
+    app = os.environ.setdefault(APPLICATION_VARIABLE, f"{os.getpgrp()}:{os.getcwd()}")
     digest = hashlib.blake2b(f"{os.getuid()}:{app}".encode(), digest_size=8).hexdigest()
     return check_socket_path(str(_private_directory() / f"{digest}.sock"), "the private coordinator's socket")
 

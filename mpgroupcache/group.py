@@ -19,7 +19,7 @@ from mpgroupcache.getters import Getter, GetterFunction, Loader
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.channel import Answer
 from mpgroupcache.ipc.link import Link
-from mpgroupcache.ipc.wire import MAX_HELD, Ask, Failed, FailureCode, Hit, Lease, Value
+from mpgroupcache.ipc.wire import MAX_HELD, Ask, Failed, FailureCode, Hit, Lease, Origin, Value
 from mpgroupcache.keys import encode_key
 from mpgroupcache.leases import HeldLease, LocalLease, SharedLease, held_leases
 from mpgroupcache.process import Process, current
@@ -64,7 +64,7 @@ class Group(GroupCore):
 
     def attach_to(self, link: Link) -> None:
         """Declare this group on ``link`` and look values up there from now on."""
-        declared = link.declare(self._name, self._cache_bytes, self._load_timeout)
+        declared = link.declare(self._name, self._cache_bytes, self._load_timeout, self._load_for_peer)
         path = None if declared.segment is None else segment_path(declared.segment)
         self.attach(link.reader, declared.group, path)
         self._link = link
@@ -127,13 +127,13 @@ class Group(GroupCore):
         match answer.message:
             case Lease(lease=lease):
                 self.count(Counter.LOADS)
-                return SharedLease(link, lease)
+                return SharedLease(link.channel, lease)
             case Hit():
                 return self.lookup(key)
-            case Value(value=value, deduped=deduped):
+            case Value(value=value, origin=origin):
                 view = _map(answer.fd, value) if isinstance(value, int) else ByteView(value)
-                self.count(Counter.LOADS if deduped else Counter.MAIN_HITS)
-                if deduped:
+                self.count(Counter.MAIN_HITS if origin is Origin.CACHE else Counter.LOADS)
+                if origin is Origin.FLIGHT:
                     self.count(Counter.LOADS_DEDUPED)
                 return view
             case Failed() as failed:
@@ -158,6 +158,21 @@ class Group(GroupCore):
         if isinstance(error, Exception):
             self.count(Counter.LOCAL_LOAD_ERRS)
         lease.end(error)
+
+    def _load_for_peer(self, lease: HeldLease, key: bytes, runner: asyncio.Runner) -> None:
+        """Load for a request of a peer's, in a thread that has nothing else to do."""
+        try:
+            with lease.loading():
+                if self._loader.is_async:
+                    value = runner.run(self._loader.load_async(None, key))
+                else:
+                    value = self._loader.load(None, key)
+        except BaseException as error:
+            self._end(lease, error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        self._store(lease, value)
 
     # ---- The same for coroutines
 

@@ -13,7 +13,7 @@ from typing import Protocol
 from mpgroupcache.alone import LocalFlights, describe_error, held_alone
 from mpgroupcache.errors import CoordinatorUnavailable
 from mpgroupcache.ipc import memfd
-from mpgroupcache.ipc.link import Link
+from mpgroupcache.ipc.channel import Channel
 from mpgroupcache.ipc.wire import INLINE_BYTES, Fail, Message, Return, Store
 from mpgroupcache.shm._view import ByteView
 
@@ -41,10 +41,10 @@ class HeldLease(Protocol):
 class SharedLease:
     """A lease of the coordinator's."""
 
-    __slots__ = ("_id", "_link")
+    __slots__ = ("_channel", "_id")
 
-    def __init__(self, link: Link, lease: int) -> None:
-        self._link = link
+    def __init__(self, channel: Channel, lease: int) -> None:
+        self._channel = channel
         self._id = lease
 
     def store(self, value: bytes) -> ByteView:
@@ -54,7 +54,7 @@ class SharedLease:
         try:
             fd = memfd.make(value)
         except OSError:  # out of descriptors or memory: the next waiter may do better
-            self._tell(Return(self._id))
+            self.give_back()
             return ByteView(value)
         try:
             self._tell(Store(self._id, len(value)), fd)
@@ -65,13 +65,17 @@ class SharedLease:
     def end(self, error: BaseException) -> None:
         self._tell(Fail(self._id, *describe_error(error)) if isinstance(error, Exception) else Return(self._id))
 
+    def give_back(self) -> None:
+        """End the lease without a load."""
+        self._tell(Return(self._id))
+
     def loading(self) -> contextlib.AbstractContextManager[None]:
         return _Named(held_leases, self._id)
 
     def _tell(self, message: Message, fd: int = -1) -> None:
         # A coordinator that is gone has lost the lease with the connection, and passed it on.
         try:  # noqa: SIM105 - suppress() costs as much as the frame
-            self._link.channel.send(message, fd=fd)
+            self._channel.send(message, fd=fd)
         except CoordinatorUnavailable:
             pass
 

@@ -7,6 +7,7 @@ so declarations work under ``gunicorn --preload`` and before gevent's patching.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import random
@@ -39,6 +40,8 @@ class Process:
 
     def __init__(self) -> None:
         self.alone = LocalFlights()
+        self._groups: dict[str, Group] = {}  # that were attached
+        self._closed = threading.Event()
         self._lock = threading.Lock()
         self._link: Link | None = None
         self._retry_at = 0.0
@@ -50,6 +53,7 @@ class Process:
             link = self.working_link or self._connect()
             if link is not None and not group.is_attached_to(link):
                 group.attach_to(link)
+                self._groups[group.name] = group
             return link
         except _UNAVAILABLE as error:
             self._report(f"group {group.name!r} is not attached: {error}")
@@ -77,7 +81,7 @@ class Process:
                 location = config.location()
                 if location.private:
                     private.ensure_running(location.path)
-                self._link = Link(location.path, previous)
+                self._link = Link(location.path, previous, None if location.private else self._begin_reattaching)
             except _UNAVAILABLE as error:
                 self._report(str(error))
                 return None
@@ -86,6 +90,20 @@ class Process:
                 logger.info("the coordinator is back: instance %s", self._link.instance)
             self._failures = 0
             return self._link
+
+    def _begin_reattaching(self) -> None:
+        """A link broke. Come back also without a get: peers' requests are loaded by idle workers too.
+
+        In a thread of its own: the link's waits for nothing while somebody joins it.
+        """
+        with contextlib.suppress(RuntimeError):  # no thread can be started: the next get attaches
+            threading.Thread(target=self._reattach, name="mpgroupcache-reattach", daemon=True).start()
+
+    def _reattach(self) -> None:
+        while not self._closed.wait(max(self._retry_at - time.monotonic(), RETRY_FIRST * random.random())):
+            links = [self.link_for(group) for group in list(self._groups.values())]
+            if None not in links:
+                return
 
     def _report(self, reason: str) -> None:
         """Try again later, each time after twice as long, and not in step with the other workers."""
@@ -102,6 +120,7 @@ class Process:
 
     def close(self) -> None:
         """Leave the instance; views stay good."""
+        self._closed.set()
         link, self._link = self._link, None
         if link is not None:
             link.close()

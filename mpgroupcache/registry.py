@@ -53,13 +53,18 @@ def get_group(name: str) -> Group | None:
     return _groups.get(name)
 
 
+def declared() -> list[Group]:
+    """Return all groups that this process declared."""
+    return list(_groups.values())
+
+
 def connect() -> bool:
     """Attach every declared group now, not at the first ``get``: for a server's hook that runs in each new worker.
 
     Returns whether there is a coordinator; without one, ``get`` works all the same, and tries again.
     """
     process = current()
-    links = [process.link_for(group) for group in list(_groups.values())]
+    links = [process.link_for(group) for group in declared()]
     return None not in links
 
 

@@ -10,14 +10,16 @@ import sys
 import uvloop
 
 from mpgroupcache.ipc import options
+from mpgroupcache.ipc.peering import Peering
 from mpgroupcache.ipc.server import Coordinator
 
 
 async def run() -> None:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
+    parsed = options.parse(sys.argv[1:])
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
-    coordinator = Coordinator(options.parse(sys.argv[1:]), stopping)
+    coordinator = Coordinator(parsed, stopping, Peering(parsed))
 
     def check() -> None:
         coordinator._control.reap()

@@ -16,7 +16,7 @@ from mpgroupcache import CoordinatorUnavailable, DeadlineExceeded
 from mpgroupcache.ipc import channel as channel_module
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.channel import Channel
-from mpgroupcache.ipc.wire import Ask, Cancel, Decoder, Hit, Message, Ping, Pong, Value, encode
+from mpgroupcache.ipc.wire import Ask, Cancel, Decoder, Hit, Message, Origin, Ping, Pong, Value, encode
 
 ASK = Ask(1, b"key", (), False)
 LARGE = bytes(100_000)
@@ -40,7 +40,7 @@ class Peer:
 
     def send_large(self, request_id: int) -> None:
         fd = memfd.make(LARGE)
-        self.sock.sendmsg([encode(Value(len(LARGE), False), request_id)], memfd.passed(fd))
+        self.sock.sendmsg([encode(Value(len(LARGE), Origin.CACHE), request_id)], memfd.passed(fd))
         os.close(fd)
 
 

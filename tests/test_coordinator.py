@@ -17,7 +17,7 @@ from workers import Daemon, HandWorker, Worker, segments_of, value_of, wait_unti
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.channel import LIVENESS_TIMEOUT
 from mpgroupcache.ipc.coordinator import ExitCode
-from mpgroupcache.ipc.wire import Ask, Ping, Pong, Store, Value
+from mpgroupcache.ipc.wire import Ask, Origin, Ping, Pong, Store, Value
 
 Start = Callable[..., Daemon]
 SpawnOn = Callable[..., Worker]
@@ -194,7 +194,7 @@ def test_a_large_value_survives_the_worker_that_stored_it(start_coordinator: Sta
         a.send(Store(lease, size), fd)
         os.close(fd)
         a.close()
-        assert b.receive() == Value(size, True)
+        assert b.receive() == Value(size, Origin.FLIGHT)
 
 
 def test_a_lease_of_a_former_instance_is_nobodys(start_coordinator: Start) -> None:
@@ -213,7 +213,7 @@ def test_a_lease_of_a_former_instance_is_nobodys(start_coordinator: Start) -> No
         worker.send(Ask(group, b"inner", (old,), True))  # waits, and closes no circle
         assert worker.ask(Ping()) == Pong()
         holder.send(Store(lease, b"value"))
-        assert worker.receive() == Value(b"value", True)
+        assert worker.receive() == Value(b"value", Origin.FLIGHT)
 
 
 def test_a_waiter_that_cannot_be_sent_a_descriptor_costs_the_others_nothing(start_coordinator: Start) -> None:
@@ -244,7 +244,7 @@ def test_a_waiter_that_cannot_be_sent_a_descriptor_costs_the_others_nothing(star
         fd = memfd.make(bytes(size))
         holder.send(Store(lease, size), fd)
         os.close(fd)
-        assert b.receive() == Value(size, True)
+        assert b.receive() == Value(size, Origin.FLIGHT)
         assert holder.ask(Ping()) == Pong()
 
 

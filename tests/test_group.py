@@ -333,6 +333,7 @@ def test_an_attachment_to_the_last_instance_that_comes_late(here: Daemon) -> Non
     assert first.get("k") == "first"
     last = process.current().working_link
     assert last is not None
+    process.current()._closed.set()  # so that nothing attaches but what does here
     here.close()
     wait_until(lambda: last.broken)
     daemon = Daemon(here.socket).wait_serving()

@@ -20,7 +20,7 @@ def test_flags_beat_environment_beats_file(tmp_path: Path) -> None:
         "MPGROUPCACHE_CONFIG": str(file),
         "MPGROUPCACHE_LINGER": "2",
         "MPGROUPCACHE_LEASE_TIMEOUT": "2",
-        "MPGROUPCACHE_APP": "not an option of the coordinator's",
+        "MPGROUPCACHE_APPLICATION": "not an option of the coordinator's",
     }
     assert parse(["--lease-timeout", "3"], environment) == Options(
         "/run/file.sock", max_bytes=1 << 20, lease_timeout=3.0, linger=2.0
@@ -58,4 +58,4 @@ def test_an_unknown_key_of_the_file_is_named(tmp_path: Path, capsys: pytest.Capt
     file.write_text('sokcet = "/s"\n')
     with pytest.raises(SystemExit):
         parse(["--config", str(file)], {})
-    assert "got the key 'sokcet', expected some of socket, max_bytes" in capsys.readouterr().err
+    assert "got the key 'sokcet', expected some of socket, max-bytes" in capsys.readouterr().err

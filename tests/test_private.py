@@ -38,7 +38,8 @@ def directory() -> Iterator[Path]:
 @pytest.fixture
 def environment(directory: Path) -> Iterator[dict[str, str]]:
     """An application of its own, whose coordinator ends soon after it."""
-    environment = dict(os.environ, XDG_RUNTIME_DIR=str(directory), MPGROUPCACHE_APP="test", MPGROUPCACHE_LINGER="0.5")
+    own = {"XDG_RUNTIME_DIR": str(directory), "MPGROUPCACHE_APPLICATION": "test", "MPGROUPCACHE_LINGER": "0.5"}
+    environment = dict(os.environ, **own)
     environment.pop("MPGROUPCACHE_SOCKET", None)
     yield environment
     wait_until(lambda: coordinators(directory) == [], "the end of the private coordinator")
@@ -104,7 +105,7 @@ def test_one_that_cannot_start_fails_no_get(environment: dict[str, str], directo
 
 @pytest.fixture
 def unset(monkeypatch: pytest.MonkeyPatch, directory: Path) -> Callable[[], None]:
-    for name in ("MPGROUPCACHE_SOCKET", "MPGROUPCACHE_APP"):
+    for name in ("MPGROUPCACHE_SOCKET", "MPGROUPCACHE_APPLICATION"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(directory))
@@ -115,8 +116,8 @@ def test_location(unset: Callable[[], None], monkeypatch: pytest.MonkeyPatch, di
     private = config.location()
     assert private.private
     assert private == config.location()
-    assert os.environ["MPGROUPCACHE_APP"]  # handed on to children
-    monkeypatch.setenv("MPGROUPCACHE_APP", "another")
+    assert os.environ["MPGROUPCACHE_APPLICATION"]  # handed on to children
+    monkeypatch.setenv("MPGROUPCACHE_APPLICATION", "another")
     assert config.location() != private
     monkeypatch.setenv("MPGROUPCACHE_SOCKET", "/run/a.sock")
     assert config.location() == ("/run/a.sock", False)

@@ -47,11 +47,12 @@ GOLDEN: list[tuple[wire.Message, int, bytes, bytes]] = [
     (wire.Welcome("i", "c", 9), 1, b"mg\1\x11\0\0\0\1\0\0\0\6", b"\x93\xa1i\xa1c\x09"),
     (wire.Declared(3, "s", 64, 1), 2, b"mg\1\x12\0\0\0\2\0\0\0\6", b"\x94\x03\xa1s\x40\x01"),
     (wire.Declared(3, None, 0, 1), 2, b"mg\1\x12\0\0\0\2\0\0\0\5", b"\x94\x03\xc0\x00\x01"),
-    (wire.Value(b"", False), 4, b"mg\1\x13\0\0\0\4\0\0\0\4", b"\x92\xc4\x00\xc2"),
-    (wire.Value(65537, True), 4, b"mg\1\x13\0\0\0\4\0\0\0\7", b"\x92\xce\x00\x01\x00\x01\xc3"),
+    (wire.Value(b"", wire.Origin.CACHE), 4, b"mg\1\x13\0\0\0\4\0\0\0\4", b"\x92\xc4\x00\x01"),
+    (wire.Value(65537, wire.Origin.PEER), 4, b"mg\1\x13\0\0\0\4\0\0\0\7", b"\x92\xce\x00\x01\x00\x01\x03"),
     (wire.Hit(), 4, b"mg\1\x14\0\0\0\4\0\0\0\1", b"\x90"),
     (wire.Lease(7), 4, b"mg\1\x15\0\0\0\4\0\0\0\2", b"\x91\x07"),
     (wire.Failed(wire.FailureCode.REFUSED, "", "m"), 4, b"mg\1\x16\0\0\0\4\0\0\0\5", b"\x93\x03\xa0\xa1m"),
+    (wire.Load(7, "g", b"k"), 0, b"mg\1\x17\0\0\0\0\0\0\0\7", b"\x93\x07\xa1g\xc4\x01k"),
     (wire.Ping(), 5, b"mg\1\x21\0\0\0\5\0\0\0\1", b"\x90"),
     (wire.Pong(), 5, b"mg\1\x22\0\0\0\5\0\0\0\1", b"\x90"),
 ]
@@ -138,8 +139,8 @@ def test_errors_behind_failure_codes() -> None:
 
 def test_repr_cuts_values() -> None:
     assert repr(wire.Return(7)) == "Return(lease=7)"
-    assert repr(wire.Value(b"x" * 4096, True)) == (
-        "Value(value=b'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'...4096, deduped=True)"
+    assert repr(wire.Value(b"x" * 4096, wire.Origin.FLIGHT)) == (
+        "Value(value=b'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'...4096, origin=<Origin.FLIGHT: 2>)"
     )
     assert repr(wire.Decoder()) == "<Decoder: 0 bytes pending>"
 
@@ -152,7 +153,7 @@ def test_the_largest_messages_fit() -> None:
     largest: list[wire.Message] = [
         wire.Ask((1 << 63) - 1, b"k" * MAX_KEY_BYTES, ids, True),
         wire.Store((1 << 63) - 1, b"v" * wire.INLINE_BYTES),
-        wire.Value(b"v" * wire.INLINE_BYTES, True),
+        wire.Value(b"v" * wire.INLINE_BYTES, wire.Origin.CACHE),
         wire.Failed(wire.FailureCode.LOAD_ERROR, "\U0001f600" * wire.MAX_TYPE_NAME, "\U0001f600" * wire.MAX_TEXT),
     ]
     for message in largest:
@@ -174,8 +175,8 @@ def test_over_long_and_unencodable_texts_are_made_fit(build: Callable[[str, str]
 
 @pytest.mark.parametrize("size", [0, 1, wire.INLINE_BYTES, -1])
 def test_a_value_has_one_way_to_travel(size: int) -> None:
-    refused(frame(wire.MessageType.VALUE, msgpack.packb((size, False))))
-    refused(frame(wire.MessageType.VALUE, msgpack.packb((bytes(wire.INLINE_BYTES + 1), False))))
+    refused(frame(wire.MessageType.VALUE, msgpack.packb((size, 1))))
+    refused(frame(wire.MessageType.VALUE, msgpack.packb((bytes(wire.INLINE_BYTES + 1), 1))))
 
 
 # Bad input
@@ -263,6 +264,8 @@ WRONG: dict[wire.MessageType, list[tuple[str, list[Any]]]] = {
         ("cache_bytes", [-1]),
         ("arena", [-1, None]),
     ],
+    wire.MessageType.VALUE: [("value", ["v", True, None, 65536]), ("origin", [0, 4, None, True])],
+    wire.MessageType.LOAD: [("lease", [0]), ("group", ["", b"g"]), ("key", ["k", None])],
     wire.MessageType.FAILED: [
         ("code", [0, 4, None, "1", True, 1.5]),
         ("type_name", [b"", None]),
@@ -324,7 +327,8 @@ messages: st.SearchStrategy[wire.Message] = st.one_of(
     st.builds(wire.Fail, ids, texts, texts),
     st.builds(wire.Welcome, names, names, pids),
     st.builds(wire.Declared, sizes, st.none() | names, sizes, sizes),
-    st.builds(wire.Value, values, st.booleans()),
+    st.builds(wire.Value, values, st.sampled_from(wire.Origin)),
+    st.builds(wire.Load, ids, names, keys),
     st.builds(wire.Failed, st.sampled_from(wire.FailureCode), texts, texts),
     st.sampled_from([wire.Cancel(), wire.Hit(), wire.Ping(), wire.Pong(), wire.Return(1), wire.Lease(1)]),
 )

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from typing import Any
@@ -48,10 +48,11 @@ def value_of(key: str) -> bytes:
 class Daemon:
     """A coordinator process."""
 
-    def __init__(self, socket: str, *options: str, **popen: Any) -> None:
+    def __init__(self, socket: str, *options: str, prefix: Sequence[str] = (), **popen: Any) -> None:
+        """``prefix``: a command that becomes the coordinator, such as ``ip netns exec NAME``."""
         self.socket = socket
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mpgroupcache.ipc.coordinator", "--socket", socket, *options],
+            [*prefix, sys.executable, "-m", "mpgroupcache.ipc.coordinator", "--socket", socket, *options],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

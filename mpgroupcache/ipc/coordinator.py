@@ -15,6 +15,7 @@ from mpgroupcache.errors import AlreadyRunning, ArenaError
 from mpgroupcache.ipc import options as options_module
 from mpgroupcache.ipc import private
 from mpgroupcache.ipc.options import Options
+from mpgroupcache.ipc.peering import Peering
 from mpgroupcache.ipc.server import Coordinator
 
 logger = logging.getLogger(__name__)
@@ -45,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ArenaError as error:
         logger.error("%s", error)
         return ExitCode.NO_SHARED_MEMORY
-    except OSError as error:
-        logger.error("--socket %s: %s", options.socket, error)
+    except (OSError, ValueError) as error:  # which names its option
+        logger.error("%s", error)
         return ExitCode.NO_SOCKET
     return ExitCode.OK
 
@@ -56,7 +57,8 @@ async def _run(options: Options, writer: int) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)  # before there is a segment that a signal's default would leave
-    coordinator = Coordinator(options, stopping)
+    coordinator = Coordinator(options, stopping, Peering(options))
+    await coordinator.open()
     if writer >= 0:
         private.report_ready(options.socket, writer)
     logger.info("serving on %s, instance %s", options.socket, coordinator.instance)

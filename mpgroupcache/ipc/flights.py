@@ -362,7 +362,7 @@ class FlightTable:
         """A caller gave up. Nothing happens if it had its outcome already."""
         return [] if waiter.flight is None else self._fire(Event.CANCEL, waiter.flight, waiter)
 
-    def lose(self, owner: Hashable) -> list[Action]:
+    def lose(self, owner: Any) -> list[Action]:
         """An owner is gone, with all that its waiters waited for and held."""
         # Those without a lease first. Otherwise a lost lease could be passed on to a waiter that is lost as well.
         lost = sorted(self._owners.get(owner, ()), key=lambda waiter: waiter.lease is not None)

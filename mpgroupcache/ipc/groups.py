@@ -84,6 +84,9 @@ class Groups:
     def get(self, group: int) -> HostGroup | None:
         return self._by_id.get(group)
 
+    def named(self, name: str) -> HostGroup | None:
+        return self._by_name.get(name)
+
     def declare(self, name: str, cache_bytes: int, load_timeout: float | None) -> HostGroup:
         """The group of that name. Its first declaration fixes its budget. Raises ``ArenaError`` for the 257th group."""
         if (group := self._by_name.get(name)) is not None:

@@ -12,7 +12,21 @@ from typing import TypeVar
 
 from mpgroupcache.errors import CacheError, CoordinatorUnavailable, ProtocolError
 from mpgroupcache.ipc.channel import LIVENESS_TIMEOUT, Channel
-from mpgroupcache.ipc.wire import Declare, Declared, Decoder, Failed, Hello, Message, Ping, Pong, Role, Welcome, encode
+from mpgroupcache.ipc.wire import (
+    Declare,
+    Declared,
+    Decoder,
+    Failed,
+    Hello,
+    Load,
+    Message,
+    Ping,
+    Pong,
+    Role,
+    Welcome,
+    encode,
+)
+from mpgroupcache.loads import LoadForPeer, PeerLoads
 from mpgroupcache.shm._reader import Reader
 from mpgroupcache.shm.segment import segment_path
 
@@ -36,35 +50,48 @@ def connect(path: str) -> socket.socket:
 class Link:
     """An established link. ``broken`` once either connection is; it is then left for a new one."""
 
-    def __init__(self, socket_path: str, previous: Reader | None = None) -> None:
+    def __init__(
+        self, socket_path: str, previous: Reader | None = None, on_broken: Callable[[], None] | None = None
+    ) -> None:
         """Connect, claim a region, and start the service thread. Raises ``CoordinatorUnavailable`` or ``CacheError``.
 
-        ``previous`` is the reader of an earlier link, kept where the instance is still the same.
+        ``previous`` is the reader of an earlier link, kept where the instance is still the same. ``on_broken`` is
+        called when the link breaks, not when it is closed.
         """
+        self._on_broken = on_broken
+        self._closing = False
         token = os.urandom(16)
         self.channel = Channel(connect(socket_path))
         self._service: _Service | None = None
+        self._declared: dict[str, Declared] = {}
+        self._loads = PeerLoads(self.channel)
         try:
             welcome = _expect(Welcome, self.channel.request(_hello("call", token)).message)
             self.instance = welcome.instance
             path = segment_path(welcome.control)
             self.reader = previous if previous is not None and previous.reads(path) else Reader(path)
-            self._service = _Service(connect(socket_path), token, self.channel.close)
+            self._service = _Service(connect(socket_path), token, self._loads.submit, self._end)
             self._service.start()
         except BaseException as error:
             self.close(str(error))
             raise
         if self.reader.number < 0:
             logger.warning("no free region in instance %s: hits are copied by the coordinator", welcome.instance)
-        self._declared: dict[str, Declared] = {}
+
+    def _end(self, reason: str) -> None:
+        """The service connection has ended."""
+        self.channel.close(reason)
+        if self._on_broken is not None and not self._closing:
+            self._on_broken()
 
     @property
     def broken(self) -> bool:
         """Whether the coordinator is gone, as far as this link knows."""
         return self.channel.broken is not None
 
-    def declare(self, name: str, cache_bytes: int, load_timeout: float | None) -> Declared:
-        """Announce a group and return what the instance has made of it."""
+    def declare(self, name: str, cache_bytes: int, load_timeout: float | None, load: LoadForPeer) -> Declared:
+        """Announce a group and return what the instance has made of it. ``load`` is called for peers' requests."""
+        self._loads.declare(name, load)
         if (declared := self._declared.get(name)) is None:
             answer = self.channel.request(Declare(name, cache_bytes, load_timeout)).message
             declared = self._declared[name] = _expect(Declared, answer)
@@ -85,6 +112,8 @@ class Link:
 
     def close(self, reason: str = "the link was closed") -> None:
         """Close both connections. Views keep the region."""
+        self._closing = True
+        self._loads.close()
         self.channel.close(reason)
         if self._service is not None:
             self._service.close()
@@ -103,15 +132,18 @@ def _expect(kind: type[M], message: Message) -> M:
 
 
 class _Service:
-    """Answers the coordinator's pings while other threads load: a slow loader is not a dead worker.
+    """Answers the coordinator's pings while other threads load: a slow loader is not a dead worker. Hands loads on.
 
     It has a thread and is none: gevent's patching puts another class in the place of ``threading.Thread``, and one that
     was derived from the first before that is never seen to end.
     """
 
-    def __init__(self, sock: socket.socket, token: bytes, on_end: Callable[[str], None]) -> None:
+    def __init__(
+        self, sock: socket.socket, token: bytes, on_load: Callable[[Load], None], on_end: Callable[[str], None]
+    ) -> None:
         self._sock = sock
         self._token = token
+        self._on_load = on_load
         self._on_end = on_end
         self._abandoned = False
         self._thread = threading.Thread(target=self._run, name="mpgroupcache-service", daemon=True)
@@ -147,8 +179,10 @@ class _Service:
                 for request_id, message in decoder:
                     if isinstance(message, Ping):
                         self._sock.sendall(encode(Pong(), request_id))
+                    elif isinstance(message, Load):
+                        self._on_load(message)
                     elif not isinstance(message, Welcome):
-                        raise ProtocolError(f"service connection: got {message}, expected PING")
+                        raise ProtocolError(f"service connection: got {message}, expected PING or LOAD")
         except (OSError, CacheError) as error:
             reason = f"the service connection broke: {error}"
         finally:

@@ -60,6 +60,12 @@ def view(fd: int, size: int) -> ByteView:
         os.close(fd)
 
 
+def read(fd: int, size: int) -> bytes:
+    """Return the contents of a sealed memfd; the descriptor stays open."""
+    with ByteView(Mapping(fd, size)) as contents:
+        return bytes(contents)
+
+
 class Received:
     """Descriptors that have come and wait for their messages to claim them, in order."""
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Iterable
 
 from msgspec import Struct
@@ -16,6 +18,11 @@ from mpgroupcache.errors import ArenaError, ProtocolError
 from mpgroupcache.ipc import flights, memfd, wire
 from mpgroupcache.ipc.connection import Connection
 from mpgroupcache.ipc.groups import Groups, HostGroup
+from mpgroupcache.net.outcomes import Fetched, Outcome, OwnerError, Unreached
+from mpgroupcache.net.peers import Peers
+from mpgroupcache.net.server import NoSuchGroup, Visitor
+from mpgroupcache.shm._writer import Control
+from mpgroupcache.stats import Counter
 
 logger = logging.getLogger(__name__)
 
@@ -26,18 +33,22 @@ class _Value(Struct, frozen=True):
     """A flight's value: its bytes, or its size in a memfd that is open while the value is delivered."""
 
     carried: bytes | int
-    fd: int
+    fd: int = -1
+    fetched: bool = False
 
 
 class Misses:
     """The driver of the host's flights."""
 
-    def __init__(self, groups: Groups, lease_timeout: float) -> None:
+    def __init__(self, groups: Groups, control: Control, lease_timeout: float, peers: Peers | None) -> None:
         self._groups = groups
+        self._control = control
         self._lease_timeout = lease_timeout
+        self._peers = peers
         # A loader that outlives an instance names its lease to the next one: there it must not be somebody else's.
         self._flights = flights.FlightTable(secrets.randbits(62))
         self._services: dict[bytes, Connection] = {}  # by worker
+        self._loaders: dict[int, OrderedDict[Connection, None]] = {}  # by group: who declared it, in turn
         self._heard: dict[bytes, float] = {}  # last sign of life, of workers that are being pinged
         self._copying: set[asyncio.Task[None]] = set()
         self._arriving: dict[int, _Value] = {}  # what is being copied, by lease
@@ -65,7 +76,9 @@ class Misses:
                 if self._lease_of(connection, lease_id) is not None:
                     self._carry_out(self._flights.error(lease_id, (type_name, text)))
             case wire.Return(lease=lease_id):
-                if self._lease_of(connection, lease_id) is not None:
+                if (lease := self._lease_of(connection, lease_id)) is not None:
+                    if lease.holder.request is None:  # it is about to end, or cannot start a thread: ask others
+                        self._loaders[lease.flight.key[0]].pop(connection, None)
                     self._carry_out(self._flights.give_back(lease_id))
             case wire.Cancel():
                 for waiter in self._flights.waiters_of(connection):
@@ -83,6 +96,7 @@ class Misses:
         except ArenaError as error:
             connection.send(_refused(str(error)), request_id)
             return
+        self._loaders.setdefault(group.id, OrderedDict())[connection] = None
         segment = group.segment.name if group.segment is not None else None
         budget = group.arena.budget if group.arena is not None else 0
         connection.send(wire.Declared(group.id, segment, budget, group.incarnation), request_id)
@@ -97,12 +111,13 @@ class Misses:
             self._send_found(connection, request_id, found, message.copy)
             return
         waiter = flights.Waiter(owner=connection, held=message.held, request=request_id)
-        self._carry_out(self._flights.ask((group.id, message.key), waiter))
+        peer = None if self._peers is None else self._peers.owner(message.key)
+        self._carry_out(self._flights.ask((group.id, message.key), waiter, peer))
 
     def _send_found(self, connection: Connection, request_id: int, found: memoryview, copy: bool) -> None:
         """Answer with a cached value. ``found`` is good until the arena's next call."""
         if len(found) <= wire.INLINE_BYTES:
-            connection.send(wire.Value(bytes(found), False), request_id)
+            connection.send(wire.Value(bytes(found), wire.Origin.CACHE), request_id)
         elif not copy:
             connection.send(wire.Hit(), request_id)
         else:
@@ -111,7 +126,7 @@ class Misses:
             except OSError as error:
                 connection.send(_refused(f"a value of {len(found)} bytes cannot be sent: {error}"), request_id)
                 return
-            connection.send(wire.Value(len(found), False), request_id, fd)
+            connection.send(wire.Value(len(found), wire.Origin.CACHE), request_id, fd)
             os.close(fd)
 
     def _lease_of(self, connection: Connection, lease_id: int) -> flights.Lease | None:
@@ -128,7 +143,7 @@ class Misses:
         assert group is not None  # groups are never taken away
         if isinstance(message.value, bytes):
             group.put(lease.flight.key[1], message.value)
-            self._deliver(lease.id, _Value(message.value, -1))
+            self._deliver(lease.id, _Value(message.value))
             return
         if lease.id in self._arriving:
             raise ProtocolError(f"lease {lease.id}: got a second value, expected one")
@@ -154,6 +169,74 @@ class Misses:
     def _deliver(self, lease_id: int, value: _Value) -> None:
         self._carry_out(self._flights.value(lease_id, value))
 
+    # ---- Peers
+
+    def find(self, name: str, key: bytes) -> tuple[memoryview, float] | None:
+        """A peer's get, as far as the cache has it: the value, good until the arena's next call, and its minute_qps.
+
+        Raises ``NoSuchGroup``.
+        """
+        if (group := self._groups.named(name)) is None:
+            raise NoSuchGroup(name)
+        self._control.count_request(group.id)
+        found = group.arena.find(key) if group.arena is not None else None
+        self._control.count(group.id, Counter.LOADS if found is None else Counter.MAIN_HITS)
+        return None if found is None else (found, 0.0)
+
+    def visit(self, name: str, key: bytes, visitor: Visitor) -> None:
+        """A peer's get of what ``find`` did not find. It is loaded here, and never asked of another peer."""
+        if (group := self._groups.named(name)) is None:
+            raise NoSuchGroup(name)
+        if self._flights.flight((group.id, key)) is not None:
+            self._control.count(group.id, Counter.LOADS_DEDUPED)
+        self._carry_out(self._flights.ask((group.id, key), flights.Waiter(owner=visitor, guest=True)))
+
+    def leave(self, visitor: Visitor) -> None:
+        """A peer's request has ended, or will not wait any longer."""
+        self._carry_out(self._flights.lose(visitor))
+
+    def _seek(self, flight: flights.Flight) -> list[flights.Action]:
+        """Find a worker to load for guests: each in its turn."""
+        loaders = self._loaders.get(flight.key[0], OrderedDict())
+        for connection in list(loaders):
+            if connection.worker in self._services and not connection.closed:
+                loaders.move_to_end(connection)
+                return self._flights.enlist(flight, flights.Waiter(owner=connection))
+        text = "no worker or loader process of this host has declared the group"
+        return self._flights.no_loader(flight, ("CoordinatorError", text))
+
+    def _fetch(self, flight: flights.Flight) -> None:
+        group_id, key = flight.key
+        group = self._groups.get(group_id)
+        assert group is not None
+        assert self._peers is not None
+        self._peers.fetch(flight.peer, group.name, key, functools.partial(self._fetched, group, flight))
+
+    def _fetched(self, group: HostGroup, flight: flights.Flight, outcome: Outcome) -> None:
+        match outcome:
+            case Fetched(value=value):
+                self._control.count(group.id, Counter.PEER_LOADS)
+                assert self._peers is not None
+                if group.arena is not None and self._peers.promotes(outcome):
+                    group.arena.put(flight.key[1], value, hot=True)
+                if len(value) <= wire.INLINE_BYTES:
+                    self._carry_out(self._flights.fetched(flight, _Value(value, fetched=True)))
+                    return
+                try:
+                    fd = memfd.make(value)
+                except OSError as error:
+                    logger.error("group %r: a peer's value of %d bytes: %s", group.name, len(value), error)
+                    self._carry_out(self._flights.unreached(flight))
+                    return
+                self._carry_out(self._flights.fetched(flight, _Value(len(value), fd, fetched=True)))
+                os.close(fd)
+            case OwnerError(type_name=type_name, text=text):
+                self._control.count(group.id, Counter.PEER_ERRORS)
+                self._carry_out(self._flights.refused(flight, (type_name, text)))
+            case Unreached():
+                self._control.count(group.id, Counter.PEER_ERRORS)
+                self._carry_out(self._flights.unreached(flight))
+
     # ---- Actions
 
     def _carry_out(self, actions: Iterable[flights.Action]) -> None:
@@ -161,18 +244,48 @@ class Misses:
             match action:
                 case flights.Grant(waiter=waiter, lease=lease):
                     lease.granted = time.monotonic()
-                    waiter.owner.send(wire.Lease(lease.id), waiter.request)
-                case flights.Deliver(waiters=waiters, value=value):
-                    for waiter in waiters:
-                        waiter.owner.send(wire.Value(value.carried, True), waiter.request, value.fd)
+                    if waiter.request is not None:
+                        waiter.owner.send(wire.Lease(lease.id), waiter.request)
+                    else:
+                        self._delegate(lease)
+                case flights.Deliver(key=key, waiters=waiters, value=value):
+                    self._answer(key, waiters, value)
                 case flights.Fail(waiters=waiters, error=(type_name, text)):
                     for waiter in waiters:
+                        if waiter.guest:
+                            waiter.owner.fail(type_name, text)
+                            continue
                         failed = wire.Failed(wire.FailureCode.LOAD_ERROR, type_name, text)
                         waiter.owner.send(failed, waiter.request)
+                case flights.Fetch(flight=flight):
+                    self._fetch(flight)
+                case flights.Seek(flight=flight):
+                    self._carry_out(self._seek(flight))
                 case flights.Cycle(waiter=waiter, keys=keys):
                     names = [(getattr(self._groups.get(group), "name", group), key) for group, key in keys]
                     failed = wire.Failed(wire.FailureCode.LOAD_CYCLE, "LoadCycleError", describe_cycle(names))
                     waiter.owner.send(failed, waiter.request)
+
+    def _delegate(self, lease: flights.Lease) -> None:
+        """Have the worker that was found for guests load."""
+        group_id, key = lease.flight.key
+        group = self._groups.get(group_id)
+        assert group is not None
+        self._services[lease.holder.owner.worker].send(wire.Load(lease.id, group.name, key))
+
+    def _answer(self, key: tuple[int, bytes], waiters: tuple[flights.Waiter, ...], value: _Value) -> None:
+        """Send everybody a flight's value."""
+        origin = wire.Origin.PEER if value.fetched else wire.Origin.FLIGHT
+        for waiter in waiters:
+            if not waiter.guest:
+                waiter.owner.send(wire.Value(value.carried, origin), waiter.request, value.fd)
+                origin = wire.Origin.FLIGHT  # the first one's ask had opened the flight
+        guests = [waiter.owner for waiter in waiters if waiter.guest]
+        if guests:
+            rate = 0.0
+            carried = value.carried if isinstance(value.carried, bytes) else memfd.read(value.fd, value.carried)
+            for guest in guests:
+                guest.deliver(carried, rate)
 
     # ---- Workers
 
@@ -189,6 +302,8 @@ class Misses:
         """A connection is closed: its waiters leave, its leases are passed on."""
         if self._services.get(connection.worker) is connection:
             del self._services[connection.worker]
+        for loaders in self._loaders.values():
+            loaders.pop(connection, None)
         if self._arriving:  # a worker that stored a value and went has not lost it: nobody is to load it again
             for waiter in self._flights.waiters_of(connection):
                 if waiter.lease is not None and (value := self._arriving.get(waiter.lease.id)) is not None:

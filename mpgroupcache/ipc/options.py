@@ -5,30 +5,173 @@ from __future__ import annotations
 import argparse
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mpgroupcache.config import check_socket_path
+from mpgroupcache.net.consistenthash import HASHES
+from mpgroupcache.net.wire import DEFAULT_BASE_PATH, check_base_path, encode_secret
 from mpgroupcache.sizes import parse_size
 
 PREFIX = "MPGROUPCACHE_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 PRIVATE_LINGER = 30.0  # s that a private one outlives its last client: longer than a deploy that replaces every worker
+MAX_LOADERS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a coordinator is told. Each field has a flag, an environment name and a TOML key, all of its name."""
+    """What a coordinator is told. ``OPTIONS`` has their flags."""
 
     socket: str
     max_bytes: int | None = None  # of all groups' budgets together; None: no bound but the host's
     max_value_share: float = 0.25  # of a group's budget that one key and value may take
     lease_timeout: float = 10.0  # s; longer than a loader's native call that keeps the GIL, short enough to wait out
     linger: float | None = None  # s without clients after which it ends; None: never, but for a private one
+    listen: str | None = None  # where peers' requests are served; None: nowhere
+    self_url: str | None = None  # as the ring knows this peer
+    peers: tuple[str, ...] = ()  # the whole ring, as flags have it
+    peers_from: str | None = None  # else where the ring is read from, again and again
+    base_path: str = DEFAULT_BASE_PATH
+    replicas: int = 50  # points of each peer in the ring; Go's default
+    hash: str = "crc32"
+    peer_timeout: float = 5.0  # s that a peer's answer may take: longer than a load there, short enough to wait out
+    secret: str | None = None  # that the ring's peers share
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_ca: str | None = None
+    app: str | None = None  # module of group declarations
+    loaders: int = 1  # processes that load for it
     log_level: str = "info"
     detach: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for options that cannot be together."""
+        has_ring = bool(self.peers or self.peers_from)
+        if self.peers and self.peers_from:
+            raise ValueError("--peers-from: got it beside --peer, expected one of them")
+        if has_ring and self.self_url is None:
+            raise ValueError("--self: got nothing, expected this peer's URL as the ring has it; --peer was given")
+        if self.self_url is not None and not has_ring:
+            raise ValueError("--peer: got nothing, expected every URL of the ring; --self was given")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("--tls-cert and --tls-key: got one of them, expected both, or neither")
+
+
+def _path(value: Any, option: str) -> str:
+    return check_socket_path(str(value), option)
+
+
+def _size(value: Any, option: str) -> int:
+    return parse_size(int(value) if isinstance(value, str) and value.isdecimal() else value, option)
+
+
+def _number(most: float, expected: str) -> Callable[[Any, str], float]:
+    def convert(value: Any, option: str) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = -1.0
+        if not 0 < number <= most:
+            raise ValueError(f"{option}: got {value!r}, expected {expected}")
+        return number
+
+    return convert
+
+
+def _integer(most: int) -> Callable[[Any, str], int]:
+    def convert(value: Any, option: str) -> int:
+        number = int(value) if str(value).isdecimal() else 0
+        if not 0 < number <= most:
+            raise ValueError(f"{option}: got {value!r}, expected a number from 1 to {most}")
+        return number
+
+    return convert
+
+
+def _choice(*choices: str) -> Callable[[Any, str], str]:
+    def convert(value: Any, option: str) -> str:
+        if value not in choices:
+            raise ValueError(f"{option}: got {value!r}, expected one of {', '.join(choices)}")
+        return str(value)
+
+    return convert
+
+
+def _text(value: Any, option: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{option}: got {value!r}, expected text")
+    return value
+
+
+def _list(value: Any, option: str) -> tuple[str, ...]:
+    items = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise ValueError(f"{option}: got {value!r}, expected URLs")
+    return tuple(items)
+
+
+def _base_path(value: Any, option: str) -> str:
+    try:
+        return check_base_path(str(value))
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from None
+
+
+def _secret_of(value: Any, option: str) -> str:
+    """The secret in a file: on a command line everybody on the host could read it."""
+    secret = Path(_text(value, option)).read_text().strip()
+    try:
+        encode_secret(secret)
+    except ValueError as error:
+        raise ValueError(f"{option} {value}: {error}") from None
+    return secret
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: its field of `Options`, and how it is said."""
+
+    field: str
+    metavar: str
+    help: str
+    convert: Callable[[Any, str], Any]
+    repeatable: bool = False
+
+
+_SECONDS = _number(1e6, "seconds above 0")
+
+OPTIONS: Mapping[str, Option] = {
+    "socket": Option("socket", "PATH", "Unix socket to serve workers on (required)", _path),
+    "max-bytes": Option("max_bytes", "SIZE", 'bound on all budgets together, such as "512MiB"', _size),
+    "max-value-share": Option(
+        "max_value_share",
+        "SHARE",
+        "largest entry, as a share of its budget (0.25)",
+        _number(1.0, "a share above 0, at most 1"),
+    ),
+    "lease-timeout": Option("lease_timeout", "SECONDS", "silence after which a loader's lease moves on (10)", _SECONDS),
+    "linger": Option("linger", "SECONDS", "end after so long without clients (default: never)", _SECONDS),
+    "listen": Option("listen", "HOST:PORT", "serve peers there (default: not at all)", _text),
+    "self": Option("self_url", "URL", "this peer's base URL, as the ring has it", _text),
+    "peer": Option("peers", "URL", "a peer of the ring; repeat it for all of them, this one included", _list, True),
+    "peers-from": Option(
+        "peers_from", "SOURCE", "read the ring from a file, dns:URL or srv:NAME instead, again and again", _text
+    ),
+    "base-path": Option("base_path", "PATH", f"of the peers' URLs ({DEFAULT_BASE_PATH})", _base_path),
+    "replicas": Option("replicas", "N", "points of each peer in the ring (50)", _integer(10_000)),
+    "hash": Option("hash", "NAME", f"the ring's hash, one of {', '.join(HASHES)} (crc32)", _choice(*HASHES)),
+    "peer-timeout": Option("peer_timeout", "SECONDS", "that a peer's answer may take (5)", _SECONDS),
+    "secret-file": Option("secret", "FILE", "holds the secret that the ring's peers share", _secret_of),
+    "tls-cert": Option("tls_cert", "FILE", "this peer's certificate, for https", _text),
+    "tls-key": Option("tls_key", "FILE", "its key", _text),
+    "tls-ca": Option("tls_ca", "FILE", "certificates that sign the peers'; then each has to show one", _text),
+    "app": Option("app", "MODULE", "declares groups, and loads for them in --loaders processes", _text),
+    "loaders": Option("loaders", "N", "processes that load for --app (1)", _integer(MAX_LOADERS)),
+    "log-level": Option("log_level", "LEVEL", f"one of {', '.join(LOG_LEVELS)} (info)", _choice(*LOG_LEVELS)),
+}
 
 
 def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> Options:
@@ -44,70 +187,42 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mpgroupcache-coordinator",
-        description="Own one host's shared cache: arenas in shared memory, singleflight, leases. "
-        f"Every option can be given as {PREFIX}<OPTION> in the environment or by its name in the --config file.",
+        description="Own one host's shared cache: arenas in shared memory, singleflight, leases, its place among peers."
+        f" Every option can be given as {PREFIX}<OPTION> in the environment or by its name in the --config file.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.add_argument("--socket", metavar="PATH", help="Unix socket to serve workers on (required)")
-    parser.add_argument("--max-bytes", metavar="SIZE", help='bound on all budgets together, such as "512MiB"')
-    parser.add_argument("--max-value-share", metavar="SHARE", help="largest entry, as a share of its budget (0.25)")
-    parser.add_argument("--lease-timeout", metavar="SECONDS", help="silence after which a loader's lease moves on (10)")
-    parser.add_argument("--linger", metavar="SECONDS", help="end after so long without clients (default: never)")
-    parser.add_argument("--log-level", metavar="LEVEL", help=f"one of {', '.join(LOG_LEVELS)} (info)")
+    for name, option in OPTIONS.items():
+        action = "append" if option.repeatable else "store"
+        parser.add_argument(f"--{name}", metavar=option.metavar, help=option.help, action=action, dest=name)
     parser.add_argument("--config", metavar="FILE", help="TOML file with options")
     parser.add_argument("--detach", action="store_true", help=argparse.SUPPRESS)  # of the embedded default
     return parser
 
 
 def _merge(flags: dict[str, Any], environment: Mapping[str, str]) -> Options:
-    names = [field.name for field in fields(Options) if field.name != "detach"]
+    detach = flags.pop("detach", False)
     config = flags.pop("config", None) or environment.get(f"{PREFIX}CONFIG")
-    values: dict[str, tuple[Any, str]] = {}
+    said: dict[str, tuple[Any, str]] = {}
     if config is not None:
         with Path(config).open("rb") as file:
             table = tomllib.load(file)
         for key, value in table.items():
-            name = key.replace("-", "_")
-            if name not in names:
-                raise ValueError(f"{config}: got the key {key!r}, expected some of {', '.join(names)}")
-            values[name] = value, f"{config}: {key}"
-    for name in names:
-        variable = PREFIX + name.upper()
+            name = key.replace("_", "-")
+            if name not in OPTIONS:
+                raise ValueError(f"{config}: got the key {key!r}, expected some of {', '.join(OPTIONS)}")
+            said[name] = value, f"{config}: {key}"
+    for name in OPTIONS:
+        variable = PREFIX + name.replace("-", "_").upper()
         if variable in environment:
-            values[name] = environment[variable], variable
+            said[name] = environment[variable], variable
     for name, value in flags.items():
-        values[name] = value, "--" + name.replace("_", "-")
-    if "detach" in values:
-        values.setdefault("linger", (PRIVATE_LINGER, "--linger"))
-    if "socket" not in values:
+        said[name] = value, f"--{name}"
+    if detach:
+        said.setdefault("linger", (PRIVATE_LINGER, "--linger"))
+    if "socket" not in said:
         raise ValueError(
             f"--socket: got nothing, expected a path; give the flag, {PREFIX}SOCKET, or socket in --config"
         )
-    return Options(**{name: _convert(name, value, option) for name, (value, option) in values.items()})
-
-
-def _convert(name: str, value: Any, option: str) -> Any:
-    match name:
-        case "socket":
-            return check_socket_path(str(value), option)
-        case "max_bytes":
-            return parse_size(int(value) if isinstance(value, str) and value.isdecimal() else value, option)
-        case "max_value_share":
-            return _number(value, option, 1.0, "a share above 0, at most 1")
-        case "lease_timeout" | "linger":
-            return _number(value, option, 1e6, "seconds above 0")
-        case "log_level":
-            if value not in LOG_LEVELS:
-                raise ValueError(f"{option}: got {value!r}, expected one of {', '.join(LOG_LEVELS)}")
-    return value
-
-
-def _number(value: Any, option: str, most: float, expected: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = -1.0
-    if not 0 < number <= most:
-        raise ValueError(f"{option}: got {value!r}, expected {expected}")
-    return number
+    values = {OPTIONS[name].field: OPTIONS[name].convert(value, source) for name, (value, source) in said.items()}
+    return Options(detach=detach, **values)

@@ -18,8 +18,10 @@ from mpgroupcache.errors import ProtocolError
 from mpgroupcache.ipc import wire
 from mpgroupcache.ipc.connection import Connection
 from mpgroupcache.ipc.groups import Groups
+from mpgroupcache.ipc.loaders import Loaders
 from mpgroupcache.ipc.misses import Misses
 from mpgroupcache.ipc.options import Options
+from mpgroupcache.ipc.peering import Peering
 from mpgroupcache.shm.segment import control_name, instance_name, open_instance
 
 logger = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ SPARE_REGIONS = 8  # free at any time: workers claim them without asking
 class Coordinator:
     """One instance, from its socket to its segments."""
 
-    def __init__(self, options: Options, stopping: asyncio.Event) -> None:
+    def __init__(self, options: Options, stopping: asyncio.Event, peering: Peering) -> None:
         """Take the instance over; ``stopping`` is to end it.
 
         Raises ``AlreadyRunning``, ``ArenaError``, or ``OSError`` for the socket.
@@ -44,7 +46,9 @@ class Coordinator:
         self._loop = asyncio.get_running_loop()
         self._segment, self._control = open_instance(self.instance)  # before the socket: binding would take a live one
         self._groups = Groups(self.instance, self._control, options.max_bytes, options.max_value_share)
-        self._misses = Misses(self._groups, options.lease_timeout)
+        self._misses = Misses(self._groups, self._control, options.lease_timeout, peering.peers)
+        self._peering = peering
+        self._loaders: Loaders | None = None
         self._connections: set[Connection] = set()
         self._idle_since = time.monotonic()
         self._stopping = stopping
@@ -55,6 +59,19 @@ class Coordinator:
             raise
 
     # ---- Life
+
+    async def open(self) -> None:
+        """Serve peers and start loaders, as far as the options say so.
+
+        Raises ``OSError`` or ``ValueError`` that name the option; then nothing is left.
+        """
+        try:
+            await self._peering.open(self._misses)
+        except BaseException:
+            self._release()
+            raise
+        if self._options.app is not None:
+            self._loaders = Loaders(self._options.app, self._options.loaders, self._options.socket)
 
     async def serve(self) -> None:
         """Serve until ``stopping`` is set, or the linger time is over. Then drain: workers finish without it."""
@@ -75,6 +92,9 @@ class Coordinator:
         """No new connections; what is under way may end. A connection without any is closed: its worker loads alone."""
         self._close_listener()
         deadline = time.monotonic() + DRAIN_TIMEOUT
+        await self._peering.close()  # first: peers' requests need the workers' connections
+        if self._loaders is not None:
+            await self._loaders.close()
         while self._connections and time.monotonic() < deadline:
             for connection in list(self._connections):
                 if not self._is_busy(connection):
@@ -200,9 +220,9 @@ def _bind(path: str) -> socket.socket:
         finally:
             os.umask(umask)
         listener.listen(BACKLOG)
-    except BaseException:
+    except OSError as error:
         listener.close()
-        raise
+        raise OSError(f"--socket: {path} cannot be served: {error}") from error
     return listener
 
 

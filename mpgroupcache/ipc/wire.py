@@ -29,10 +29,12 @@ Messages (w: worker, c: coordinator; ``*``: one-way; ``?``: may be nil)::
     c>w    WELCOME   instance, control, pid          answers HELLO; control: name of the control segment
     c>w    DECLARED  group, segment?, cache_bytes    answers DECLARE; segment nil: caching is off; cache_bytes: the
                      [B], arena                      budget in force; arena: the arena's incarnation
-    c>w    VALUE     value, deduped                  answers ASK; value: as in STORE
+    c>w    VALUE     value, origin                   answers ASK; value: as in STORE
     c>w    HIT                                       answers ASK: it is in the arena, look again
     c>w    LEASE     lease                           answers ASK: the caller is to load
     c>w    FAILED    code, type_name, message        answers any request
+    c>w *  LOAD      lease, group, key               on a service connection: load for a peer's request; the lease is
+                                                     ended on the call connection
     both   PING                                      are you alive?
     both   PONG                                      answers PING
 
@@ -86,6 +88,7 @@ class MessageType(IntEnum):
     HIT = 0x14
     LEASE = 0x15
     FAILED = 0x16
+    LOAD = 0x17
     PING = 0x21
     PONG = 0x22
 
@@ -96,6 +99,14 @@ class FailureCode(IntEnum):
     LOAD_ERROR = 1  # the loader of the flight raised
     LOAD_CYCLE = 2  # a load would have waited for itself
     REFUSED = 3  # the coordinator does not do that: a limit, an unknown group
+
+
+class Origin(IntEnum):
+    """Where a value comes from: what the worker is to count."""
+
+    CACHE = 1
+    FLIGHT = 2  # that another caller had opened
+    PEER = 3  # which this caller's flight asked
 
 
 # A field's type tells both what a type checker believes and what the decoder makes true.
@@ -188,7 +199,7 @@ class Declared(Message, frozen=True):
 
 class Value(Message, frozen=True):
     value: Carried
-    deduped: bool
+    origin: Origin
 
     @property
     def passes_descriptor(self) -> bool:  # type: ignore[override]
@@ -218,6 +229,12 @@ class Failed(Message, frozen=True):
         return {FailureCode.LOAD_CYCLE: LoadCycleError, FailureCode.REFUSED: CoordinatorError}[self.code](self.message)
 
 
+class Load(Message, frozen=True):
+    lease: LeaseId
+    group: Name
+    key: Key
+
+
 class Ping(Message, frozen=True):
     pass
 
@@ -240,6 +257,7 @@ MESSAGES: Final[Mapping[MessageType, type[Message]]] = {
     MessageType.HIT: Hit,
     MessageType.LEASE: Lease,
     MessageType.FAILED: Failed,
+    MessageType.LOAD: Load,
     MessageType.PING: Ping,
     MessageType.PONG: Pong,
 }

@@ -13,7 +13,7 @@ from mpgroupcache.net.wire import DEFAULT_BASE_PATH, MAX_RESPONSE_BYTES, check_b
 if TYPE_CHECKING:
     import ssl
 
-SECRET_OPTION: Final = "--peer-secret"  # as errors name it
+SECRET_OPTION: Final = "--secret-file"  # as errors name it
 
 _URL: Final = re.compile(
     r"(?P<scheme>https?)://(?P<place>(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?)"

@@ -66,14 +66,20 @@ class Peers:
     def set(self, urls: Iterable[str]) -> None:
         """Make these the whole ring, this host included; none: there is no ring. Go's ``HTTPPool.Set``.
 
-        Peers that stay keep their connections; those that leave finish what is under way. Raises ``ValueError``, and
-        changes nothing, for what is no URL, and for a ring without this host.
+        Peers that stay keep their connections; those that leave finish what is under way. A ring without this host is
+        one of which it only asks. Raises ``ValueError``, and changes nothing, for what is no URL, and for a ring that
+        has this host under another spelling.
         """
         ring = tuple(urls)
         parts = {url: parse_url(url) for url in ring}
         own = self._options.self_url
         if ring and own not in parts:
-            raise ValueError(_without_self(own, ring))
+            meaning = parse_url(own, "--self").meaning
+            if alike := next((url for url, part in parts.items() if part.meaning == meaning), None):
+                expected = f"{alike}, as --peer has it; the ring takes them for two peers"
+                raise ValueError(f"--self: got {own}, expected {expected}")
+            some = ", ".join(ring[:5]) + (f" and {len(ring) - 5} more" if len(ring) > 5 else "")
+            logger.warning("--self: got %s, which is not in the ring of %s: every key is another host's", own, some)
         points = Map(self._options.replicas, HASHES[self._options.hash])
         points.add(*ring)
         if self._options.tls is None and any(part.tls for part in parts.values()):
@@ -103,15 +109,3 @@ class Peers:
         self._map = Map(self._options.replicas, HASHES[self._options.hash])
         self._urls, self._clients, self._retired = (), {}, set()
         await asyncio.gather(*(client.close() for client in closing))
-
-
-def _without_self(own: str, ring: tuple[str, ...]) -> str:
-    meaning = parse_url(own).meaning
-    alike = next((url for url in ring if parse_url(url).meaning == meaning), None)
-    if alike is not None:
-        return f"--self: got {own}, which --peer has as {alike}; write both alike, the ring takes them for two peers"
-    some = ", ".join(ring[:5]) + (f" and {len(ring) - 5} more" if len(ring) > 5 else "")
-    return (
-        f"--self: got {own}, which is not in the ring of {some}; every key would be another host's: set --self to this "
-        "host's URL in the list, or add it to the list (--peer)"
-    )

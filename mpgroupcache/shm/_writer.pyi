@@ -53,6 +53,9 @@ class Control:
     def drain(self) -> int:
         """Bring the workers' touches into the LRU lists, and return their number."""
 
+    def count_request(self, group: int) -> None:
+        """Count one get of a peer's."""
+
     def count(self, group: int, counter: int, n: int = 1) -> None:
         """Add to the coordinator's own counters of a group."""
 

@@ -22,7 +22,7 @@ cdef extern from "reader.h" nogil:
 
 cdef extern from "writer.h":
     enum: MGC_TOO_LARGE, MGC_NO_ROOM, MGC_COUNTERS, MGC_MAX_GROUPS, MGC_MAX_KEY, MGC_GROUP_NAME_BYTES
-    size_t MGC_CONTROL_SIZE, MGC_TOTALS_OFFSET
+    size_t MGC_CONTROL_SIZE, MGC_GROUPS_OFFSET, MGC_TOTALS_OFFSET
     uint64_t MGC_MAX_ARENA
     ctypedef struct mgc_counters:
         pass
@@ -72,6 +72,8 @@ cdef extern from "writer.h":
     void mgc_arena_sweep(mgc_arena *)
     size_t mgc_arena_check(const mgc_arena *, void (*)(void *, const char *) noexcept, void *)
     ctypedef uint64_t atomic64 "_Atomic uint64_t"
+    struct mgc_group_row:
+        atomic64 server_requests
     void mgc_add(atomic64 *, uint64_t)
 
 
@@ -192,6 +194,13 @@ cdef class Control:
         """Touches that were overwritten before they were drained."""
         self.check_open()
         return self.control.touches_lost
+
+    def count_request(self, uint32_t group) -> None:
+        """Count one get of a peer's."""
+        self.check_open()
+        if group >= MGC_MAX_GROUPS:
+            raise IndexError(f"group {group}: expected less than {MGC_MAX_GROUPS}")
+        mgc_add(&(<mgc_group_row *> (self.control.base + MGC_GROUPS_OFFSET))[group].server_requests, 1)
 
     def count(self, uint32_t group, uint32_t counter, uint64_t n=1) -> None:
         """Add to the coordinator's own counters of a group."""

@@ -4,7 +4,7 @@
  *
  *   offset          size                what
  *   0               MGC_PAGE            struct mgc_control_header
- *   GROUPS_OFFSET   256 rows            struct mgc_group_row: name, id (= row number), budget
+ *   GROUPS_OFFSET   256 rows            struct mgc_group_row: name, id (= row number), budget, peers' requests
  *   TOTALS_OFFSET   256 rows            struct mgc_counters: what dead workers counted, and the coordinator itself
  *   REGIONS_OFFSET  MGC_REGION_SIZE *   struct mgc_region, one for each worker; the first `region_count` are committed
  *
@@ -80,10 +80,11 @@ struct mgc_control_header {
     uint32_t reserved;
 };
 
-struct mgc_group_row { /* immutable once group_count covers it */
+struct mgc_group_row { /* immutable once group_count covers it, but for the count */
     uint64_t budget;   /* bytes of keys and values; 0: caching off */
+    _Atomic uint64_t server_requests; /* gets that came from peers; here, since the coordinator alone counts them */
     uint32_t name_length;
-    uint8_t name[308];
+    uint8_t name[300];
 };
 
 /* One process's, or the total, counts of one group, in a cache line of its own. Written by its worker alone (plain

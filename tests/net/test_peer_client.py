@@ -272,7 +272,7 @@ async def test_an_errors_endless_text_is_cut_off() -> None:
     assert MAX_ERROR_BYTES < 1 << 20
 
 
-@pytest.mark.parametrize(("status", "option"), [(421, "--self: got http://self:1"), (403, "--peer-secret")])
+@pytest.mark.parametrize(("status", "option"), [(421, "--self: got http://self:1"), (403, "--secret-file")])
 @on_each_loop
 async def test_a_wrong_option_is_reported_once(status: int, option: str, caplog: pytest.LogCaptureFixture) -> None:
     async with asking(saying(response(b"text\n", b"%d No" % status, b""))) as fixture:

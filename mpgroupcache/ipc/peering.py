@@ -1,0 +1,64 @@
+"""This host among its peers, as the options have it: the port that serves them, and the ring in which it asks."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from mpgroupcache.ipc.options import Options
+from mpgroupcache.net import tls
+from mpgroupcache.net.peers import PeerOptions, Peers
+from mpgroupcache.net.server import PeerServer, Source, parse_address
+
+INSTANCE_BYTES: Final = 16  # random: by which a request that comes from this host itself is known
+
+
+class Peering:
+    """The peers' two halves. Raises ``ValueError`` for options that cannot be."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._instance = os.urandom(INSTANCE_BYTES)
+        self._server: PeerServer | None = None
+        self.peers: Peers | None = None
+        """Who is asked for keys that are not this host's; None: there is no ring."""
+        if options.self_url is not None:
+            self.peers = Peers(
+                PeerOptions(
+                    self_url=options.self_url,
+                    instance=self._instance,
+                    base_path=options.base_path,
+                    replicas=options.replicas,
+                    hash=options.hash,
+                    secret=options.secret,
+                    tls=tls.client_context(options.tls_ca, options.tls_cert, options.tls_key),
+                    request_timeout=options.peer_timeout,
+                )
+            )
+            self.peers.set(options.peers)
+
+    async def open(self, source: Source) -> None:
+        """Serve peers from ``source``. Raises ``OSError`` and ``ValueError`` that name the option."""
+        options = self._options
+        if options.listen is None:
+            return
+        context = None
+        if options.tls_cert is not None and options.tls_key is not None:
+            context = tls.server_context(options.tls_cert, options.tls_key, options.tls_ca)
+        host, port = parse_address(options.listen)
+        self._server = await PeerServer.start(
+            source,
+            host,
+            port,
+            instance=self._instance,
+            base_path=options.base_path,
+            secret=options.secret,
+            ssl_context=context,
+        )
+
+    async def close(self) -> None:
+        """Answer the peers that are waiting, and leave the ring."""
+        if self._server is not None:
+            await self._server.close()
+        if self.peers is not None:
+            await self.peers.close()

@@ -1,0 +1,131 @@
+"""Rings of hosts: coordinators that are each other's peers, with workers, each ring on addresses of its own."""
+
+from __future__ import annotations
+
+import collections
+import os
+import random
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from children import Child
+from workers import Daemon
+
+import mpgroupcache
+
+PORT = 8080
+GROUP = "g"
+
+
+def addresses(count: int) -> list[str]:
+    """Addresses of this machine that no other test has: all of 127/8 is."""
+    chance = random.Random(os.urandom(8))
+    low = chance.randrange(1, 200)
+    prefix = f"127.{chance.randrange(1, 255)}.{chance.randrange(0, 256)}"
+    return [f"{prefix}.{low + i}:{PORT}" for i in range(count)]
+
+
+def value_of(key: bytes) -> bytes:
+    """What the loaders of all hosts, and of Go peers, give for a key."""
+    if key.startswith(b"size:"):
+        return b"x" * int(key.split(b":")[1])
+    return b"" if key.startswith(b"empty:") else b"V:" + GROUP.encode() + b":" + key
+
+
+class Getting:
+    """A worker's process: it gets, and loads, and counts its loads."""
+
+    def __init__(self, socket: str, cache_bytes: int) -> None:
+        mpgroupcache.configure(socket=socket)
+        self._loads: collections.Counter[bytes] = collections.Counter()
+        self.group = mpgroupcache.new_group(GROUP, cache_bytes, self._load)
+        mpgroupcache.connect()
+
+    def _load(self, ctx: Any, key: str | bytes, dest: mpgroupcache.Sink) -> None:
+        raw = key if isinstance(key, bytes) else key.encode()
+        self._loads[raw] += 1
+        if raw.startswith(b"fail:"):
+            raise ValueError(raw[5:].decode())
+        dest.set_bytes(value_of(raw))
+
+    def get(self, key: bytes, timeout: float | None = None) -> bytes:
+        return bytes(self.group.get(key, timeout=timeout))
+
+    def wrong(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Get all these keys; those whose values are wrong."""
+        return [key for key in keys if self.group.get(key) != value_of(key)]
+
+    def loads(self) -> dict[bytes, int]:
+        return dict(self._loads)
+
+    def error(self, key: bytes) -> tuple[str, str]:
+        """How a get fails: the error's type, and its text."""
+        try:
+            self.group.get(key)
+        except Exception as error:
+            return type(error).__name__, str(error)
+        return "", ""
+
+    def stats(self) -> mpgroupcache.Stats:
+        return self.group.stats
+
+    def hot_items(self) -> int:
+        return self.group.cache_stats(mpgroupcache.CacheType.HOT_CACHE).items
+
+
+class Host:
+    """A coordinator with its place in a ring, and its workers."""
+
+    def __init__(
+        self,
+        directory: Path,
+        address: str,
+        ring: Sequence[str],
+        *options: str,
+        self_url: str | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        self.url = self_url or f"http://{address}"
+        self.socket = str(directory / address.replace(":", "-"))
+        self._prefix = prefix
+        self._options = ["--listen", address, "--self", self.url, *options]
+        for peer in ring:
+            self._options += ["--peer", peer]
+        self._workers: list[Child] = []
+        self.start()
+
+    def start(self) -> None:
+        """Start the coordinator; again, if it ended."""
+        self.daemon = Daemon(self.socket, *self._options, prefix=self._prefix).wait_serving()
+
+    def worker(self, cache_bytes: int = 64 << 20) -> Child:
+        """Start a worker, which `Getting` describes; it has declared its group then."""
+        worker = Child(Getting, self.socket, cache_bytes)
+        self._workers.append(worker)
+        worker.call("loads")
+        return worker
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.close()
+        self.daemon.close()
+
+
+class Ring:
+    """Hosts, and perhaps others, that know each other. Use it as a context manager."""
+
+    def __init__(self, count: int, *options: str, others: Sequence[str] = ()) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="mpg-")
+        hosts = addresses(count)
+        self.urls = [*(f"http://{address}" for address in hosts), *others]
+        self.hosts = [Host(Path(self._directory.name), address, self.urls, *options) for address in hosts]
+
+    def __enter__(self) -> Ring:
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        for host in self.hosts:
+            host.close()
+        self._directory.cleanup()

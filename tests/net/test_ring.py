@@ -1,0 +1,179 @@
+"""Several hosts, of both kinds, that are one cache."""
+
+from __future__ import annotations
+
+import collections
+import signal
+import threading
+from collections.abc import Callable
+
+import pytest
+from gopeers import GoPeer
+from peerkeys import ODD_KEYS, many_keys
+from rings import GROUP, Host, Ring, addresses, value_of
+from workers import wait_until
+
+KEYS = [b"%d" % i for i in range(100)]
+
+
+def total(loads: list[dict[bytes, int]]) -> collections.Counter[bytes]:
+    """How often each key was loaded, by whomever."""
+    counts: collections.Counter[bytes] = collections.Counter()
+    for some in loads:
+        counts.update(some)
+    return counts
+
+
+def test_each_key_is_loaded_once_by_its_owner() -> None:
+    keys = [*KEYS, *ODD_KEYS.values()]
+    with Ring(3) as ring:
+        workers = [host.worker() for host in ring.hosts]
+        for worker in workers:
+            assert worker.call("wrong", keys) == []
+        loads = [worker.call("loads") for worker in workers]
+        assert total(loads) == dict.fromkeys(keys, 1)
+        assert all(loads)  # each owns some
+        for worker in workers:
+            stats = worker.call("stats")
+            assert stats.peer_errors == 0
+            assert stats.peer_loads + stats.local_loads >= len(keys)
+
+
+def test_hosts_without_loads_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Go's ``TestHTTPPool``: four children, 100 keys, the parent's own loader is never called."""
+    with Ring(4) as ring:
+        children = [host.worker() for host in ring.hosts]
+        [address] = addresses(1)
+        directory = tmp_path_factory.mktemp("parent")
+        parent_host = Host(directory, address, ring.urls)  # which is not of the ring: it owns nothing
+        try:
+            parent = parent_host.worker()
+            assert parent.call("wrong", KEYS) == []
+            assert parent.call("loads") == {}
+            assert total([child.call("loads") for child in children]) == dict.fromkeys(KEYS, 1)
+        finally:
+            parent_host.close()
+
+
+def test_large_values(tmp_path_factory: pytest.TempPathFactory) -> None:
+    keys = [b"size:%d:%d" % (size, i) for size in (0, 65_536, 65_537, 1 << 20, 9 << 20) for i in range(4)]
+    with Ring(2) as ring:
+        workers = [host.worker() for host in ring.hosts]
+        for worker in workers:
+            assert worker.call("wrong", keys) == []
+        assert total([worker.call("loads") for worker in workers]) == dict.fromkeys(keys, 1)
+
+
+def test_a_loaders_error_at_the_owner_is_not_loaded_again() -> None:
+    keys = [b"fail:no %d" % i for i in range(20)]
+    with Ring(2) as ring:
+        here, there = (host.worker() for host in ring.hosts)
+        errors = [here.call("error", key) for key in keys]
+        owned = there.call("loads")
+        assert 0 < len(owned) < len(keys)
+        for key, (kind, text) in zip(keys, errors, strict=True):
+            assert kind == ("LoadError" if key in owned else "ValueError")
+            assert key[5:].decode() in text
+        assert total([here.call("loads"), owned]) == dict.fromkeys(keys, 1)
+
+
+def test_waiters_on_all_hosts_share_one_load() -> None:
+    with Ring(3) as ring:
+        workers = [host.worker() for host in ring.hosts for _ in range(2)]
+        for key in KEYS[:30]:
+            for worker in workers:
+                worker.send("get", key)
+            assert {worker.receive() for worker in workers} == {value_of(key)}
+        assert total([worker.call("loads") for worker in workers]) == dict.fromkeys(KEYS[:30], 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_peer_that_is_gone_costs_no_get(number: signal.Signals) -> None:
+    with Ring(2, "--peer-timeout", "1") as ring:
+        here, there = ring.hosts
+        worker = here.worker()
+        there.worker()
+        assert worker.call("wrong", KEYS[:10]) == []
+        there.daemon.send(number)
+        assert worker.call("wrong", KEYS) == []
+        assert worker.call("stats").peer_errors > 0
+        if number == signal.SIGSTOP:
+            there.daemon.send(signal.SIGCONT)
+        else:
+            there.daemon.wait()
+            there.start()
+        before = worker.call("stats").peer_loads
+        numbers = iter(range(1_000_000))
+
+        def came_back() -> bool:
+            assert worker.call("wrong", [b"again %d" % next(numbers) for _ in range(4)]) == []
+            return worker.call("stats").peer_loads > before
+
+        wait_until(came_back, "the peer's return to the ring")
+
+
+def test_a_wrong_self_is_reported_and_hangs_nobody(tmp_path_factory: pytest.TempPathFactory) -> None:
+    [address] = addresses(1)
+    directory = tmp_path_factory.mktemp("host")
+    host = Host(directory, address, [f"http://{address}"], self_url="http://somebody.else:8080")
+    try:
+        worker = host.worker()
+        assert worker.call("wrong", KEYS) == []
+        wait_until(lambda: "--self" in "".join(host.daemon.log), "a line about --self")
+    finally:
+        host.close()
+
+
+def test_a_ring_with_go_peers(start_go_peer: Callable[..., GoPeer]) -> None:
+    keys = many_keys(10_000)
+    go = [start_go_peer("-groups", GROUP, "-cache-bytes", str(256 << 20)) for _ in range(2)]
+    with Ring(2, others=[peer.url for peer in go]) as ring:
+        for peer in go:
+            peer.set_peers(*ring.urls)
+        workers = [host.worker(256 << 20) for host in ring.hosts]
+        owners = go[0].owners(keys)
+        assert go[1].owners(keys) == owners
+        for worker in workers:
+            assert worker.call("wrong", keys[:2500]) == []
+        # A space that a Go peer sends to another arrives as a plus: those hops are its own.
+        ours = [key for key, owner in zip(keys, owners, strict=True) if owner in ring.urls[:2] or b" " not in key]
+        for peer in go:
+            assert [key for key in ours[:2500] if peer.get(GROUP, key) != value_of(key)] == []
+        by_host = [worker.call("loads") for worker in workers] + [peer.loads(GROUP) for peer in go]
+        for url, loads in zip([*ring.urls[:2], *(peer.url for peer in go)], by_host, strict=True):
+            owned = {key for key, owner in zip(keys, owners, strict=True) if owner == url}
+            assert set(loads) <= owned
+            assert set(loads.values()) <= {1}
+
+
+def test_members_are_killed_and_restarted_under_load(start_go_peer: Callable[..., GoPeer]) -> None:
+    go = start_go_peer("-groups", GROUP)
+    with Ring(3, "--peer-timeout", "1", others=[go.url]) as ring:
+        go.set_peers(*ring.urls)
+        workers = [host.worker(1 << 20) for host in ring.hosts]
+        keys = [b"%d" % i for i in range(20_000)]
+        wrong: list[bytes] = []
+        stop = threading.Event()
+
+        def load(number: int) -> None:
+            at = number * 1000
+            while not stop.is_set():
+                wrong.extend(workers[number].call("wrong", [keys[(at + i) % len(keys)] for i in range(200)]))
+                at += 200
+
+        threads = [threading.Thread(target=load, args=(number,)) for number in range(len(workers))]
+        for thread in threads:
+            thread.start()
+        try:
+            for turn in range(4):
+                host = ring.hosts[turn % 3]
+                host.daemon.send(signal.SIGKILL)
+                host.daemon.wait()
+                host.start()
+                if turn == 2:
+                    go.close()
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        assert wrong == []
