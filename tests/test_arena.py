@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import itertools
+import math
 import os
 import random
 import signal
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -410,6 +411,7 @@ def test_what_is_closed_says_so(instance: Instance) -> None:
     for use in (
         opened.arena.check, opened.arena.sweep, opened.arena.retire, opened.arena.retry_memory,
         lambda: opened.arena.put(b"", b""), lambda: opened.arena.find(b""), lambda: opened.arena.remove(b""),
+        lambda: opened.arena.serve(b""), lambda: opened.arena.minute_qps(b""),
         lambda: opened.arena.committed, lambda: opened.arena.budget, lambda: opened.arena.list_stats(0),
     ):  # fmt: skip
         with pytest.raises(ValueError, match="the arena is closed"):
@@ -424,6 +426,108 @@ def test_what_is_closed_says_so(instance: Instance) -> None:
             use()
     with pytest.raises(ValueError, match="the control segment is closed"):
         Arena(other.control, bytearray(), -1, group=0, incarnation=0, budget=1, max_entry=1, seed=0)
+
+
+# ---- Rates
+
+HALF_LIFE, YOUNGEST = 40.0, 10.0  # s
+
+
+class Rates:
+    """What every key's rate has to be: all requests kept, and weighed when asked."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.since: dict[bytes, float] = {}
+        self.requests: dict[bytes, list[float]] = {}
+
+    def put(self, key: bytes) -> None:
+        if key not in self.since:
+            self.since[key] = self.now
+            self.requests[key] = []
+
+    def remove(self, key: bytes) -> None:
+        self.since.pop(key, None)
+
+    def count(self, key: bytes, times: int = 1) -> None:
+        self.requests.setdefault(key, []).extend([self.now] * times)
+
+    def minute_qps(self, key: bytes) -> float:
+        if key not in self.since:
+            return 0.0
+        age = self.now - self.since[key]
+        missing = max(YOUNGEST - age, 0.0)
+        weights = math.fsum(2 ** ((time - self.now - missing) / HALF_LIFE) for time in self.requests[key])
+        return weights / (HALF_LIFE / math.log(2) * (1 - 2 ** (-max(age, YOUNGEST) / HALF_LIFE)))
+
+
+RATE_KEYS = st.sampled_from([b"a", b"b", b"c"])
+RATE_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), RATE_KEYS, st.booleans()),
+        st.tuples(st.just("hit"), RATE_KEYS, st.integers(0, 1), st.integers(1, 40)),
+        st.tuples(st.just("hit"), RATE_KEYS, st.integers(0, 1), st.integers(1, 40)),
+        st.tuples(st.just("serve"), RATE_KEYS),
+        st.tuples(st.just("remove"), RATE_KEYS),
+        st.tuples(st.just("drain"), st.integers(0, 1_600)),
+        st.tuples(st.just("drain"), st.integers(0, 100_000)),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=RATE_STEPS)
+def test_rates_are_those_of_all_workers_and_peers(instance_path: str, steps: list[tuple[Any, ...]]) -> None:
+    instance = Instance(instance_path)
+    try:
+        opened, model = OpenArena(instance, 10_000), Rates()
+        workers = [Lookup(*opened.address) for _ in range(2)]
+        touches: Counter[bytes] = Counter()  # to be drained
+        for step, *rest in steps:
+            if step in ("drain", "put", "remove"):  # the latter may or may not take a block's touches with it
+                model.now += rest[0] / 16 if step == "drain" else 0
+                instance.control.drain(model.now)
+                for key, times in touches.items():
+                    model.count(key, times)
+                touches.clear()
+            if step == "put":
+                key, hot = rest
+                assert opened.arena.put(key, b"value", hot=hot)
+                model.put(key)
+            elif step == "hit":
+                key, worker, times = rest
+                touches[key] += sum(workers[worker].copy(key) is not None for _ in range(times))
+            elif step == "serve":
+                (key,) = rest
+                served = opened.arena.serve(key)
+                assert (served is not None) is (key in model.since)
+                if served is not None:
+                    model.count(key)
+                    assert bytes(served[0]) == b"value"
+                    assert served[1] == pytest.approx(model.minute_qps(key), rel=1e-4)
+            elif step == "remove":
+                (key,) = rest
+                assert opened.arena.remove(key) == (key in model.since)
+                model.remove(key)
+            for key in (b"a", b"b", b"c"):
+                assert opened.arena.minute_qps(key) == pytest.approx(model.minute_qps(key), rel=1e-4, abs=1e-12)
+    finally:
+        instance.close()
+
+
+def test_rates_age_by_the_clock_where_no_time_is_told(arena: MakeArena, instance: Instance) -> None:
+    opened = arena(1000)
+    opened.arena.put(b"key", b"value")
+    opened.arena.serve(b"key")
+    before = opened.arena.minute_qps(b"key")
+    instance.control.drain()
+    assert 0 < opened.arena.minute_qps(b"key") <= before
+    instance.control.drain(3600.0)
+    late = opened.arena.minute_qps(b"key")
+    assert 0 <= late < 1e-12
+    instance.control.drain(1800.0)  # time does not go back
+    assert opened.arena.minute_qps(b"key") == late
 
 
 # ---- Growth

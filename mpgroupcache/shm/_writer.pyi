@@ -50,8 +50,12 @@ class Control:
     def reap(self) -> int:
         """Free the regions of dead workers, and return their number."""
 
-    def drain(self) -> int:
-        """Bring the workers' touches into the LRU lists, and return their number."""
+    def drain(self, now: float | None = None) -> int:
+        """Bring the workers' touches into the LRU lists and count them in the rates; returns their number.
+
+        Rates are as of the last drain: ``now``, in seconds since the control segment was made (default: what the clock
+        says), which does not go back.
+        """
 
     def count_request(self, group: int) -> None:
         """Count one get of a peer's."""
@@ -114,6 +118,16 @@ class Arena:
 
     def find(self, key: bytes) -> memoryview | None:
         """The value, good until the next call on this arena, or None. A find is a touch."""
+
+    def serve(self, key: bytes) -> tuple[memoryview, float] | None:
+        """For a peer's request: ``find``, the request counted in the key's rate, and that rate beside the value."""
+
+    def minute_qps(self, key: bytes) -> float:
+        """Requests per second for a key, of workers and peers, in the last minute; 0.0 where it is not cached.
+
+        A request weighs half after 40 s. A young entry's rate is that of the time since it came, or of 10 s if that is
+        longer; the get that loaded it is not in it. As of the last ``Control.drain``; not a touch.
+        """
 
     def remove(self, key: bytes) -> bool:
         """Drop a key's entry (Go: ``lru.Cache.Remove``)."""

@@ -13,6 +13,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 import os
+import time
 
 from mpgroupcache.errors import ArenaError, AlreadyRunning
 
@@ -21,7 +22,7 @@ cdef extern from "reader.h" nogil:
     int mgc_lock(int fd, uint32_t byte)
 
 cdef extern from "writer.h":
-    enum: MGC_TOO_LARGE, MGC_NO_ROOM, MGC_COUNTERS, MGC_MAX_GROUPS, MGC_MAX_KEY, MGC_GROUP_NAME_BYTES
+    enum: MGC_TOO_LARGE, MGC_NO_ROOM, MGC_COUNTERS, MGC_MAX_GROUPS, MGC_MAX_KEY, MGC_GROUP_NAME_BYTES, MGC_RATE_SECOND
     size_t MGC_CONTROL_SIZE, MGC_GROUPS_OFFSET, MGC_TOTALS_OFFSET
     uint64_t MGC_MAX_ARENA
     ctypedef struct mgc_counters:
@@ -37,6 +38,7 @@ cdef extern from "writer.h":
     struct mgc_control:
         uint8_t *base
         uint64_t touches_lost
+        uint32_t now
     struct mgc_arena:
         mgc_arena_header *header
         uint64_t budget
@@ -68,6 +70,8 @@ cdef extern from "writer.h":
     void mgc_arena_publish(mgc_arena *, const mgc_reservation *)
     void mgc_arena_abandon(mgc_arena *, const mgc_reservation *)
     int mgc_arena_find(mgc_arena *, const uint8_t *, size_t, const uint8_t **, uint64_t *)
+    int mgc_arena_serve(mgc_arena *, const uint8_t *, size_t, const uint8_t **, uint64_t *, double *)
+    double mgc_arena_minute_qps(const mgc_arena *, const uint8_t *, size_t)
     int mgc_arena_remove(mgc_arena *, const uint8_t *, size_t)
     void mgc_arena_sweep(mgc_arena *)
     size_t mgc_arena_check(const mgc_arena *, void (*)(void *, const char *) noexcept, void *)
@@ -120,6 +124,7 @@ cdef class Control:
     cdef Py_buffer memory
     cdef bint held               # the buffer
     cdef Py_ssize_t arenas       # open ones
+    cdef double opened           # on the monotonic clock
     cdef readonly bytes boot_id
 
     def __cinit__(self, memory, int fd, bytes boot_id not None):
@@ -131,6 +136,7 @@ cdef class Control:
         if self.control == NULL:
             raise MemoryError()
         self.boot_id = boot_id
+        self.opened = time.monotonic()
         cdef int error = mgc_control_format(self.control, <uint8_t *> self.memory.buf, fd, <const uint8_t *> <const char *> boot_id)
         if error:
             raise ArenaError(f"no shared memory for the control segment: {os.strerror(-error)}; enlarge /dev/shm")
@@ -184,9 +190,16 @@ cdef class Control:
         self.check_open()
         return mgc_control_reap(self.control)
 
-    def drain(self) -> int:
-        """Bring the workers' touches into the LRU lists, and return their number."""
+    def drain(self, now=None) -> int:
+        """Bring the workers' touches into the LRU lists and count them in the rates; returns their number.
+
+        Rates are as of the last drain: ``now``, in seconds since the control segment was made (default: what the clock
+        says), which does not go back.
+        """
         self.check_open()
+        cdef uint32_t units = <uint32_t> <uint64_t> ((time.monotonic() - self.opened if now is None else now) * MGC_RATE_SECOND)
+        if units > self.control.now:
+            self.control.now = units
         return mgc_control_drain(self.control)
 
     @property
@@ -306,6 +319,21 @@ cdef class Arena:
         if not mgc_arena_find(&self.arena, <const uint8_t *> <const char *> key, len(key), &value, &length):
             return None
         return PyMemoryView_FromMemory(<char *> value, length, PyBUF_READ)
+
+    def serve(self, bytes key not None):
+        """For a peer's request: ``find``, the request counted in the key's rate, and that rate beside the value."""
+        cdef const uint8_t *value
+        cdef uint64_t length
+        cdef double minute_qps
+        self.check_open()
+        if not mgc_arena_serve(&self.arena, <const uint8_t *> <const char *> key, len(key), &value, &length, &minute_qps):
+            return None
+        return PyMemoryView_FromMemory(<char *> value, length, PyBUF_READ), minute_qps
+
+    def minute_qps(self, bytes key not None) -> float:
+        """Requests per second for a key, of workers and peers, in the last minute; 0.0 where it is not cached."""
+        self.check_open()
+        return mgc_arena_minute_qps(&self.arena, <const uint8_t *> <const char *> key, len(key))
 
     def remove(self, bytes key not None) -> bool:
         """Drop a key's entry (Go: ``lru.Cache.Remove``)."""

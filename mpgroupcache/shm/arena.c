@@ -171,6 +171,8 @@ void mgc_arena_publish(struct mgc_arena *arena, const struct mgc_reservation *re
     _Atomic uint64_t *place =
         mgc_index_find(arena, hash, (const uint8_t *)block + MGC_KEY_OFFSET, block->key_length);
     uint32_t replaced = place ? slot_at(arena, place) : MGC_NO_SLOT;
+    /* A rate is the key's, and outlives a value of it; the get that loads a key begins it, and is not counted. */
+    struct mgc_rate rate = place ? arena->links[replaced].rate : mgc_rate_begin(arena->control->now);
     if (!place) {
         place = mgc_index_room(arena, hash, &replaced);
         if (!place) { /* both buckets are full for good */
@@ -181,6 +183,7 @@ void mgc_arena_publish(struct mgc_arena *arena, const struct mgc_reservation *re
     /* The slot before the word: whoever adopts the segment finds for each published word a slot that knows it. */
     slot->checksum = mgc_checksum(arena->header->seed, block);
     atomic_store_explicit(&slot->word, word, memory_order_relaxed);
+    arena->links[reservation->slot].rate = rate;
     if (replaced != MGC_NO_SLOT) {
         mgc_unpublish(arena, replaced, place, word);
     } else {
@@ -197,18 +200,44 @@ void mgc_arena_publish(struct mgc_arena *arena, const struct mgc_reservation *re
     mgc_evict_for_budget(arena, 0, reservation->slot);
 }
 
-int mgc_arena_find(struct mgc_arena *arena, const uint8_t *key, size_t key_length, const uint8_t **value,
-                   uint64_t *value_length) {
+/* The slot of a key's entry, or MGC_NO_SLOT. */
+static uint32_t slot_of(const struct mgc_arena *arena, const uint8_t *key, size_t key_length) {
     uint64_t hash = mgc_hash(arena->header->seed, key, key_length);
     _Atomic uint64_t *place = mgc_index_find(arena, hash, key, key_length);
-    if (!place)
-        return 0;
-    uint32_t slot = slot_at(arena, place);
+    return place ? slot_at(arena, place) : MGC_NO_SLOT;
+}
+
+/* A get of the coordinator's own. */
+static void touch_entry(struct mgc_arena *arena, uint32_t slot, const uint8_t **value, uint64_t *value_length) {
     const struct mgc_block *block = mgc_slot_block(arena, slot);
     mgc_lru_touch(arena, slot);
     *value = (const uint8_t *)block + MGC_VALUE_OFFSET(block->key_length);
     *value_length = block->value_length;
+}
+
+int mgc_arena_find(struct mgc_arena *arena, const uint8_t *key, size_t key_length, const uint8_t **value,
+                   uint64_t *value_length) {
+    uint32_t slot = slot_of(arena, key, key_length);
+    if (slot == MGC_NO_SLOT)
+        return 0;
+    touch_entry(arena, slot, value, value_length);
     return 1;
+}
+
+int mgc_arena_serve(struct mgc_arena *arena, const uint8_t *key, size_t key_length, const uint8_t **value,
+                    uint64_t *value_length, double *minute_qps) {
+    uint32_t slot = slot_of(arena, key, key_length), now = arena->control->now;
+    if (slot == MGC_NO_SLOT)
+        return 0;
+    touch_entry(arena, slot, value, value_length);
+    mgc_rate_count(&arena->links[slot].rate, 1, now);
+    *minute_qps = mgc_rate_qps(&arena->links[slot].rate, now);
+    return 1;
+}
+
+double mgc_arena_minute_qps(const struct mgc_arena *arena, const uint8_t *key, size_t key_length) {
+    uint32_t slot = slot_of(arena, key, key_length);
+    return slot == MGC_NO_SLOT ? 0 : mgc_rate_qps(&arena->links[slot].rate, arena->control->now);
 }
 
 int mgc_arena_remove(struct mgc_arena *arena, const uint8_t *key, size_t key_length) {

@@ -189,6 +189,14 @@ int mgc_pinned(const struct mgc_control *control, uint32_t arena, uint64_t offse
     return control->pin_count && *pin_place(control, mgc_pin_word(arena, offset / MGC_GRANULE)) != 0;
 }
 
+/* Counts a touch in its entry's rate, as the number of requests that it stands for. */
+static void count_touch(struct mgc_control *control, const struct mgc_touched *touched, double requests) {
+    struct mgc_arena *arena = control->arenas[touched->time & 0xff];
+    uint32_t slot = arena ? mgc_lru_touched(arena, touched->word) : MGC_NO_SLOT;
+    if (slot != MGC_NO_SLOT)
+        mgc_rate_count(&arena->links[slot].rate, requests, control->now);
+}
+
 static size_t collect_touches(struct mgc_control *control, uint32_t i, struct mgc_touched *touched) {
     struct mgc_region *region = region_at(control, i);
     uint64_t head = atomic_load_explicit(&region->touch_head, memory_order_acquire), tail = control->tails[i];
@@ -209,11 +217,16 @@ static size_t collect_touches(struct mgc_control *control, uint32_t i, struct mg
         torn = now - MGC_TOUCHES + 1 - first;
     if (torn > count)
         torn = count;
-    control->touches_lost += first - control->tails[i] + torn;
+    uint64_t lost = first - control->tails[i] + torn;
+    control->touches_lost += lost;
     control->tails[i] = head;
     count -= torn;
     if (torn)
         memmove(touched, touched + torn, count * sizeof *touched);
+    /* Those that were lost were of the same keys, as far as one can tell. */
+    double requests = count ? 1 + (double)lost / (double)count : 0;
+    for (size_t n = 0; n < count; n++)
+        count_touch(control, &touched[n], requests);
     /* Hits may follow each other faster than the time that a touch has room for: one worker's keep their order. */
     for (size_t n = 1; n < count; n++)
         if (touched[n].time >> 8 <= touched[n - 1].time >> 8)

@@ -80,14 +80,20 @@ void mgc_lru_begin(const struct mgc_arena *arena, struct mgc_lru_cursor *cursor)
         cursor->at[list] = arena->lists[list].newest;
 }
 
-void mgc_lru_merge(struct mgc_arena *arena, struct mgc_lru_cursor *cursor, const struct mgc_touched *touched) {
-    uint64_t offset = mgc_word_offset(touched->word), time = touched->time & ~0xffull;
+uint32_t mgc_lru_touched(const struct mgc_arena *arena, uint64_t word) {
+    uint64_t offset = mgc_word_offset(word);
     if (offset < arena->heap.start || offset + sizeof(struct mgc_block) > arena->heap.end)
-        return;
+        return MGC_NO_SLOT;
     /* The block may have been reused since the touch, and its header may be the middle of a value by now. The slot that
      * stands there is only a guess: slots are the writer's own, and one that holds this very word is published there. */
     uint32_t slot = mgc_heap_block(&arena->heap, offset)->slot;
-    if (slot >= arena->slot_count || mgc_slot_word(arena, slot) != touched->word || arena->slots[slot].tick >= time)
+    return slot < arena->slot_count && mgc_slot_word(arena, slot) == word ? slot : MGC_NO_SLOT;
+}
+
+void mgc_lru_merge(struct mgc_arena *arena, struct mgc_lru_cursor *cursor, const struct mgc_touched *touched) {
+    uint32_t slot = mgc_lru_touched(arena, touched->word);
+    uint64_t time = touched->time & ~0xffull;
+    if (slot == MGC_NO_SLOT || arena->slots[slot].tick >= time)
         return;
     /* Both sequences descend in time, so this is a merge: the cursor never turns back. */
     uint32_t *at = &cursor->at[arena->slots[slot].list];

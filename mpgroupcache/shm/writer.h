@@ -8,6 +8,7 @@
 #define MPGROUPCACHE_WRITER_H
 
 #include "heap.h"
+#include "rate.h"
 
 #define MGC_NO_SLOT 0xffffffffu
 
@@ -29,11 +30,13 @@ struct mgc_control {
     struct mgc_touched *touched;
     size_t touched_room;
     uint64_t touches_lost; /* overwritten before they were drained */
+    uint32_t now;          /* by which rates age, in MGC_RATE_SECONDs since the segment was made; the caller tells */
 };
 
 struct mgc_link { /* private half of a slot */
     uint32_t newer, older;
     uint64_t hash;
+    struct mgc_rate rate; /* valid while the slot is published */
 };
 
 struct mgc_offsets { /* a growing array */
@@ -105,7 +108,8 @@ uint32_t mgc_control_reap(struct mgc_control *control);
 void mgc_control_scan(struct mgc_control *control);
 int mgc_pinned(const struct mgc_control *control, uint32_t arena, uint64_t offset);
 
-/* Brings the touches of all regions into the LRU lists, in their order in time. Returns how many there were. */
+/* Brings the touches of all regions into the LRU lists, in their order in time, and counts them in the rates, as of
+ * control->now. Returns how many there were. */
 size_t mgc_control_drain(struct mgc_control *control);
 
 /* ---- arena.c ---- */
@@ -123,13 +127,18 @@ void mgc_arena_close(struct mgc_arena *arena);
 /* Makes room for an entry and fills in its key. The value is the caller's to fill; then publish or abandon. */
 int mgc_arena_reserve(struct mgc_arena *arena, const uint8_t *key, size_t key_length, uint64_t value_length, uint32_t list,
                       struct mgc_reservation *reservation);
-/* Publishes, in place of the key's entry if there is one. */
+/* Publishes, in place of the key's entry if there is one; then the key's rate goes on. */
 void mgc_arena_publish(struct mgc_arena *arena, const struct mgc_reservation *reservation);
 void mgc_arena_abandon(struct mgc_arena *arena, const struct mgc_reservation *reservation);
 
 /* The coordinator's own lookup; a find is a touch. Returns 0 or 1. The bytes are good until the next call. */
 int mgc_arena_find(struct mgc_arena *arena, const uint8_t *key, size_t key_length, const uint8_t **value,
                    uint64_t *value_length);
+/* Find for a peer's request, which it counts. */
+int mgc_arena_serve(struct mgc_arena *arena, const uint8_t *key, size_t key_length, const uint8_t **value,
+                    uint64_t *value_length, double *minute_qps);
+/* A key's gets per second of all workers and peers, as of the last drain; 0 where it is not cached. Not a touch. */
+double mgc_arena_minute_qps(const struct mgc_arena *arena, const uint8_t *key, size_t key_length);
 int mgc_arena_remove(struct mgc_arena *arena, const uint8_t *key, size_t key_length);
 
 /* Frees what was in limbo and is no longer pinned. */
@@ -155,6 +164,8 @@ void mgc_slot_give(struct mgc_arena *arena, uint32_t slot);
 void mgc_lru_push(struct mgc_arena *arena, uint32_t slot, uint64_t tick);
 void mgc_lru_unlink(struct mgc_arena *arena, uint32_t slot);
 void mgc_lru_touch(struct mgc_arena *arena, uint32_t slot);
+/* The slot whose entry a worker hit; MGC_NO_SLOT when it is not published any more. */
+uint32_t mgc_lru_touched(const struct mgc_arena *arena, uint64_t word);
 /* Merges touches, newest first, of this arena alone. */
 struct mgc_lru_cursor {
     uint32_t at[2];

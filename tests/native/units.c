@@ -148,6 +148,169 @@ static void the_heap_hands_out_what_it_has_once(void) {
     REQUIRE(heap.used == 0 && heap.last == heap.start, "free blocks were not joined");
 }
 
+/* ---- Rates ---- */
+
+#define HALF_LIFE_STEP 1.00108362917190913 /* 2^(1 / MGC_RATE_HALF_LIFE) */
+
+static double power(double base, uint64_t exponent) { /* without libm */
+    double result = 1;
+    for (; exponent; exponent >>= 1, base *= base)
+        if (exponent & 1)
+            result *= base;
+    return result;
+}
+
+static double apart(double a, double b) { /* relative */
+    double more = a > b ? a : b;
+    return more > 0 ? (a > b ? a - b : b - a) / more : 0;
+}
+
+static void weights_are_powers_of_two(void) {
+    _Static_assert(MGC_RATE_HALF_LIFE == 640, "HALF_LIFE_STEP");
+    double before = 0;
+    for (uint32_t time = 0; time < 300 * MGC_RATE_HALF_LIFE; time++) {
+        double weight = mgc_rate_weight(time);
+        REQUIRE(weight > before, "time %u", time);
+        REQUIRE(apart(weight, power(HALF_LIFE_STEP, time)) < 2e-6, "time %u: %g", time, weight);
+        before = weight;
+    }
+}
+
+/* Against the sum itself, over days, with pauses of all lengths, and over the end of 32 bits of time. */
+static void rates_are_what_they_are_said_to_be(void) {
+    enum { EVENTS = 3000, LIVES = 40 };
+    static struct {
+        uint64_t time;
+        double requests;
+    } events[EVENTS];
+    uint64_t random = 7;
+    for (int life = 0; life < LIVES; life++) {
+        uint64_t begun = life % 2 ? below(&random, 1ull << 32) : (1ull << 32) - below(&random, 20000), now = begun;
+        struct mgc_rate rate = mgc_rate_begin((uint32_t)now);
+        REQUIRE(mgc_rate_qps(&rate, (uint32_t)now) == 0, "a rate without requests");
+        for (int n = 0; n < EVENTS; n++) {
+            if (below(&random, 3) == 0)
+                now += below(&random, 1ull << below(&random, n % 100 ? 12 : 22));
+            events[n].time = now;
+            events[n].requests = below(&random, 10) ? 1 : 1.5 * (double)below(&random, 2000);
+            mgc_rate_count(&rate, events[n].requests, (uint32_t)now);
+            uint64_t asked = now + (n % 3 ? 0 : below(&random, 4000)), age = asked - begun;
+            double sum = 0, constant = MGC_RATE_HALF_LIFE / 0.6931471805599453 / MGC_RATE_SECOND;
+            for (int past = n; past >= 0 && asked - events[past].time < 40 * MGC_RATE_HALF_LIFE; past--)
+                sum += events[past].requests / power(HALF_LIFE_STEP, asked - events[past].time);
+            if (age < MGC_RATE_YOUNGEST) { /* as many requests, in that much time */
+                sum *= power(HALF_LIFE_STEP, age);
+                age = MGC_RATE_YOUNGEST;
+                sum /= power(HALF_LIFE_STEP, age);
+            }
+            double exact = sum / (constant * (1 - 1 / power(HALF_LIFE_STEP, age)));
+            double got = mgc_rate_qps(&rate, (uint32_t)asked);
+            REQUIRE(apart(got, exact) < 1e-4, "life %d, request %d, age %llu: %.9g, expected %.9g", life, n,
+                    (unsigned long long)age, got, exact);
+        }
+    }
+}
+
+static void a_steady_rate_is_told_at_any_age(void) {
+    for (uint32_t each = 1; each <= MGC_RATE_SECOND; each *= 4) { /* 16, 4 and 1 a second */
+        struct mgc_rate rate = mgc_rate_begin(77);
+        for (uint32_t time = each; time < 4 * 3600 * MGC_RATE_SECOND; time += each) {
+            mgc_rate_count(&rate, 1, 77 + time);
+            if (time >= MGC_RATE_YOUNGEST)
+                REQUIRE(apart(mgc_rate_qps(&rate, 77 + time), (double)MGC_RATE_SECOND / each) < 0.06, "at %u: %g", time,
+                        mgc_rate_qps(&rate, 77 + time));
+        }
+        double last = mgc_rate_qps(&rate, 77 + 4 * 3600 * MGC_RATE_SECOND);
+        double half = mgc_rate_qps(&rate, 77 + 4 * 3600 * MGC_RATE_SECOND + MGC_RATE_HALF_LIFE);
+        REQUIRE(apart(half, last / 2) < 1e-5, "%g after %g", half, last);
+        REQUIRE(mgc_rate_qps(&rate, 77 + 60u * 86400 * MGC_RATE_SECOND) == 0, "after two months");
+    }
+}
+
+static double rate_of(const struct mgc_arena *arena, uint64_t number) {
+    uint8_t key[32];
+    return mgc_arena_minute_qps(arena, key, make_key(number, key));
+}
+
+/* Requests of a key since it came, at the least age. */
+static double requests_of(const struct mgc_arena *arena, uint64_t number) {
+    double constant = MGC_RATE_HALF_LIFE / 0.6931471805599453 / MGC_RATE_SECOND;
+    return rate_of(arena, number) * constant * (power(HALF_LIFE_STEP, MGC_RATE_YOUNGEST) - 1);
+}
+
+static void hit(struct mgc_arena *arena, struct mgc_region *region, uint64_t number, int times) {
+    struct mgc_map map;
+    struct mgc_hit found;
+    uint8_t key[32];
+    REQUIRE(mgc_map_attach(&map, arena->base, arena->header->size) == 0, "attach");
+    for (; times > 0; times--) {
+        REQUIRE(mgc_get(&map, region, 1, key, make_key(number, key), &found) == MGC_HIT, "a miss");
+        mgc_unpin(region, 1);
+    }
+}
+
+/* Whatever the LRU list makes of them, and whichever region they come from. */
+static void every_touch_that_is_drained_is_counted(void) {
+    struct mgc_arena *arena = open_arena(control, 1 << 20, 0);
+    const uint8_t *value;
+    uint64_t length;
+    uint8_t key[32];
+    double qps;
+    for (uint64_t number = 0; number < 3; number++)
+        REQUIRE(put(arena, number, 1, 4, MGC_MAIN), "no room");
+    for (int region = 0; region < 3; region++)
+        hit(arena, region_of(control, region), 0, 50);
+    hit(arena, region_of(control, 0), 1, 100);
+    REQUIRE(rate_of(arena, 0) == 0, "counted before the drain");
+    REQUIRE(mgc_arena_find(arena, key, make_key(0, key), &value, &length), "a miss"); /* newer than its touches */
+    REQUIRE(mgc_control_drain(control) == 250, "touches were lost");
+    REQUIRE(apart(requests_of(arena, 0), 150) < 1e-5 && apart(requests_of(arena, 1), 100) < 1e-5, "%g, %g",
+            requests_of(arena, 0), requests_of(arena, 1));
+    for (int times = 1; times <= 5; times++) {
+        REQUIRE(mgc_arena_serve(arena, key, make_key(2, key), &value, &length, &qps), "a miss");
+        REQUIRE(apart(requests_of(arena, 2), times) < 1e-5 && qps == rate_of(arena, 2), "%g", qps);
+    }
+    REQUIRE(!mgc_arena_serve(arena, key, make_key(3, key), &value, &length, &qps) && rate_of(arena, 3) == 0, "a hit");
+    require_sound(arena);
+    close_arena(arena);
+}
+
+static void touches_that_were_lost_are_made_up_for(void) {
+    struct mgc_arena *arena = open_arena(control, 1 << 20, 0);
+    REQUIRE(put(arena, 0, 1, 4, MGC_MAIN) && put(arena, 1, 1, 4, MGC_MAIN), "no room");
+    uint64_t lost = control->touches_lost;
+    for (int times = 0; times < 2 * (int)MGC_TOUCHES; times++) /* half of it is lost */
+        hit(arena, region_of(control, 0), times % 4 == 0, 1);
+    hit(arena, region_of(control, 1), 0, 10); /* another ring's count for one each */
+    mgc_control_drain(control);
+    REQUIRE(control->touches_lost - lost >= MGC_TOUCHES, "nothing was lost");
+    REQUIRE(apart(requests_of(arena, 0), 1.5 * MGC_TOUCHES + 10) < 0.01, "%g", requests_of(arena, 0));
+    REQUIRE(apart(requests_of(arena, 1), 0.5 * MGC_TOUCHES) < 0.01, "%g", requests_of(arena, 1));
+    close_arena(arena);
+}
+
+static void a_rate_is_its_keys_while_that_is_cached(void) {
+    struct mgc_arena *arena = open_arena(control, 1 << 20, 0);
+    uint8_t key[32];
+    control->now = 1000;
+    REQUIRE(put(arena, 0, 1, 4, MGC_MAIN), "no room");
+    hit(arena, region_of(control, 0), 0, 20);
+    control->now += 200;
+    mgc_control_drain(control);
+    double before = rate_of(arena, 0);
+    REQUIRE(before > 1, "%g", before);
+    hit(arena, region_of(control, 0), 0, 5); /* of the first value: they are not of what is published when they are drained */
+    REQUIRE(put(arena, 0, 2, 8, MGC_HOT) && rate_of(arena, 0) == before, "a new value: %g", rate_of(arena, 0));
+    mgc_control_drain(control);
+    REQUIRE(rate_of(arena, 0) == before, "a touch of a block that is gone");
+    REQUIRE(mgc_arena_remove(arena, key, make_key(0, key)) && rate_of(arena, 0) == 0, "removed");
+    REQUIRE(put(arena, 1, 1, 4, MGC_MAIN) && rate_of(arena, 1) == 0, "another key in its slot: %g", rate_of(arena, 1));
+    REQUIRE(put(arena, 0, 3, 4, MGC_MAIN) && rate_of(arena, 0) == 0, "the key again: %g", rate_of(arena, 0));
+    control->now = 0;
+    require_sound(arena);
+    close_arena(arena);
+}
+
 int main(void) {
     control = open_control();
     hits_in_immediate_succession_keep_their_order();
@@ -155,6 +318,12 @@ int main(void) {
     constants_in_keys_do_not_collide();
     the_last_block_is_found_behind_others();
     the_heap_hands_out_what_it_has_once();
+    weights_are_powers_of_two();
+    rates_are_what_they_are_said_to_be();
+    a_steady_rate_is_told_at_any_age();
+    every_touch_that_is_drained_is_counted();
+    touches_that_were_lost_are_made_up_for();
+    a_rate_is_its_keys_while_that_is_cached();
     close_control(control);
     return 0;
 }
