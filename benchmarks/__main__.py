@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from benchmarks import contention, footprint, hit, memory, miss, promotion
+from benchmarks import contention, footprint, hit, memory, miss, peer, promotion
 
-for module in (hit, contention, miss, memory, footprint, promotion):
-=======
-from benchmarks import contention, footprint, hit, memory, miss, peer
-
-for module in (hit, contention, miss, peer, memory, footprint):
->>>>>>> srv
+for module in (hit, contention, miss, peer, memory, footprint, promotion):
     module.main([])

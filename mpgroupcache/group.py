@@ -271,6 +271,7 @@ class Group(GroupCore):
             loads_deduped=counts[Counter.LOADS_DEDUPED],
             local_loads=counts[Counter.LOCAL_LOADS],
             local_load_errs=counts[Counter.LOCAL_LOAD_ERRS],
+            server_requests=self.server_requests,
         )
 
     def cache_stats(self, which: CacheType) -> CacheStats:

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mpgroupcache.errors import ArenaError
+from mpgroupcache.net.promotion import Promotion, fill
 from mpgroupcache.shm._writer import Arena, Control, arena_size
 from mpgroupcache.shm.segment import DIRECTORY, Segment, arena_name
 from mpgroupcache.sizes import format_size
@@ -32,11 +33,20 @@ class HostGroup:
     incarnation: int = 0
     warned_of_memory: bool = False
     retry_memory_at: float = 0.0
+    promotion: Promotion = field(default_factory=Promotion)
 
     def put(self, key: bytes, value: bytes) -> None:
         """Cache a value, if it fits."""
         if self.arena is not None:
             self.arena.put(key, value)
+
+    def promote(self, key: bytes, value: bytes, minute_qps: float | None) -> None:
+        """Put a value that a peer owns into the hot cache, if it is asked for often enough."""
+        if self.arena is None:
+            return
+        main_bytes, hot_bytes = (self.arena.list_stats(which)[0] for which in (0, 1))
+        if self.promotion.admits(minute_qps, len(key) + len(value), fill(main_bytes, hot_bytes, self.arena.budget)):
+            self.arena.put(key, value, hot=True)
 
     async def put_from(self, key: bytes, fd: int, size: int) -> None:
         """Cache the contents of a sealed memfd, in steps between which the coordinator serves others."""

@@ -179,9 +179,9 @@ class Misses:
         if (group := self._groups.named(name)) is None:
             raise NoSuchGroup(name)
         self._control.count_request(group.id)
-        found = group.arena.find(key) if group.arena is not None else None
+        found = group.arena.serve(key) if group.arena is not None else None
         self._control.count(group.id, Counter.LOADS if found is None else Counter.MAIN_HITS)
-        return None if found is None else (found, 0.0)
+        return found
 
     def visit(self, name: str, key: bytes, visitor: Visitor) -> None:
         """A peer's get of what ``find`` did not find. It is loaded here, and never asked of another peer."""
@@ -202,8 +202,7 @@ class Misses:
             if connection.worker in self._services and not connection.closed:
                 loaders.move_to_end(connection)
                 return self._flights.enlist(flight, flights.Waiter(owner=connection))
-        text = "no worker or loader process of this host has declared the group"
-        return self._flights.no_loader(flight, ("CoordinatorError", text))
+        return self._flights.no_loader(flight, None)
 
     def _fetch(self, flight: flights.Flight) -> None:
         group_id, key = flight.key
@@ -216,9 +215,7 @@ class Misses:
         match outcome:
             case Fetched(value=value):
                 self._control.count(group.id, Counter.PEER_LOADS)
-                assert self._peers is not None
-                if group.arena is not None and self._peers.promotes(outcome):
-                    group.arena.put(flight.key[1], value, hot=True)
+                group.promote(flight.key[1], value, outcome.minute_qps)
                 if len(value) <= wire.INLINE_BYTES:
                     self._carry_out(self._flights.fetched(flight, _Value(value, fetched=True)))
                     return
@@ -250,6 +247,10 @@ class Misses:
                         self._delegate(lease)
                 case flights.Deliver(key=key, waiters=waiters, value=value):
                     self._answer(key, waiters, value)
+                case flights.Fail(key=(group_id, _), waiters=waiters, error=None):  # all of them are guests
+                    name = getattr(self._groups.get(group_id), "name", "")
+                    for waiter in waiters:
+                        waiter.owner.refuse(f"group {name}: no worker or loader process of this host can load now")
                 case flights.Fail(waiters=waiters, error=(type_name, text)):
                     for waiter in waiters:
                         if waiter.guest:
@@ -282,10 +283,13 @@ class Misses:
                 origin = wire.Origin.FLIGHT  # the first one's ask had opened the flight
         guests = [waiter.owner for waiter in waiters if waiter.guest]
         if guests:
-            rate = 0.0
             carried = value.carried if isinstance(value.carried, bytes) else memfd.read(value.fd, value.carried)
+            group = self._groups.get(key[0])
+            assert group is not None
             for guest in guests:
-                guest.deliver(carried, rate)
+                # The get that loaded it is not counted: a rate says how often the key would be asked for again.
+                found = group.arena.serve(key[1]) if group.arena is not None and guest is not guests[0] else None
+                guest.deliver(carried, 0.0 if found is None else found[1])
 
     # ---- Workers
 

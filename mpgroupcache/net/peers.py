@@ -11,39 +11,27 @@ import logging
 import ssl
 from collections.abc import Callable
 from dataclasses import replace
-from random import random
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING
 
 from mpgroupcache.net.client import PeerClient
 from mpgroupcache.net.consistenthash import HASHES, Map
 from mpgroupcache.net.options import PeerOptions, parse_url
-from mpgroupcache.net.outcomes import Fetched
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mpgroupcache.net.outcomes import Outcome
 
-__all__ = ["PeerClient", "PeerOptions", "Peers", "Promotion", "one_in_ten"]
+__all__ = ["PeerClient", "PeerOptions", "Peers"]
 
 logger = logging.getLogger(__name__)
-
-Promotion: TypeAlias = Callable[[Fetched], bool]
-
-GO_SHARE: Final = 0.1  # of the values from peers that Go puts in its hot cache
-
-
-def one_in_ten(fetched: Fetched) -> bool:
-    """Go's rule for its hot cache: chance alone."""
-    return random() < GO_SHARE
 
 
 class Peers:
     """The ring, and the clients of its other members. One thread, that of the event loop it is made in."""
 
-    def __init__(self, options: PeerOptions, promotion: Promotion = one_in_ten) -> None:
+    def __init__(self, options: PeerOptions) -> None:
         self._options = options
-        self._promotion = promotion
         self._map = Map(options.replicas, HASHES[options.hash])
         self._urls: tuple[str, ...] = ()
         self._clients: dict[str, PeerClient] = {}  # without this host itself
@@ -98,10 +86,6 @@ class Peers:
     def fetch(self, peer: PeerClient, group: str, key: bytes, done: Callable[[Outcome], None]) -> None:
         """Ask a peer for a key, as `PeerClient.fetch` does."""
         peer.fetch(group, key, done)
-
-    def promotes(self, fetched: Fetched) -> bool:
-        """Whether this value belongs in the hot cache."""
-        return self._promotion(fetched)
 
     async def close(self) -> None:
         """Leave the ring: what is under way ends as unreached, and all connections are closed."""

@@ -90,6 +90,9 @@ class Visitor(Protocol):
     def fail(self, type_name: str, text: str) -> None:
         """Answer with the error that the loader raised."""
 
+    def refuse(self, text: str) -> None:
+        """Answer that this host cannot load: whoever asks is to load there."""
+
 
 class Source(Protocol):
     """Where values come from. It is called on the loop, and must not block."""
@@ -162,9 +165,13 @@ class _Visit:
 
     def fail(self, type_name: str, text: str) -> None:
         """Answer with the loader's error, unless it is too late."""
-        self.refuse(wire.load_failed(type_name, text))
+        self.answer(wire.load_failed(type_name, text))
 
-    def refuse(self, response: wire.ErrorResponse) -> None:
+    def refuse(self, text: str) -> None:
+        """Answer that this peer cannot load, unless it is too late."""
+        self.answer(wire.error_response(503, text))
+
+    def answer(self, response: wire.ErrorResponse) -> None:
         """Answer with an error, unless it is too late."""
         connection = self.end()
         if connection is not None:
@@ -404,7 +411,7 @@ class _Connection(asyncio.Protocol):
 
     def _give_up(self, visit: _Visit, timeout: float) -> None:
         text = f"deadline exceeded: no value within the {timeout:g} s of {wire.TIMEOUT.decode()}"
-        visit.refuse(wire.error_response(504, text))
+        visit.answer(wire.error_response(504, text))
         self._server.source.leave(visit)
 
     def _leave(self) -> None:

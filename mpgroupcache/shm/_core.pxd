@@ -49,3 +49,4 @@ cdef extern from "reader.h" nogil:
     void mgc_region_adopt(mgc_region *)
     void mgc_region_unmap(mgc_region *)
     void mgc_sum_counters(const void *, uint32_t, uint64_t *)
+    uint64_t mgc_server_requests(const void *, uint32_t)

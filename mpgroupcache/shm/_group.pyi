@@ -32,6 +32,10 @@ class GroupCore:
     def counters(self) -> tuple[int, ...]:
         """The group's counts: the host's where attached, and this process's that have no region yet."""
 
+    @property
+    def server_requests(self) -> int:
+        """How many of the host's gets came from peers."""
+
     def list_stats(self, which: int) -> tuple[int, int, int]:
         """(bytes, items, evictions) of the main (0) or hot (1) list; zeros where there is no arena."""
 

@@ -132,6 +132,11 @@ cdef class GroupCore:
         sums = self.reader.counters(self.group) if self.attached else (0,) * MGC_COUNTERS
         return tuple([n + self.pending[i] for i, n in enumerate(sums)])
 
+    @property
+    def server_requests(self) -> int:
+        """How many of the host's gets came from peers."""
+        return self.reader.server_requests(self.group) if self.attached else 0
+
     def list_stats(self, int which):
         """(bytes, items, evictions) of the main (0) or hot (1) list; zeros where there is no arena."""
         if not self.attached or not self.mapped:

@@ -68,6 +68,9 @@ class Reader:
     def counters(self, group: int) -> tuple[int, ...]:
         """The host's counts of a group, in the order of ``struct mgc_counters``."""
 
+    def server_requests(self, group: int) -> int:
+        """How many gets of a group came from peers."""
+
     def before_fork(self) -> None:
         """Claim a region for the child and copy the live pins into it. Until ``after_fork_*`` no pin is cleared."""
 

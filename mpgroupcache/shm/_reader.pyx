@@ -14,7 +14,7 @@ from mpgroupcache.shm._core cimport (
     MADV_DONTFORK, MADV_WIPEONFORK, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, MGC_CONTROL_MAGIC,
     MGC_CONTROL_SIZE, MGC_COUNTERS, MGC_LAYOUT_VERSION, MGC_MAX_GROUPS, MGC_PAGE, MGC_PINS, MGC_REGION_SIZE,
     MGC_SEGMENT_LIVE, PROT_READ, PROT_WRITE, madvise, mgc_control_header, mgc_counters, mgc_region, mgc_region_adopt,
-    mgc_region_claim, mgc_region_copy_pins, mgc_region_unmap, mgc_sum_counters, mmap, munmap,
+    mgc_region_claim, mgc_region_copy_pins, mgc_region_unmap, mgc_server_requests, mgc_sum_counters, mmap, munmap,
 )
 
 import os
@@ -186,6 +186,12 @@ cdef class Reader:
             raise IndexError(f"group id {group}: expected less than {MGC_MAX_GROUPS}")
         mgc_sum_counters(self.control.base, group, sums)
         return tuple([sums[i] for i in range(MGC_COUNTERS)])
+
+    def server_requests(self, uint32_t group) -> int:
+        """How many gets of a group came from peers."""
+        if group >= MGC_MAX_GROUPS:
+            raise IndexError(f"group id {group}: expected less than {MGC_MAX_GROUPS}")
+        return mgc_server_requests(self.control.base, group)
 
     def before_fork(self) -> None:
         """Claim a region for the child and copy the live pins into it. Until ``after_fork_*`` no pin is cleared."""

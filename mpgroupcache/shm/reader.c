@@ -116,3 +116,8 @@ void mgc_sum_counters(const void *control, uint32_t group, uint64_t sums[MGC_COU
             return;
     }
 }
+
+uint64_t mgc_server_requests(const void *control, uint32_t group) {
+    const struct mgc_group_row *rows = (const void *)((const uint8_t *)control + MGC_GROUPS_OFFSET);
+    return atomic_load_explicit(&rows[group].server_requests, memory_order_relaxed);
+}

@@ -148,6 +148,9 @@ void mgc_region_unmap(struct mgc_region *region);
 /* The counts of a group over all regions and the totals. */
 void mgc_sum_counters(const void *control, uint32_t group, uint64_t sums[MGC_COUNTERS]);
 
+/* How many gets of a group came from peers. */
+uint64_t mgc_server_requests(const void *control, uint32_t group);
+
 /* Locks on one byte of the control segment; they belong to the open file description. 0, or a negative errno: EAGAIN
  * when another description has it. */
 int mgc_lock(int fd, uint32_t byte);

@@ -55,6 +55,19 @@ def test_hosts_without_loads_of_their_own(tmp_path_factory: pytest.TempPathFacto
             parent_host.close()
 
 
+def test_requests_of_peers_are_counted_and_the_hottest_keys_copied() -> None:
+    with Ring(2) as ring:
+        here, there = (host.worker() for host in ring.hosts)
+        for _ in range(12):  # what the owner sees asked for again and again is worth a copy
+            assert here.call("wrong", KEYS) == []
+        owned = there.call("loads")
+        requests = there.call("stats").server_requests
+        assert requests == here.call("stats").peer_loads > len(owned)
+        assert 0 < here.call("hot_items") <= len(owned)
+        assert here.call("stats").cache_hits > 11 * (len(KEYS) - len(owned))
+        assert there.call("hot_items") == 0
+
+
 def test_large_values(tmp_path_factory: pytest.TempPathFactory) -> None:
     keys = [b"size:%d:%d" % (size, i) for size in (0, 65_536, 65_537, 1 << 20, 9 << 20) for i in range(4)]
     with Ring(2) as ring:

@@ -1,0 +1,81 @@
+"""A host without web workers: loader processes of the coordinator's own."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from gopeers import exchange
+from rings import addresses
+from workers import Daemon, wait_until
+
+HERE = str(Path(__file__).parent)
+
+
+@pytest.fixture
+def start_host(start_coordinator: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Start a coordinator that serves peers; returns its URL."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([HERE, os.environ.get("PYTHONPATH", "")]))
+
+    def start(*options: str) -> str:
+        [address] = addresses(1)
+        start_coordinator("--listen", address, *options)
+        return f"http://{address}"
+
+    return start
+
+
+def ask(url: str, group: str, key: str) -> tuple[int, bytes]:
+    """What a peer is answered: the status, and the body."""
+    answer = exchange(url, f"/_groupcache/{group}/{key}".encode())
+    assert answer is not None
+    return answer.status, answer.body
+
+
+def wait_loaded(url: str, group: str, key: str) -> bytes:
+    """The body of the first 200: loaders take a moment to start."""
+    answers: list[tuple[int, bytes]] = []
+    wait_until(lambda: (answers.append(ask(url, group, key)), answers[-1][0] == 200)[1], "a loader")  # type: ignore[func-returns-value]
+    return answers[-1][1]
+
+
+def test_loaders_serve_peers(start_host: Callable[..., str]) -> None:
+    url = start_host("--app", "loaded_app", "--loaders", "2")
+    pids = {wait_loaded(url, "g", f"k{i}")[2:] for i in range(8)}
+    assert len(pids) == 2  # in turn
+    assert wait_loaded(url, "later", "k") == b"\x0a\x05later"
+    assert ask(url, "other", "k") == (404, b"no such group: other\n")
+
+
+def test_a_loader_that_dies_is_started_again(start_host: Callable[..., str]) -> None:
+    url = start_host("--app", "loaded_app")
+    before = wait_loaded(url, "g", "before")
+    status, _ = ask(url, "g", "die")
+    assert status != 200
+    assert wait_loaded(url, "g", "after") != before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_loaders_end_with_the_coordinator(
+    start_coordinator: Callable[..., Daemon],
+    start_host: Callable[..., str],
+    number: signal.Signals,
+    socket_path: str,
+) -> None:
+    url = start_host("--app", "loaded_app")
+    loader = psutil.Process(int(wait_loaded(url, "g", "k")[2:]))
+    coordinator = loader.parent()
+    assert coordinator is not None
+    coordinator.send_signal(number)
+    wait_until(lambda: not loader.is_running() or loader.status() == psutil.STATUS_ZOMBIE, "the loader's end")
+    if number == signal.SIGKILL:
+        start_coordinator()  # whose start clears what the dead one left
+
+
+def test_an_app_that_cannot_be_imported_is_named(start_coordinator: Callable[..., Daemon]) -> None:
+    daemon = start_coordinator("--app", "no_such_module")
+    wait_until(lambda: "no_such_module" in "".join(daemon.log) and "started again" in "".join(daemon.log), "a line")
