@@ -1,0 +1,79 @@
+"""How a fetch from a peer ends, and what a response or a failure means for it."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Final, NamedTuple, TypeAlias
+
+from msgspec import Struct
+
+from mpgroupcache.errors import ProtocolError
+from mpgroupcache.net.wire import CONTENT_TYPE, decode_response, loader_error
+
+_MAX_QUOTED: Final = 1000  # characters of a peer's text in a reason
+
+
+class Fetched(Struct, frozen=True):
+    """The owner answered with the value."""
+
+    value: bytes
+    minute_qps: float | None  # how often the owner is asked for this key, each minute; None: it does not say (Go's)
+
+
+class OwnerError(Struct, frozen=True):
+    """The owner's loader raised. To load here would run it a second time for the same error."""
+
+    type_name: str
+    text: str
+
+
+class Unreached(Struct, frozen=True):
+    """The peer failed, or cannot say what failed. Load here."""
+
+    reason: str  # for people; names the peer
+
+
+Outcome: TypeAlias = Fetched | OwnerError | Unreached
+
+
+class Reply(NamedTuple):
+    """A complete response. An error's body may have been cut off at ``MAX_ERROR_BYTES``."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+    def header(self, name: bytes) -> bytes:
+        """Return the first header of that name, which is in small letters; empty if there is none."""
+        return next((value for got, value in self.headers if got.lower() == name), b"")
+
+
+def outcome_of(url: str, reply: Reply) -> Outcome:
+    """Return what the response of the peer at ``url`` means."""
+    if reply.status == 200:
+        kind = reply.header(b"content-type")
+        if kind.partition(b";")[0].strip().lower() != CONTENT_TYPE:  # a web server's empty page is no empty value
+            return Unreached(f"{url}: got the content type {kind!r}, expected {CONTENT_TYPE!r}; is this a peer's URL?")
+        try:
+            return Fetched(*decode_response(reply.body))
+        except ProtocolError as error:
+            return Unreached(f"{url}: {error}")
+    if loader := loader_error(reply.status, reply.headers, reply.body):
+        return OwnerError(loader.type_name, loader.message)
+    if 300 <= reply.status < 400:
+        place = reply.header(b"location").decode(errors="replace")[:_MAX_QUOTED]
+        return Unreached(
+            f"{url}: answered {reply.status}, a redirect to {place!r}, which is not followed since it may be another "
+            "key; Go's http.ServeMux redirects keys with // and dots: serve the HTTPPool without it"
+        )
+    return Unreached(f"{url}: answered {reply.status}: {reply.body.decode(errors='replace').strip()[:_MAX_QUOTED]}")
+
+
+def explain(error: BaseException) -> str:
+    """Say what is wrong with a connection, and for certificates what to do."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        todo = "name its CA, and in --peer the host that it is for"
+        return f"the peer's certificate is not trusted: {error.verify_message}; {todo}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {error}; if the peer asks for certificates, this host needs one of its CA"
+    return str(error) or type(error).__name__
