@@ -1,0 +1,117 @@
+"""All peers of this host: who owns a key, and one client for each of them.
+
+The ring is Go's: it takes URLs as texts and in the order given, which decides where two points fall together. So all
+members need the same texts in the same order; nothing is sorted or normalised here, as Go's ``HTTPPool.Set`` does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from dataclasses import replace
+from random import random
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from mpgroupcache.net.client import PeerClient
+from mpgroupcache.net.consistenthash import HASHES, Map
+from mpgroupcache.net.options import PeerOptions, parse_url
+from mpgroupcache.net.outcomes import Fetched
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mpgroupcache.net.outcomes import Outcome
+
+__all__ = ["PeerClient", "PeerOptions", "Peers", "Promotion", "one_in_ten"]
+
+logger = logging.getLogger(__name__)
+
+Promotion: TypeAlias = Callable[[Fetched], bool]
+
+GO_SHARE: Final = 0.1  # of the values from peers that Go puts in its hot cache
+
+
+def one_in_ten(fetched: Fetched) -> bool:
+    """Go's rule for its hot cache: chance alone."""
+    return random() < GO_SHARE
+
+
+class Peers:
+    """The ring, and the clients of its other members. One thread, that of the event loop it is made in."""
+
+    def __init__(self, options: PeerOptions, promotion: Promotion = one_in_ten) -> None:
+        self._options = options
+        self._promotion = promotion
+        self._map = Map(options.replicas, HASHES[options.hash])
+        self._urls: tuple[str, ...] = ()
+        self._clients: dict[str, PeerClient] = {}  # without this host itself
+        self._retired: set[PeerClient] = set()
+
+    def __repr__(self) -> str:
+        failing = sum(not client.available for client in self._clients.values())
+        return f"<Peers: {len(self._urls)} in the ring, {len(self._clients)} others, {failing} of them failing>"
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The ring's members in their order, this host included."""
+        return self._urls
+
+    @property
+    def clients(self) -> list[PeerClient]:
+        """The other members."""
+        return list(self._clients.values())
+
+    def set(self, urls: Iterable[str]) -> None:
+        """Make these the whole ring, this host included; none: there is no ring. Go's ``HTTPPool.Set``.
+
+        Peers that stay keep their connections; those that leave finish what is under way. Raises ``ValueError``, and
+        changes nothing, for what is no URL, and for a ring without this host.
+        """
+        ring = tuple(urls)
+        parts = {url: parse_url(url) for url in ring}
+        own = self._options.self_url
+        if ring and own not in parts:
+            raise ValueError(_without_self(own, ring))
+        points = Map(self._options.replicas, HASHES[self._options.hash])
+        points.add(*ring)
+        if self._options.tls is None and any(part.tls for part in parts.values()):
+            self._options = replace(self._options, tls=ssl.create_default_context())
+        clients = {url: self._clients.get(url) or PeerClient(url, self._options) for url in parts if url != own}
+        left = [client for url, client in self._clients.items() if url not in clients]
+        self._map, self._urls, self._clients = points, ring, clients
+        self._retired = {client for client in (*self._retired, *left) if client.under_way}
+        for client in left:
+            client.retire()
+
+    def owner(self, key: bytes) -> PeerClient | None:
+        """Return the peer that owns a key; None: this host does, or there is no ring."""
+        return self._clients.get(self._map.get(key))
+
+    def fetch(self, peer: PeerClient, group: str, key: bytes, done: Callable[[Outcome], None]) -> None:
+        """Ask a peer for a key, as `PeerClient.fetch` does."""
+        peer.fetch(group, key, done)
+
+    def promotes(self, fetched: Fetched) -> bool:
+        """Whether this value belongs in the hot cache."""
+        return self._promotion(fetched)
+
+    async def close(self) -> None:
+        """Leave the ring: what is under way ends as unreached, and all connections are closed."""
+        closing = [*self._clients.values(), *self._retired]
+        self._map = Map(self._options.replicas, HASHES[self._options.hash])
+        self._urls, self._clients, self._retired = (), {}, set()
+        await asyncio.gather(*(client.close() for client in closing))
+
+
+def _without_self(own: str, ring: tuple[str, ...]) -> str:
+    meaning = parse_url(own).meaning
+    alike = next((url for url in ring if parse_url(url).meaning == meaning), None)
+    if alike is not None:
+        return f"--self: got {own}, which --peer has as {alike}; write both alike, the ring takes them for two peers"
+    some = ", ".join(ring[:5]) + (f" and {len(ring) - 5} more" if len(ring) > 5 else "")
+    return (
+        f"--self: got {own}, which is not in the ring of {some}; every key would be another host's: set --self to this "
+        "host's URL in the list, or add it to the list (--peer)"
+    )
