@@ -57,7 +57,9 @@ async def _run(options: Options, writer: int) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)  # before there is a segment that a signal's default would leave
-    coordinator = Coordinator(options, stopping, Peering(options))
+    peering = Peering(options)
+    loop.add_signal_handler(signal.SIGHUP, peering.refresh)
+    coordinator = Coordinator(options, stopping, peering)
     await coordinator.open()
     if writer >= 0:
         private.report_ready(options.socket, writer)

@@ -32,8 +32,7 @@ class Options:
     linger: float | None = None  # s without clients after which it ends; None: never, but for a private one
     listen: str | None = None  # where peers' requests are served; None: nowhere
     self_url: str | None = None  # as the ring knows this peer
-    peers: tuple[str, ...] = ()  # the whole ring, as flags have it
-    peers_from: str | None = None  # else where the ring is read from, again and again
+    peers: tuple[str, ...] = ()  # the whole ring, or where it is read from, again and again
     base_path: str = DEFAULT_BASE_PATH
     replicas: int = 50  # points of each peer in the ring; Go's default
     hash: str = "crc32"
@@ -49,13 +48,8 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for options that cannot be together."""
-        has_ring = bool(self.peers or self.peers_from)
-        if self.peers and self.peers_from:
-            raise ValueError("--peers-from: got it beside --peer, expected one of them")
-        if has_ring and self.self_url is None:
+        if self.peers and self.self_url is None:
             raise ValueError("--self: got nothing, expected this peer's URL as the ring has it; --peer was given")
-        if self.self_url is not None and not has_ring:
-            raise ValueError("--peer: got nothing, expected every URL of the ring; --self was given")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("--tls-cert and --tls-key: got one of them, expected both, or neither")
 
@@ -156,9 +150,13 @@ OPTIONS: Mapping[str, Option] = {
     "linger": Option("linger", "SECONDS", "end after so long without clients (default: never)", _SECONDS),
     "listen": Option("listen", "HOST:PORT", "serve peers there (default: not at all)", _text),
     "self": Option("self_url", "URL", "this peer's base URL, as the ring has it", _text),
-    "peer": Option("peers", "URL", "a peer of the ring; repeat it for all of them, this one included", _list, True),
-    "peers-from": Option(
-        "peers_from", "SOURCE", "read the ring from a file, dns:URL or srv:NAME instead, again and again", _text
+    "peer": Option(
+        "peers",
+        "URL",
+        "a peer of the ring; repeat it for all of them, this one included. Or one of file:PATH (a URL on each line), "
+        "dns:URL (each address of its host), srv:URL, looked at again and again, and on SIGHUP",
+        _list,
+        True,
     ),
     "base-path": Option("base_path", "PATH", f"of the peers' URLs ({DEFAULT_BASE_PATH})", _base_path),
     "replicas": Option("replicas", "N", "points of each peer in the ring (50)", _integer(10_000)),

@@ -7,6 +7,7 @@ from typing import Final
 
 from mpgroupcache.ipc.options import Options
 from mpgroupcache.net import tls
+from mpgroupcache.net.membership import Membership, open_source
 from mpgroupcache.net.peers import PeerOptions, Peers
 from mpgroupcache.net.server import PeerServer, Source, parse_address
 
@@ -20,6 +21,7 @@ class Peering:
         self._options = options
         self._instance = os.urandom(INSTANCE_BYTES)
         self._server: PeerServer | None = None
+        self._membership: Membership | None = None
         self.peers: Peers | None = None
         """Who is asked for keys that are not this host's; None: there is no ring."""
         if options.self_url is not None:
@@ -35,10 +37,26 @@ class Peering:
                     request_timeout=options.peer_timeout,
                 )
             )
-            self.peers.set(options.peers)
+            if options.peers:
+                self._membership = Membership(open_source(options.peers, options.self_url), self.peers.set)
 
     async def open(self, source: Source) -> None:
-        """Serve peers from ``source``. Raises ``OSError`` and ``ValueError`` that name the option."""
+        """Serve peers from ``source``, and join the ring. Raises ``OSError`` or ``ValueError`` naming the option."""
+        await self._listen(source)
+        if self._membership is not None:
+            await self._membership.start()
+
+    def tick(self, now: float) -> None:
+        """Look whether the ring has changed, if it is time to. ``now``: seconds of any clock."""
+        if self._membership is not None:
+            self._membership.tick(now)
+
+    def refresh(self) -> None:
+        """Look at the next tick."""
+        if self._membership is not None:
+            self._membership.refresh()
+
+    async def _listen(self, source: Source) -> None:
         options = self._options
         if options.listen is None:
             return
@@ -58,6 +76,8 @@ class Peering:
 
     async def close(self) -> None:
         """Answer the peers that are waiting, and leave the ring."""
+        if self._membership is not None:
+            await self._membership.close()
         if self._server is not None:
             await self._server.close()
         if self.peers is not None:

@@ -131,6 +131,7 @@ class Coordinator:
             self._control.reap()
             self._control.spare_regions(SPARE_REGIONS)
             self._groups.tend(now)
+            self._peering.tick(now)
             self._misses.watch_leases(now)
             if self._connections:
                 self._idle_since = now

@@ -290,8 +290,12 @@ class PeerClient:
                 exchange.connection = None
                 self._open(exchange)
                 return
-            when = f"after {connection.received} bytes of the answer" if connection.received else "without an answer"
-            self._fail(exchange, f"connection closed {when}" + (f": {explain(error)}" if error else ""))
+            what = f"after {connection.received} bytes of the answer" if connection.received else "without an answer"
+            if error is not None:
+                what += f": {explain(error)}"
+            elif self._parts.tls and not connection.replies:  # with TLS 1.3 that is how some servers refuse a client
+                what += "; if the peer asks for certificates, this host needs one of its CA"
+            self._fail(exchange, f"connection closed {what}")
         self._refill()
 
     def _take_idle(self) -> Connection | None:

@@ -75,5 +75,5 @@ def explain(error: BaseException) -> str:
         todo = "name its CA, and in --peer the host that it is for"
         return f"the peer's certificate is not trusted: {error.verify_message}; {todo}"
     if isinstance(error, ssl.SSLError):
-        return f"TLS failed: {error}; where peers ask for each other's certificates, this host needs one of their CA"
+        return f"TLS failed: {error}; if the peer asks for certificates, this host needs one of its CA"
     return str(error) or type(error).__name__

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from mpgroupcache.net.consistenthash import HASHES, Map
 from mpgroupcache.net.options import PeerOptions, parse_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from mpgroupcache.net.outcomes import Outcome
 
@@ -55,8 +54,8 @@ class Peers:
         """Make these the whole ring, this host included; none: there is no ring. Go's ``HTTPPool.Set``.
 
         Peers that stay keep their connections; those that leave finish what is under way. A ring without this host is
-        one of which it only asks. Raises ``ValueError``, and changes nothing, for what is no URL, and for a ring that
-        has this host under another spelling.
+        one that it only asks. Raises ``ValueError``, and changes nothing, for what is no URL, and for a ring that has
+        this host under another spelling.
         """
         ring = tuple(urls)
         parts = {url: parse_url(url) for url in ring}

@@ -16,7 +16,7 @@ from children import PATIENCE
 
 from mpgroupcache.net.client import PeerClient
 from mpgroupcache.net.options import PeerOptions
-from mpgroupcache.net.outcomes import Outcome
+from mpgroupcache.net.outcomes import Outcome, Unreached
 from mpgroupcache.net.wire import CONTENT_TYPE, response_head
 
 INSTANCE = bytes(range(16))
@@ -94,8 +94,9 @@ def saying(answer: bytes, close: bool = False) -> Answer:
 class FakePeer:
     """A server on a port of its own. ``answer`` may be changed while it serves."""
 
-    def __init__(self, answer: Answer = well) -> None:
+    def __init__(self, answer: Answer = well, host: str = "127.0.0.1") -> None:
         self.answer = answer
+        self.host = host
         self.requests: list[Request] = []
         self.connections = 0
         self.writers: dict[int, asyncio.StreamWriter] = {}  # of connections that are open
@@ -105,7 +106,7 @@ class FakePeer:
 
     async def start(self, context: ssl.SSLContext | None = None) -> None:
         """Serve, at the former port if there was one."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=context, limit=1 << 20)
+        self._server = await asyncio.start_server(self._serve, self.host, self.port, ssl=context, limit=1 << 20)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -172,8 +173,10 @@ def options(**changes: Any) -> PeerOptions:
 
 
 @contextlib.asynccontextmanager
-async def fake_peer(answer: Answer = well, context: ssl.SSLContext | None = None) -> AsyncIterator[FakePeer]:
-    peer = FakePeer(answer)
+async def fake_peer(
+    answer: Answer = well, context: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+) -> AsyncIterator[FakePeer]:
+    peer = FakePeer(answer, host)
     await peer.start(context)
     try:
         yield peer
@@ -199,3 +202,9 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.002)
+
+
+def reason(outcome: Outcome) -> str:
+    """Why a peer was not reached."""
+    assert isinstance(outcome, Unreached)
+    return outcome.reason

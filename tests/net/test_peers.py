@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +12,7 @@ from fakepeers import INSTANCE, FakePeer, Request, fake_peer, fetch, on_each_loo
 from mpgroupcache.net.consistenthash import HASHES, Map
 from mpgroupcache.net.options import parse_url
 from mpgroupcache.net.outcomes import Fetched, Unreached
-from mpgroupcache.net.peers import PeerOptions, Peers, one_in_ten
+from mpgroupcache.net.peers import PeerOptions, Peers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -191,30 +190,6 @@ async def test_close_ends_what_removed_peers_still_do() -> None:
         some.set([SELF])
         await some.close()
         assert isinstance(await waiting, Unreached)
-
-
-@on_each_loop
-async def test_promotion() -> None:
-    hot = Fetched(b"", 100.0)
-    some = Peers(PeerOptions(self_url=SELF, instance=INSTANCE), lambda fetched: fetched.minute_qps == 100.0)
-    assert some.promotes(hot)
-    assert not some.promotes(Fetched(b"", None))
-    assert 300 < sum(map(one_in_ten, [hot] * 5000)) < 700
-
-
-@on_each_loop
-async def test_naming_the_owner_is_quick() -> None:
-    async with peers() as some:
-        some.set([SELF, *(f"http://10.1.{i // 250}.{i % 250}:8080" for i in range(999))])
-        best = min(_seconds_each(some) for _ in range(5))
-        assert best < 10e-6  # far above what it takes: some 1 us
-
-
-def _seconds_each(some: Peers) -> float:
-    began = time.perf_counter()
-    for key in KEYS:
-        some.owner(key)
-    return (time.perf_counter() - began) / len(KEYS)
 
 
 @on_each_loop
