@@ -31,6 +31,7 @@ async def run() -> None:
         print(json.dumps(report), flush=True)
 
     loop.add_signal_handler(signal.SIGUSR1, check)
+    await coordinator.open()
     await coordinator.serve()
 
 

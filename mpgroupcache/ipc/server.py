@@ -61,12 +61,13 @@ class Coordinator:
     # ---- Life
 
     async def open(self) -> None:
-        """Serve peers and start loaders, as far as the options say so.
+        """Serve peers and start loaders, as far as the options say so, and let workers connect: all is ready then.
 
         Raises ``OSError`` or ``ValueError`` that name the option; then nothing is left.
         """
         try:
             await self._peering.open(self._misses)
+            self._listener.listen(BACKLOG)
         except BaseException:
             self._release()
             raise
@@ -208,7 +209,7 @@ class Coordinator:
 
 
 def _bind(path: str) -> socket.socket:
-    """Listen on ``path``; nobody else does, since this process holds the instance's writer lock."""
+    """Take ``path``; nobody else does, since this process holds the instance's writer lock."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise OSError(f"--socket: {path} exists and is no socket; remove it, or choose another path")
@@ -220,7 +221,6 @@ def _bind(path: str) -> socket.socket:
             listener.bind(path)
         finally:
             os.umask(umask)
-        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise OSError(f"--socket: {path} cannot be served: {error}") from error
