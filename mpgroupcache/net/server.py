@@ -2,9 +2,9 @@
 
 One thread and one event loop, uvloop's. What happens to a request:
 
-1. `_Reader` parses what has come (httptools does) into requests; it knows nothing of sockets and values.
-2. `_Connection` answers them in their order. A value that is cached is copied once, into its answer, before the source
-   is called again: its memory may be another value's then.
+1. httptools parses what has come, a slice at a time.
+2. Its `_Connection` answers it. A value that is cached is copied once, into its answer, before the source is called
+   again: its memory may be another value's then.
 3. A value that is not cached has to be loaded: a `_Visit` waits for it, and the requests behind it wait, too.
 
 Guarantees: a client that sends endlessly, slowly, garbage, or nothing, that does not read, or goes away, costs a
@@ -16,13 +16,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import socket
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
 from httptools import HttpParserError, HttpRequestParser
 
@@ -30,9 +31,6 @@ from mpgroupcache.net import wire
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterable
-
-    from typing_extensions import Buffer
 
 logger = logging.getLogger(__name__)
 
@@ -42,20 +40,17 @@ SLICE: Final = 16 << 10
 LINGER: Final = 1.0  # s that a client has to read its last answer and close; closing first could destroy that answer
 BACKLOG: Final = 1024  # connections in one burst that wait to be accepted; the kernel caps it at somaxconn
 ACCEPTS: Final = 64  # connections accepted at once; then the others get a turn
+MAX_USUAL: Final = 1024  # bytes of a target, or of all headers, that are kept to know them again
+LOCATED: Final = 2048  # targets that are kept; hot keys are asked for again and again
 PROGRESS: Final = 64 << 10  # bytes that a slow client has to take in each stall timeout
 REPORT_INTERVAL: Final = 10.0  # s between two log messages of one kind
 DRAIN_TIMEOUT: Final = 5.0  # s that `close` leaves to requests under way
 
-# What is read of a request's headers, in lower case. All else is up to the parser.
-_HOST: Final = b"host"
-_CONNECTION: Final = b"connection"
-_CONTENT_LENGTH: Final = b"content-length"
-_TRANSFER_ENCODING: Final = b"transfer-encoding"
+# Names of headers in lower case
+_FRAMING: Final = frozenset((b"connection", b"content-length", b"transfer-encoding"))
 _INSTANCE: Final = wire.INSTANCE.lower()
 _TIMEOUT: Final = wire.TIMEOUT.lower()
 _SECRET: Final = wire.SECRET.lower()
-_FRAMING: Final = frozenset((_CONNECTION, _CONTENT_LENGTH, _TRANSFER_ENCODING))
-_WANTED: Final = _FRAMING | {_HOST, _INSTANCE, _TIMEOUT, _SECRET}
 
 # As Go has them: Python's own differ in one, and between its versions.
 _REASONS: Final = {
@@ -79,6 +74,7 @@ def _unparsed(status: int, detail: str = "") -> wire.ErrorResponse:
 
 _NO_HOST: Final = _unparsed(400, ": missing required Host header")
 _HEAD_TOO_LARGE: Final = _unparsed(431)
+_TARGET_TOO_LONG: Final = _unparsed(414)
 
 
 class NoSuchGroup(LookupError):
@@ -124,147 +120,44 @@ class Limits:
     unread_bytes: int = 256 << 20  # of answers that all clients together have not read; more is refused with 503
 
 
-# ---- Requests
+# ---- Connections
 
 
-class _Request:
-    """One request, read to the end of its headers."""
+class _Manner(NamedTuple):
+    """How a request is answered."""
 
-    __slots__ = ("closes", "head", "headers", "old", "target")
-
-    def __init__(self, target: bytes, headers: dict[bytes, bytes], head: bool, closes: bool, old: bool) -> None:
-        self.target = target
-        self.headers = headers
-        """Those that are wanted, with names in lower case."""
-        self.head = head
-        """Whether the answer has no body. Any other method is answered as GET: Go's handler does not look at it."""
-        self.closes = closes
-        """Whether the connection ends with the answer."""
-        self.old = old
-        """Whether it is of HTTP/1.0."""
+    head: bool
+    """Without the body. Any other method is answered as GET, since Go's handler does not look at it."""
+    closes: bool
+    """With the end of the connection."""
+    old: bool
+    """As HTTP/1.0 has it."""
 
 
-class _Reader:
-    """Requests from bytes.
+_PLAIN: Final = _Manner(head=False, closes=False, old=False)
 
-    A request is complete with its headers. Nobody needs one with a body: the answer to it ends the connection, and the
-    body is not read. (Go does so with large bodies, and reads small ones for nothing.)
-    """
-
-    __slots__ = (
-        "_head_bytes",
-        "_header_count",
-        "_headers",
-        "_limits",
-        "_parser",
-        "_target",
-        "ended",
-        "in_head",
-        "requests",
-    )
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._parser = HttpRequestParser(self)
-        self._target = b""
-        self._headers: dict[bytes, bytes] = {}
-        self._header_count = 0
-        self._head_bytes = 0
-        self.requests: deque[_Request | wire.ErrorResponse] = deque()
-        """What has to be answered, in this order."""
-        self.in_head = False
-        """Whether a request has begun, and is not complete."""
-        self.ended = False
-        """Whether nothing is read any more; then the last one of ``requests`` ends the connection."""
-
-    def feed(self, data: bytes | memoryview) -> None:
-        """Take bytes, at most a slice, in."""
-        if self.ended:
-            return
-        try:
-            self._parser.feed_data(data)
-        except HttpParserError:
-            if not self.ended:
-                self._refuse(wire.MALFORMED)
-            return
-        if self.in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > wire.MAX_TARGET_BYTES + self._limits.header_bytes:
-                if len(self._target) > wire.MAX_TARGET_BYTES:
-                    self._complete(closes=True)  # to be refused for its target
-                else:
-                    self._refuse(_HEAD_TOO_LARGE)
-
-    def _refuse(self, response: wire.ErrorResponse) -> None:
-        self.requests.append(response)
-        self.ended = True
-
-    def _complete(self, *, closes: bool, old: bool = False) -> None:
-        head = self._parser.get_method() == b"HEAD"
-        self.requests.append(_Request(self._target, self._headers, head, closes, old))
-        self.ended = closes
-
-    # What the parser calls. It takes an exception for the end, and hides it behind its own.
-
-    def on_message_begin(self) -> None:
-        self.in_head = True
-        self._target = b""
-        self._headers = {}
-        self._header_count = 0
-
-    def on_url(self, part: bytes) -> None:
-        self._target += part
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._header_count += 1
-        if self._header_count > self._limits.headers:
-            self._refuse(_HEAD_TOO_LARGE)
-            raise _Ended
-        name = name.lower()
-        if name in _WANTED:
-            self._headers[name] = value
-
-    def on_headers_complete(self) -> None:
-        self.in_head = False
-        self._head_bytes = 0
-        headers = self._headers
-        parser = self._parser
-        ends = not parser.should_keep_alive() or parser.should_upgrade()
-        if not ends and _HOST in headers and headers.keys().isdisjoint(_FRAMING):  # nearly all
-            self._complete(closes=False)
-            return
-        old = parser.get_http_version() < "1.1"
-        if _HOST not in headers and not old:
-            self._refuse(_NO_HOST)
-            raise _Ended
-        has_body = _TRANSFER_ENCODING in headers or headers.get(_CONTENT_LENGTH, b"").strip(b"0") != b""
-        self._complete(closes=ends or has_body, old=old)
-        if self.ended:
-            raise _Ended
+_Request = tuple[bytes, dict[bytes, bytes], _Manner]  # a target, headers with their names in lower case
 
 
 class _Ended(Exception):
     """The parser is to stop."""
 
 
-# ---- Connections
-
-
 class _Visit:
     """A visitor: the request that its connection waits for."""
 
-    __slots__ = ("_connection", "request", "timer")
+    __slots__ = ("_connection", "_manner", "timer")
 
-    def __init__(self, connection: _Connection, request: _Request) -> None:
+    def __init__(self, connection: _Connection, manner: _Manner) -> None:
         self._connection: _Connection | None = connection
-        self.request = request
+        self._manner = manner
         self.timer: asyncio.TimerHandle | None = None
 
     def deliver(self, value: bytes, minute_qps: float) -> None:
         """Answer with the value, unless it is too late."""
         connection = self.end()
         if connection is not None:
-            connection.send_value(self.request, value, minute_qps)
+            connection.send_value(self._manner, value, minute_qps)
             connection.settle()
 
     def fail(self, type_name: str, text: str) -> None:
@@ -275,7 +168,7 @@ class _Visit:
         """Answer with an error, unless it is too late."""
         connection = self.end()
         if connection is not None:
-            connection.send_error(response, self.request)
+            connection.send_error(response, self._manner)
             connection.settle()
 
     def end(self) -> _Connection | None:
@@ -289,70 +182,160 @@ class _Visit:
 
 
 class _Connection(asyncio.Protocol):
-    """One client: its requests are answered in their order, and no faster than it reads."""
+    """One client: its requests are answered in their order, and no faster than it reads.
+
+    A request is complete with its headers. Nobody needs one with a body: the answer to it ends the connection, and the
+    body is not read. (Go does so with large bodies, and reads small ones for nothing.)
+    """
 
     def __init__(self, server: PeerServer) -> None:
         self._server = server
-        self._reader = _Reader(server.limits)
         self._transport: asyncio.Transport | None = None  # none before the TLS handshake
-        self._unread = memoryview(b"")  # what has come, and is not parsed yet
-        self._listening = True
-        self._scheduled = False
-        self._serving = False
-        self._ending = False
-        self._stalled = 0  # bytes of answers that the client has not read, if they are so many that it is stopped
-        self._since = time.monotonic()  # when what the client is waited for began
+        # Out of bytes:
+        self._parser = HttpRequestParser(self)
+        self._target = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._head_bytes = 0  # that came since the last complete request, if none was complete in them
+        self._completed: list[_Request] = []  # in the bytes that came last
+        self._at_begin = True  # of a request
+        self._ended = False  # nothing is parsed any more
+        # What follows the request line in this client's requests, and what it says. None unless the parser is at the
+        # begin of a request and nothing waits: then a request that goes on like this need not be parsed.
+        self._usual: bytes | None = None
+        self._usual_headers: dict[bytes, bytes] = {}
+        # What waits:
+        self._unread = memoryview(b"")  # bytes
+        self._queue: deque[_Request | wire.ErrorResponse] = deque()  # requests, and a last refusal
+        # Why they do:
         self.visit: _Visit | None = None
+        self._stalled = 0  # bytes of answers that the client has not read, if they are so many that it is stopped
+        self._ending = False  # the last answer was sent
+        self._serving = False
+        self._scheduled = False
+        self._listening = True
+        # Since when the client is waited for:
+        self._active = True
+        self._since = 0.0
 
     # ---- In
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's have that face, but no base class
-        self._since = time.monotonic()
+        self._active = True
         if self._server.draining:
             transport.close()
 
     def data_received(self, data: bytes) -> None:
-        if self._ending:
-            return  # to be lost
-        if len(data) <= SLICE and not self._unread:
+        line, _, rest = data.partition(b"\r\n")
+        if rest == self._usual and line.startswith(b"GET ") and line.endswith(b" HTTP/1.1"):
+            self._active = True
+            self._answer(line[4:-9], self._usual_headers, _PLAIN)
+        elif len(data) <= SLICE and not self._unread:
+            was_at_begin = self._at_begin
             self._read(data)
-        else:
+            if was_at_begin:
+                self._learn(line, rest)
+        elif not self._ending:
             self._unread = memoryview(bytes(self._unread) + data)
-        if self._unread or self._reader.requests or self._stalled:
             self.settle()
 
     def _read(self, data: bytes | memoryview) -> None:
-        reader = self._reader
-        was_in_head = reader.in_head
-        reader.feed(data)
-        if reader.requests:
-            self._serve()
-        elif reader.in_head and not was_in_head:
-            self._since = time.monotonic()
+        self._usual = None
+        if self._ended:
+            return
+        self._head_bytes += len(data)
+        self._completed.clear()
+        try:
+            self._parser.feed_data(data)
+        except HttpParserError:
+            self._refuse(wire.MALFORMED)
+        self._at_begin = bool(self._completed) and data[-4:] == b"\r\n\r\n"
+        if self._head_bytes:
+            self._watch_head(len(data))
+        if self._queue or self._stalled:
+            self.settle()
 
-    def _serve(self) -> None:
-        """Answer requests until there is none, one has to wait, or the client has to read first."""
-        requests = self._reader.requests
-        self._serving = True
-        while requests and not self._blocked:
-            request = requests.popleft()
-            if isinstance(request, _Request):
-                self._answer(request)
-            else:
-                self.send_error(request)
-        self._serving = False
+    def _learn(self, line: bytes, rest: bytes) -> None:
+        """See whether the bytes that came were one plain request, and the next may be like it."""
+        if len(self._completed) == 1 and self._at_begin and not self._is_blocked():
+            _, headers, manner = self._completed[0]
+            if manner is _PLAIN and len(line.split()) == 3 and len(rest) <= MAX_USUAL:
+                self._usual, self._usual_headers = rest, headers
 
-    @property
-    def _blocked(self) -> bool:
-        return self.visit is not None or self._stalled > 0 or self._ending
+    def _watch_head(self, new: int) -> None:
+        """The head of a request has not come to its end."""
+        if self._head_bytes == new:  # it has just begun
+            self._active = True
+        limit = wire.MAX_TARGET_BYTES + self._server.limits.header_bytes
+        if self._head_bytes > limit:
+            self._refuse(_TARGET_TOO_LONG if len(self._target) > wire.MAX_TARGET_BYTES else _HEAD_TOO_LARGE)
+
+    def _refuse(self, response: wire.ErrorResponse) -> None:
+        """Nothing that comes now is a request; this is answered behind those that came."""
+        if self._ended:
+            return
+        self._ended = True
+        if self._is_blocked():
+            self._queue.append(response)
+        else:
+            self.send_error(response, _PLAIN)
+
+    def _is_blocked(self) -> bool:
+        return bool(self.visit is not None or self._stalled or self._ending or self._queue)
+
+    # What the parser calls. It takes an exception for an error, and hides it behind its own.
+
+    def on_url(self, part: bytes) -> None:
+        self._target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        target, headers, parser = self._target, self._headers, self._parser
+        self._target, self._headers, self._head_bytes = b"", {}, 0
+        self._active = True
+        if (
+            parser.get_method() == b"GET"
+            and b"host" in headers
+            and len(headers) <= self._server.limits.headers
+            and _FRAMING.isdisjoint(headers)
+            and parser.should_keep_alive()
+        ):
+            manner = _PLAIN
+        else:
+            manner = self._manner(headers)
+        request = target, headers, manner
+        self._completed.append(request)
+        if self._is_blocked():
+            self._queue.append(request)
+        else:
+            self._answer(*request)
+        if manner.closes or self._ending:
+            self._ended = True
+            raise _Ended
+
+    def _manner(self, headers: dict[bytes, bytes]) -> _Manner:
+        parser = self._parser
+        old = parser.get_http_version() < "1.1"
+        if len(headers) > self._server.limits.headers:
+            self._refuse(_HEAD_TOO_LARGE)
+            raise _Ended
+        if b"host" not in headers and not old:
+            self._refuse(_NO_HOST)
+            raise _Ended
+        has_body = b"transfer-encoding" in headers or headers.get(b"content-length", b"").strip(b"0") != b""
+        closes = has_body or not parser.should_keep_alive() or parser.should_upgrade()
+        return _Manner(parser.get_method() == b"HEAD", closes, old)
+
+    # ---- What waits
 
     def settle(self) -> None:
-        """Go on with what has come, at the loop's next turn; listen only if there is nothing of it left."""
+        """Go on with what waits, at the loop's next turn; listen only if nothing does."""
         if self._serving or self._transport is None:
             return
-        waiting = bool(self._unread or self._reader.requests)
-        if waiting and not self._blocked and not self._scheduled:
+        waiting = bool(self._unread or self._queue)
+        if waiting and not self._scheduled and self.visit is None and not self._stalled:
             self._scheduled = True
             self._server.loop.call_soon(self._go_on)
         listens = not waiting and not self._stalled
@@ -365,41 +348,50 @@ class _Connection(asyncio.Protocol):
 
     def _go_on(self) -> None:
         self._scheduled = False
-        if self._reader.requests:
-            self._serve()
-        elif not self._blocked:
+        queue = self._queue
+        if queue:
+            self._serving = True
+            while queue and self.visit is None and not self._stalled and not self._ending:
+                request = queue.popleft()
+                if isinstance(request, wire.ErrorResponse):
+                    self.send_error(request, _PLAIN)
+                else:
+                    self._answer(*request)
+            self._serving = False
+        elif not self._is_blocked():
             data, self._unread = self._unread[:SLICE], self._unread[SLICE:]
             self._read(data)
         self.settle()
 
     # ---- Answers
 
-    def _answer(self, request: _Request) -> None:
+    def _answer(self, target: bytes, headers: dict[bytes, bytes], manner: _Manner) -> None:
         server = self._server
-        group = b""
+        group = ""
         try:
-            server.check(request.headers, self)
-            group, key = wire.parse_target(server.base_path, request.target)
-            name = _decode_group(group)
-            found = server.source.find(name, key)
+            if server.secret is not None or _INSTANCE in headers:
+                server.check(headers, self)
+            group, key = server.locate(target) if len(target) <= MAX_USUAL else _locate(server.base_path, target)
+            found = server.source.find(group, key)
             if found is None:
-                self._visit(request, name, key)
+                self._visit(group, key, headers, manner)
             else:
-                self.send_value(request, *found)
+                self.send_value(manner, *found)
         except wire.RequestError as error:
-            self.send_error(error.response, request)
+            self.send_error(error.response, manner)
         except NoSuchGroup:
-            self.send_error(wire.no_such_group(group), request)
+            self.send_error(wire.no_such_group(group.encode()), manner)
         except Exception:  # a defect of the source's: this client is not to wait, and the others are not to suffer
             logger.exception("%r: a request failed", self)
-            self.send_error(wire.error_response(500, "internal error; see this peer's log"), request)
+            self.send_error(wire.error_response(500, "internal error; see this peer's log"), manner)
 
-    def _visit(self, request: _Request, group: str, key: bytes) -> None:
+    def _visit(self, group: str, key: bytes, headers: dict[bytes, bytes], manner: _Manner) -> None:
         """Wait for a value; the request's errors are raised, and then nobody waits."""
         timeout = None
-        if (header := request.headers.get(_TIMEOUT)) is not None:
+        if (header := headers.get(_TIMEOUT)) is not None:
             timeout = wire.decode_timeout(header)
-        visit = self.visit = _Visit(self, request)
+        visit = self.visit = _Visit(self, manner)
+        self._usual = None
         try:
             self._server.source.visit(group, key, visit)
         except BaseException:
@@ -421,24 +413,23 @@ class _Connection(asyncio.Protocol):
             visit.end()
             self._server.source.leave(visit)
 
-    def send_value(self, request: _Request, value: Buffer, minute_qps: float) -> None:
+    def send_value(self, manner: _Manner, value: bytes | memoryview, minute_qps: float) -> None:
         """Answer with a value; nothing refers to its memory after that."""
-        size = len(memoryview(value))
+        size = len(value)
         server = self._server
-        try:
-            before, behind = wire.response_head(size, minute_qps if minute_qps > 0.0 else None)
-        except ValueError as error:
-            self.send_error(wire.error_response(500, str(error)), request)
-            return
         if size > PROGRESS and 0 < server.unread_bytes > server.limits.unread_bytes - size:
             text = f"busy: clients have {server.unread_bytes} bytes of answers to read; ask again later"
-            self.send_error(wire.error_response(503, text), request)
+            self.send_error(wire.error_response(503, text), manner)
             return
-        length = len(before) + size + len(behind)
-        self._send(request, server.value_head, length, (before, value, behind))
+        if manner is _PLAIN and not server.draining:
+            before, behind = _plain_frame(size) if minute_qps <= 0.0 else _frame(size, minute_qps)
+            self._write(b"".join((server.value_head, before, value, behind)))
+        else:
+            before, behind = wire.response_head(size, minute_qps if minute_qps > 0.0 else None)
+            self._send(manner, server.value_head, (before, value, behind), len(before) + size + len(behind))
 
-    def send_error(self, response: wire.ErrorResponse, request: _Request | None = None) -> None:
-        """Answer with an error; ``request`` is None where it was none."""
+    def send_error(self, response: wire.ErrorResponse, manner: _Manner) -> None:
+        """Answer with an error."""
         server = self._server
         server.errors[response.status] += 1
         lines = [b"HTTP/1.1 %d %s\r\n" % (response.status, _REASONS[response.status].encode())]
@@ -447,42 +438,36 @@ class _Connection(asyncio.Protocol):
             self._write(b"".join((*lines, b"\r\n", response.body)))
             self._end()
         else:
-            assert request is not None
-            head = b"".join((*lines, server.common_headers))
-            self._send(request, head, len(response.body), (response.body,))
+            self._send(manner, b"".join((*lines, server.common_headers)), (response.body,), len(response.body))
 
-    def _send(self, request: _Request, head: bytes, length: int, body: Iterable[Buffer]) -> None:
+    def _send(self, manner: _Manner, head: bytes, body: tuple[bytes | memoryview, ...], length: int) -> None:
         """``head`` ends where the length begins."""
-        if request.head:
-            body = ()
-        closes = request.closes or self._server.draining
-        if not closes and not request.old:
-            self._write(b"".join((head, b"%d\r\n\r\n" % length, *body)))
-            return
-        if request.old:
+        closes = manner.closes or self._server.draining
+        if manner.old:
             head = head.replace(b"HTTP/1.1", b"HTTP/1.0", 1)
-        connection = b"" if closes == request.old else b"Connection: %s\r\n" % (b"close" if closes else b"keep-alive")
-        self._write(b"".join((head, b"%d\r\n%s\r\n" % (length, connection), *body)))
+        connection = b"Connection: %s\r\n" % (b"close" if closes else b"keep-alive") if closes != manner.old else b""
+        self._write(b"".join((head, b"%d\r\n%s\r\n" % (length, connection), *(() if manner.head else body))))
         if closes:
             self._end()
 
     def _write(self, data: bytes) -> None:
+        self._active = True
         transport = self._transport
         assert transport is not None
         if not transport.is_closing():
             transport.write(data)
-            self._since = time.monotonic()
 
     # ---- What the transport says
 
     def pause_writing(self) -> None:
         assert self._transport is not None
+        self._usual = None
         self._set_stalled(max(self._transport.get_write_buffer_size(), 1))
         self.settle()
 
     def resume_writing(self) -> None:
         self._set_stalled(0)
-        self._since = time.monotonic()
+        self._active = True
         self.settle()
 
     def _set_stalled(self, size: int) -> None:
@@ -493,7 +478,7 @@ class _Connection(asyncio.Protocol):
         self._leave()  # then the transport sends what is left, and closes
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._ending = True
+        self._ending = self._ended = True
         self._leave()
         self._set_stalled(0)
         self._server.forget(self)
@@ -502,8 +487,9 @@ class _Connection(asyncio.Protocol):
 
     def _end(self) -> None:
         """Nothing more is read or answered; the client closes when it has read its answers, or the server does."""
-        self._ending = True
-        self._reader.requests.clear()
+        self._ending = self._ended = True
+        self._usual = None
+        self._queue.clear()
         self._unread = memoryview(b"")
         transport = self._transport
         assert transport is not None
@@ -517,8 +503,7 @@ class _Connection(asyncio.Protocol):
 
     def drain(self) -> None:
         """Close the connection if nothing is under way on it; otherwise the next answer does."""
-        reader = self._reader
-        if self._transport and not (self._blocked or self._unread or reader.requests or reader.in_head):
+        if self._transport is not None and not (self._is_blocked() or self._unread or self._head_bytes):
             self._transport.close()
 
     def abort(self) -> None:
@@ -531,6 +516,8 @@ class _Connection(asyncio.Protocol):
         transport, limits = self._transport, self._server.limits
         if transport is None:
             return  # the handshake has a timeout of its own
+        if self._active:
+            self._active, self._since = False, now
         waited = now - self._since
         if self._stalled or transport.is_closing():
             size = transport.get_write_buffer_size()
@@ -542,7 +529,7 @@ class _Connection(asyncio.Protocol):
         elif self._ending:
             if waited > LINGER:
                 transport.close()
-        elif self.visit is None and waited > (limits.request_timeout if self._reader.in_head else limits.idle_timeout):
+        elif self.visit is None and waited > (limits.request_timeout if self._head_bytes else limits.idle_timeout):
             transport.close()
 
     def __repr__(self) -> str:
@@ -550,11 +537,24 @@ class _Connection(asyncio.Protocol):
         return f"<connection of {format_address(*peer[:2]) if peer else 'a peer'}>"
 
 
-def _decode_group(name: bytes) -> str:
+def _locate(base_path: str, target: bytes) -> tuple[str, bytes]:
+    """The group and key that a target names. Raises ``RequestError``."""
+    group, key = wire.parse_target(base_path, target)
     try:
-        return name.decode()
+        return group.decode(), key
     except UnicodeDecodeError:
-        raise NoSuchGroup from None
+        raise wire.RequestError(f"group: got {group!r}, expected UTF-8", wire.no_such_group(group)) from None
+
+
+def _frame(size: int, minute_qps: float | None) -> tuple[bytes, bytes]:
+    """What goes before a value of that size, from the number behind ``Content-Length`` on, and what goes behind it."""
+    before, behind = wire.response_head(size, minute_qps)
+    return b"%d\r\n\r\n%s" % (len(before) + size + len(behind), before), behind
+
+
+@functools.lru_cache(1024)
+def _plain_frame(size: int) -> tuple[bytes, bytes]:
+    return _frame(size, None)
 
 
 # ---- The server
@@ -586,8 +586,10 @@ class PeerServer:
         """Of answers to clients that were stopped for not reading."""
         self.value_head = self.common_headers = b""
         """What answers begin with; of a value up to its length, and of an error behind its own headers."""
+        self.locate = functools.lru_cache(LOCATED)(functools.partial(_locate, self.base_path))
+        """Group and key of a target."""
         self._instance = instance.hex().encode()
-        self._secret = wire.encode_secret(secret) if secret is not None else None
+        self.secret = wire.encode_secret(secret) if secret is not None else None
         self._ssl_context = ssl_context
         self._listeners: list[socket.socket] = []
         self._connections: set[_Connection] = set()
@@ -662,8 +664,8 @@ class PeerServer:
     def check(self, headers: dict[bytes, bytes], connection: _Connection) -> None:
         """Raise ``RequestError`` for a request that is not to be answered here."""
         try:
-            if self._secret is not None:
-                wire.check_secret(self._secret, headers.get(_SECRET))
+            if self.secret is not None:
+                wire.check_secret(self.secret, headers.get(_SECRET))
             if headers.get(_INSTANCE) == self._instance:
                 raise wire.RequestError("this peer asks itself; its --self is not in its peers", wire.ASKED_ITSELF)
         except wire.RequestError as error:
