@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import contention, footprint, hit, memory, miss
+from benchmarks import contention, footprint, hit, memory, miss, peer
 
-for module in (hit, contention, miss, memory, footprint):
+for module in (hit, contention, miss, peer, memory, footprint):
     module.main([])
