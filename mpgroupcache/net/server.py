@@ -2,7 +2,8 @@
 
 One thread and one event loop, uvloop's. What happens to a request:
 
-1. httptools parses what has come, a slice at a time.
+1. httptools parses what has come, a slice at a time. A peer says the same in each request but for the target: what
+   follows the request line is not parsed again if it is what it was before.
 2. Its `_Connection` answers it. A value that is cached is copied once, into its answer, before the source is called
    again: its memory may be another value's then.
 3. A value that is not cached has to be loaded: a `_Visit` waits for it, and the requests behind it wait, too.
@@ -421,11 +422,12 @@ class _Connection(asyncio.Protocol):
             text = f"busy: clients have {server.unread_bytes} bytes of answers to read; ask again later"
             self.send_error(wire.error_response(503, text), manner)
             return
+        rate = minute_qps if minute_qps > 0.0 else None
         if manner is _PLAIN and not server.draining:
-            before, behind = _plain_frame(size) if minute_qps <= 0.0 else _frame(size, minute_qps)
+            before, behind = _plain_frame(size) if rate is None else _frame(size, rate)
             self._write(b"".join((server.value_head, before, value, behind)))
         else:
-            before, behind = wire.response_head(size, minute_qps if minute_qps > 0.0 else None)
+            before, behind = wire.response_head(size, rate)
             self._send(manner, server.value_head, (before, value, behind), len(before) + size + len(behind))
 
     def send_error(self, response: wire.ErrorResponse, manner: _Manner) -> None:
