@@ -2,7 +2,8 @@
 
 One thread and one event loop, uvloop's. What happens to a request:
 
-1. httptools parses what has come, a slice at a time.
+1. httptools parses what has come, a slice at a time. A peer says the same in each request but for the target: what
+   follows that is not parsed again if it is what it was before.
 2. Its `_Connection` answers it. A value that is cached is copied once, into its answer, before the source is called
    again: its memory may be another value's then.
 3. A value that is not cached has to be loaded: a `_Visit` waits for it, and the requests behind it wait, too.
@@ -206,7 +207,7 @@ class _Connection(asyncio.Protocol):
         self._completed: list[_Request] = []  # in the bytes that came last
         self._at_begin = True  # of a request
         self._ended = False  # nothing is parsed any more
-        # What follows the request line in this client's requests, and what it says. None unless the parser is at the
+        # What follows the target in this client's requests, and what it says. None unless the parser is at the
         # begin of a request and nothing waits: then a request that goes on like this need not be parsed.
         self._usual: bytes | None = None
         self._usual_headers: dict[bytes, bytes] = {}
@@ -233,15 +234,17 @@ class _Connection(asyncio.Protocol):
             transport.close()
 
     def data_received(self, data: bytes) -> None:
-        line, _, rest = data.partition(b"\r\n")
-        if rest == self._usual and line.startswith(b"GET ") and line.endswith(b" HTTP/1.1"):
-            self._active = True
-            self._answer(line[4:-9], self._usual_headers, _PLAIN)
-        elif len(data) <= SLICE and not self._unread:
+        usual = self._usual
+        if usual is not None and data.endswith(usual) and data.startswith(b"GET "):
+            target = data[4 : -len(usual)]
+            if b" " not in target:  # else there are several requests
+                self._answer(target, self._usual_headers, _PLAIN)
+                return
+        if len(data) <= SLICE and not self._unread:
             was_at_begin = self._at_begin
             self._read(data)
             if was_at_begin:
-                self._learn(line, rest)
+                self._learn(data)
         elif not self._ending:
             self._unread = memoryview(bytes(self._unread) + data)
             self.settle()
@@ -262,12 +265,14 @@ class _Connection(asyncio.Protocol):
         if self._queue or self._stalled:
             self.settle()
 
-    def _learn(self, line: bytes, rest: bytes) -> None:
-        """See whether the bytes that came were one plain request, and the next may be like it."""
+    def _learn(self, data: bytes) -> None:
+        """See whether what came was one plain request, and the next may be like it."""
         if len(self._completed) == 1 and self._at_begin and not self._is_blocked():
-            _, headers, manner = self._completed[0]
-            if manner is _PLAIN and len(line.split()) == 3 and len(rest) <= MAX_USUAL:
-                self._usual, self._usual_headers = rest, headers
+            target, headers, manner = self._completed[0]
+            usual = data[4 + len(target) :]
+            line = b"GET %s HTTP/1.1\r\n" % target
+            if manner is _PLAIN and data.startswith(line) and len(usual) <= MAX_USUAL:
+                self._usual, self._usual_headers = usual, headers
 
     def _watch_head(self, new: int) -> None:
         """The head of a request has not come to its end."""
@@ -428,11 +433,12 @@ class _Connection(asyncio.Protocol):
             text = f"busy: clients have {server.unread_bytes} bytes of answers to read; ask again later"
             self.send_error(wire.error_response(503, text), manner)
             return
+        rate = minute_qps if minute_qps > 0.0 else None
         if manner is _PLAIN and not server.draining:
-            before, behind = _plain_frame(size) if minute_qps <= 0.0 else _frame(size, minute_qps)
+            before, behind = _frame(size, rate)
             self._write(b"".join((server.value_head, before, value, behind)))
         else:
-            before, behind = wire.response_head(size, minute_qps if minute_qps > 0.0 else None)
+            before, behind = wire.response_head(size, rate)
             self._send(manner, server.value_head, (before, value, behind), len(before) + size + len(behind))
 
     def send_error(self, response: wire.ErrorResponse, manner: _Manner) -> None:
@@ -553,15 +559,11 @@ def _locate(base_path: str, target: bytes) -> tuple[str, bytes]:
         raise wire.RequestError(f"group: got {group!r}, expected UTF-8", wire.no_such_group(group)) from None
 
 
+@functools.lru_cache(1024)
 def _frame(size: int, minute_qps: float | None) -> tuple[bytes, bytes]:
     """What goes before a value of that size, from the number behind ``Content-Length`` on, and what goes behind it."""
     before, behind = wire.response_head(size, minute_qps)
     return b"%d\r\n\r\n%s" % (len(before) + size + len(behind), before), behind
-
-
-@functools.lru_cache(1024)
-def _plain_frame(size: int) -> tuple[bytes, bytes]:
-    return _frame(size, None)
 
 
 # ---- The server
