@@ -2,18 +2,18 @@
 
     python benchmarks/peer.py [--rounds 5] [--seconds 5] [--go-peer PROGRAM]
 
-Each server is a process of its own. Ours answers from an arena, and sends a rate with each value; Go sends none. "one
+Each server is a process of its own; ours is a coordinator, whose worker waits. It sends a rate with each value. "one
 key" is one URL asked for all the time, "10 000 keys" asks for them in turn (a wrk script does, which costs wrk itself).
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import os
 import re
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -21,11 +21,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import uvloop
-
-from benchmarks.common import new_arena, ratio, table, verdict
-from mpgroupcache.net.server import PeerServer, Visitor
-from mpgroupcache.shm._writer import Arena
+import mpgroupcache
+from benchmarks.common import coordinator, ratio, table, verdict
 
 GO_SOURCE = Path(__file__).parent.parent / "tests" / "net" / "gopeer" / "main.go"
 GOPATH = Path("/usr/share/gocode")  # where Debian has the sources of its Go packages
@@ -42,34 +39,16 @@ end
 """
 
 
-class ArenaSource:
-    """A source of what is in one arena."""
-
-    def __init__(self, arena: Arena) -> None:
-        self._arena = arena
-
-    def find(self, group: str, key: bytes) -> tuple[memoryview, float] | None:
-        value = self._arena.find(key)
-        return None if value is None else (value, 60.0)
-
-    def visit(self, group: str, key: bytes, visitor: Visitor) -> None:
-        visitor.fail("LookupError", "not in the arena")
-
-    def leave(self, visitor: Visitor) -> None:
-        pass
-
-
-async def serve() -> None:
-    """Be our server until stdin ends."""
-    with tempfile.TemporaryDirectory() as directory, new_arena(f"{directory}/socket", 64 << 20) as (arena, _):
-        for size in (SMALL, LARGE):
-            arena.put(b"size:%d:" % size, b"x" * size)
-        for number in range(KEYS):
-            arena.put(b"size:%d:%d" % (SMALL, number), b"x" * SMALL)
-        server = await PeerServer.start(ArenaSource(arena), "127.0.0.1", 0, instance=os.urandom(16))
-        print(f"http://127.0.0.1:{server.port}", flush=True)
-        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-        await server.close()
+@contextlib.contextmanager
+def our_peer() -> Iterator[str]:
+    """Run a coordinator that serves peers, with this process as its worker; yields its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with coordinator("--listen", address) as (path, _):
+        mpgroupcache.configure(socket=path)
+        mpgroupcache.new_group("g", "64MiB", lambda ctx, key, dest: dest.set_bytes(b"x" * int(key.split(":")[1])))
+        mpgroupcache.connect()
+        yield f"http://{address}"
 
 
 @contextlib.contextmanager
@@ -86,15 +65,15 @@ def running(*command: str) -> Iterator[str]:
         process.communicate()
 
 
-def build_go_peer(directory: str) -> str | None:
-    """The Go peer's program; None where Go, groupcache or the source is missing."""
+def build_go(source: Path, directory: str) -> str | None:
+    """A Go program; None where Go, groupcache or the source is missing."""
     go = shutil.which("go")
-    if go is None or not GO_SOURCE.exists() or not (GOPATH / "src/github.com/golang/groupcache").is_dir():
+    if go is None or not source.exists() or not (GOPATH / "src/github.com/golang/groupcache").is_dir():
         return None
-    program = f"{directory}/gopeer"
+    program = f"{directory}/{source.parent.name}"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GO")}
     environment |= {"GO111MODULE": "off", "GOPATH": str(GOPATH)}
-    subprocess.run([go, "build", "-o", program, str(GO_SOURCE)], check=True, env=environment)
+    subprocess.run([go, "build", "-o", program, str(source)], check=True, env=environment)
     return program
 
 
@@ -133,13 +112,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5, help="of one run of wrk (%(default)s)")
     parser.add_argument("--go-peer", help="tests/net/gopeer, built; by default it is built here")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.serve:
-        uvloop.run(serve())
-        return
     with tempfile.TemporaryDirectory() as directory:
-        go_peer = options.go_peer or build_go_peer(directory)
+        go_peer = options.go_peer or build_go(GO_SOURCE, directory)
         if go_peer is None or shutil.which(WRK[0]) is None:
             print("\n  peer: wrk, Go or golang-github-golang-groupcache-dev is not installed: not measured")
             return
@@ -147,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
         script.write_text(SCRIPT)
         times = {}
         with (
-            running(sys.executable, "-m", "benchmarks.peer", "--serve") as ours,
+            our_peer() as ours,
             running(go_peer, "-cache-bytes", str(64 << 20)) as go,
         ):
             urls = {"mpgroupcache": ours, "Go": go}
