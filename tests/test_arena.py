@@ -505,7 +505,7 @@ def test_rates_are_those_of_all_workers_and_peers(instance_path: str, steps: lis
                 if served is not None:
                     model.count(key)
                     assert bytes(served[0]) == b"value"
-                    assert served[1] == pytest.approx(model.minute_qps(key), rel=1e-4)
+                    assert served[1] == pytest.approx(model.minute_qps(key), rel=0.032)
             elif step == "remove":
                 (key,) = rest
                 assert opened.arena.remove(key) == (key in model.since)

@@ -178,10 +178,11 @@ class Misses:
         """
         if (group := self._groups.named(name)) is None:
             raise NoSuchGroup(name)
+        if group.arena is not None and (found := group.arena.serve(key)) is not None:
+            return found
         self._control.count_request(group.id)
-        found = group.arena.serve(key) if group.arena is not None else None
-        self._control.count(group.id, Counter.LOADS if found is None else Counter.MAIN_HITS)
-        return found
+        self._control.count(group.id, Counter.LOADS)
+        return None
 
     def visit(self, name: str, key: bytes, visitor: Visitor) -> None:
         """A peer's get of what ``find`` did not find. It is loaded here, and never asked of another peer."""
@@ -286,10 +287,9 @@ class Misses:
             carried = value.carried if isinstance(value.carried, bytes) else memfd.read(value.fd, value.carried)
             group = self._groups.get(key[0])
             assert group is not None
+            rate = 0.0 if group.arena is None else group.arena.minute_qps(key[1])
             for guest in guests:
-                # The get that loaded it is not counted: a rate says how often the key would be asked for again.
-                found = group.arena.serve(key[1]) if group.arena is not None and guest is not guests[0] else None
-                guest.deliver(carried, 0.0 if found is None else found[1])
+                guest.deliver(carried, rate)
 
     # ---- Workers
 

@@ -80,6 +80,8 @@ _BASE_PATH: Final = re.compile(r"/(?:(?!\.{1,2}/)[A-Za-z0-9\-._~]+/)*")
 _CONTROL: Final = re.compile(rb"[\x00-\x20\x7f]")
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ABSOLUTE: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*:(?://[^/]*)?")
+# What stands for itself in a path: such a target needs no unescaping, and most are such.
+_PLAIN: Final = re.compile(rb"[A-Za-z0-9\-._~/:@!$&'()*,;=]*")
 _MILLISECONDS: Final = re.compile(rb"[0-9]{1,12}")
 _SECRET: Final = re.compile(rf"[!-~]{{1,{MAX_SECRET_BYTES}}}")
 _TEXT: Final = (b"Content-Type", b"text/plain; charset=utf-8")
@@ -158,6 +160,10 @@ def parse_target(base_path: str, target: bytes) -> Request:
     Raises ``RequestError`` with what Go's server would answer. A path outside ``base_path`` makes Go's handler panic,
     which closes the connection without a word; here it is what Go's mux answers if nothing is registered for a path.
     """
+    if len(target) <= MAX_KEY_BYTES and _PLAIN.fullmatch(target) and target.startswith(base := base_path.encode()):
+        group, slash, key = target[len(base) :].partition(b"/")
+        if slash:
+            return Request(group, key)
     if len(target) > MAX_TARGET_BYTES:
         raise _too_long("target", len(target), MAX_TARGET_BYTES)
     if _CONTROL.search(target):

@@ -120,7 +120,7 @@ class Arena:
         """The value, good until the next call on this arena, or None. A find is a touch."""
 
     def serve(self, key: bytes) -> tuple[memoryview, float] | None:
-        """For a peer's request: ``find``, the request counted in the key's rate, and that rate beside the value."""
+        """For a peer's request: ``find``, and the key's rate (to 3 %). A request that is served is counted as one."""
 
     def minute_qps(self, key: bytes) -> float:
         """Requests per second for a key, of workers and peers, in the last minute; 0.0 where it is not cached.

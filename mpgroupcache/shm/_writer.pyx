@@ -23,7 +23,7 @@ cdef extern from "reader.h" nogil:
 
 cdef extern from "writer.h":
     enum: MGC_TOO_LARGE, MGC_NO_ROOM, MGC_COUNTERS, MGC_MAX_GROUPS, MGC_MAX_KEY, MGC_GROUP_NAME_BYTES, MGC_RATE_SECOND
-    size_t MGC_CONTROL_SIZE, MGC_GROUPS_OFFSET, MGC_TOTALS_OFFSET
+    size_t MGC_CONTROL_SIZE, MGC_TOTALS_OFFSET
     uint64_t MGC_MAX_ARENA
     ctypedef struct mgc_counters:
         pass
@@ -76,8 +76,7 @@ cdef extern from "writer.h":
     void mgc_arena_sweep(mgc_arena *)
     size_t mgc_arena_check(const mgc_arena *, void (*)(void *, const char *) noexcept, void *)
     ctypedef uint64_t atomic64 "_Atomic uint64_t"
-    struct mgc_group_row:
-        atomic64 server_requests
+    void mgc_control_count_request(mgc_control *, uint32_t)
     void mgc_add(atomic64 *, uint64_t)
 
 
@@ -213,7 +212,7 @@ cdef class Control:
         self.check_open()
         if group >= MGC_MAX_GROUPS:
             raise IndexError(f"group {group}: expected less than {MGC_MAX_GROUPS}")
-        mgc_add(&(<mgc_group_row *> (self.control.base + MGC_GROUPS_OFFSET))[group].server_requests, 1)
+        mgc_control_count_request(self.control, group)
 
     def count(self, uint32_t group, uint32_t counter, uint64_t n=1) -> None:
         """Add to the coordinator's own counters of a group."""
@@ -321,7 +320,7 @@ cdef class Arena:
         return PyMemoryView_FromMemory(<char *> value, length, PyBUF_READ)
 
     def serve(self, bytes key not None):
-        """For a peer's request: ``find``, the request counted in the key's rate, and that rate beside the value."""
+        """For a peer's request: ``find``, and the key's rate (to 3 %). A request that is served is counted as one."""
         cdef const uint8_t *value
         cdef uint64_t length
         cdef double minute_qps

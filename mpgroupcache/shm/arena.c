@@ -231,7 +231,11 @@ int mgc_arena_serve(struct mgc_arena *arena, const uint8_t *key, size_t key_leng
         return 0;
     touch_entry(arena, slot, value, value_length);
     mgc_rate_count(&arena->links[slot].rate, 1, now);
-    *minute_qps = mgc_rate_qps(&arena->links[slot].rate, now);
+    *minute_qps = mgc_rate_round(mgc_rate_qps(&arena->links[slot].rate, now));
+    uint32_t group = arena->header->arena;
+    struct mgc_counters *totals = (struct mgc_counters *)(arena->control->base + MGC_TOTALS_OFFSET) + group;
+    mgc_add(arena->slots[slot].list == MGC_HOT ? &totals->hot_hits : &totals->main_hits, 1);
+    mgc_control_count_request(arena->control, group);
     return 1;
 }
 

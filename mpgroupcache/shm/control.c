@@ -89,6 +89,11 @@ int mgc_control_add_group(struct mgc_control *control, const uint8_t *name, size
     return (int)id;
 }
 
+void mgc_control_count_request(struct mgc_control *control, uint32_t group) {
+    struct mgc_group_row *rows = (struct mgc_group_row *)(control->base + MGC_GROUPS_OFFSET);
+    mgc_add(&rows[group].server_requests, 1);
+}
+
 uint32_t mgc_control_spare_regions(struct mgc_control *control, uint32_t spare) {
     uint32_t count = region_count(control), claimed = count;
     while (claimed && atomic_load_explicit(&region_at(control, claimed - 1)->state, memory_order_relaxed) == MGC_REGION_FREE)

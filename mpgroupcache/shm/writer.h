@@ -96,6 +96,9 @@ void mgc_segment_retire(int fd);
 /* Adds a group's row. Its number, or -ENOSPC after MGC_MAX_GROUPS. */
 int mgc_control_add_group(struct mgc_control *control, const uint8_t *name, size_t length, uint64_t budget);
 
+/* Counts a get that came from a peer. */
+void mgc_control_count_request(struct mgc_control *control, uint32_t group);
+
 /* Commits regions until at least `spare` are free above all claimed ones (a fork needs one above its own), and returns how
  * many are; fewer only when memory or numbers are out. */
 uint32_t mgc_control_spare_regions(struct mgc_control *control, uint32_t spare);
@@ -134,7 +137,7 @@ void mgc_arena_abandon(struct mgc_arena *arena, const struct mgc_reservation *re
 /* The coordinator's own lookup; a find is a touch. Returns 0 or 1. The bytes are good until the next call. */
 int mgc_arena_find(struct mgc_arena *arena, const uint8_t *key, size_t key_length, const uint8_t **value,
                    uint64_t *value_length);
-/* Find for a peer's request, which it counts. */
+/* Find for a peer's request. If the key is there it counts as one, as a hit, and in the key's rate, which is told to 3 %. */
 int mgc_arena_serve(struct mgc_arena *arena, const uint8_t *key, size_t key_length, const uint8_t **value,
                     uint64_t *value_length, double *minute_qps);
 /* A key's gets per second of all workers and peers, as of the last drain; 0 where it is not cached. Not a touch. */
