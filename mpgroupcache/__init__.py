@@ -7,6 +7,8 @@ loaded once, however many workers and threads ask.
     view = thumbs.get("cat.jpg")
 """
 
+from typing import TYPE_CHECKING, Any
+
 from mpgroupcache.config import configure
 from mpgroupcache.errors import (
     AlreadyRunning,
@@ -26,6 +28,9 @@ from mpgroupcache.shm._view import ByteView
 from mpgroupcache.sinks import BytesSink, ByteViewSink, ProtoSink, Sink, StringSink, TruncatingSink
 from mpgroupcache.stats import AtomicInt, CacheStats, CacheType, Stats
 
+if TYPE_CHECKING:
+    from mpgroupcache.pool import HTTPPool
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -43,6 +48,7 @@ __all__ = [
     "DeadlineExceeded",
     "Getter",
     "Group",
+    "HTTPPool",
     "LoadCycleError",
     "LoadError",
     "ProtoSink",
@@ -57,3 +63,12 @@ __all__ = [
     "get_group",
     "new_group",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Only a process that names peers pays for what speaks of them: protobuf, some megabytes in each worker.
+    if name == "HTTPPool":
+        from mpgroupcache.pool import HTTPPool
+
+        return HTTPPool
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,6 +14,7 @@ import random
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mpgroupcache import config
@@ -89,6 +90,8 @@ class Process:
             if self._failures:
                 logger.info("the coordinator is back: instance %s", self._link.instance)
             self._failures = 0
+            for tell in _on_link:
+                tell(self._link)
             return self._link
 
     def _begin_reattaching(self) -> None:
@@ -124,6 +127,14 @@ class Process:
         link, self._link = self._link, None
         if link is not None:
             link.close()
+
+
+_on_link: list[Callable[[Link], None]] = []
+
+
+def on_link(tell: Callable[[Link], None]) -> None:
+    """Have ``tell`` called with each new link of this process, and of its children. It raises nothing."""
+    _on_link.append(tell)
 
 
 _process: Process | None = None

@@ -44,6 +44,13 @@ GOLDEN: list[tuple[wire.Message, int, bytes, bytes]] = [
     (wire.Store(7, 65537), 0, b"mg\1\x05\0\0\0\0\0\0\0\7", b"\x92\x07\xce\x00\x01\x00\x01"),
     (wire.Fail(7, "E", "m"), 0, b"mg\1\x06\0\0\0\0\0\0\0\6", b"\x93\x07\xa1E\xa1m"),
     (wire.Return(7), 0, b"mg\1\x07\0\0\0\0\0\0\0\2", b"\x91\x07"),
+    (
+        wire.SetPeers("http://a", ("http://a", "http://b"), "/", 50, "crc32"),
+        1,
+        b"mg\1\x08\0\0\0\1\0\0\0\x26",
+        b"\x95\xa8http://a\x92\xa8http://a\xa8http://b\xa1/\x32\xa5crc32",
+    ),
+    (wire.PeersSet(), 1, b"mg\1\x18\0\0\0\1\0\0\0\1", b"\x90"),
     (wire.Welcome("i", "c", 9), 1, b"mg\1\x11\0\0\0\1\0\0\0\6", b"\x93\xa1i\xa1c\x09"),
     (wire.Declared(3, "s", 64, 1), 2, b"mg\1\x12\0\0\0\2\0\0\0\6", b"\x94\x03\xa1s\x40\x01"),
     (wire.Declared(3, None, 0, 1), 2, b"mg\1\x12\0\0\0\2\0\0\0\5", b"\x94\x03\xc0\x00\x01"),
@@ -265,6 +272,13 @@ WRONG: dict[wire.MessageType, list[tuple[str, list[Any]]]] = {
         ("arena", [-1, None]),
     ],
     wire.MessageType.VALUE: [("value", ["v", True, None, 65536]), ("origin", [0, 4, None, True])],
+    wire.MessageType.SET_PEERS: [
+        ("self_url", ["", b"u", "u" * 2001]),
+        ("peers", [None, ("",), (b"u",), ("u",) * (wire.MAX_PEERS + 1)]),
+        ("base_path", [""]),
+        ("replicas", [0, 10_001]),
+        ("hash", [""]),
+    ],
     wire.MessageType.LOAD: [("lease", [0]), ("group", ["", b"g"]), ("key", ["k", None])],
     wire.MessageType.FAILED: [
         ("code", [0, 4, None, "1", True, 1.5]),
@@ -329,6 +343,7 @@ messages: st.SearchStrategy[wire.Message] = st.one_of(
     st.builds(wire.Declared, sizes, st.none() | names, sizes, sizes),
     st.builds(wire.Value, values, st.sampled_from(wire.Origin)),
     st.builds(wire.Load, ids, names, keys),
+    st.builds(wire.SetPeers, names, st.lists(names, max_size=3).map(tuple), names, st.integers(1, 10_000), names),
     st.builds(wire.Failed, st.sampled_from(wire.FailureCode), texts, texts),
     st.sampled_from([wire.Cancel(), wire.Hit(), wire.Ping(), wire.Pong(), wire.Return(1), wire.Lease(1)]),
 )

@@ -20,9 +20,11 @@ from mpgroupcache.ipc.wire import (
     Hello,
     Load,
     Message,
+    PeersSet,
     Ping,
     Pong,
     Role,
+    SetPeers,
     Welcome,
     encode,
 )
@@ -96,6 +98,10 @@ class Link:
             answer = self.channel.request(Declare(name, cache_bytes, load_timeout)).message
             declared = self._declared[name] = _expect(Declared, answer)
         return declared
+
+    def set_peers(self, message: SetPeers) -> None:
+        """Name the ring. Raises ``CoordinatorError`` where the coordinator has it from its own options."""
+        _expect(PeersSet, self.channel.request(message).message)
 
     def group_id(self, name: str) -> int:
         """The id that the instance gave to a group which was declared on this link."""

@@ -18,8 +18,8 @@ from mpgroupcache.errors import ArenaError, ProtocolError
 from mpgroupcache.ipc import flights, memfd, wire
 from mpgroupcache.ipc.connection import Connection
 from mpgroupcache.ipc.groups import Groups, HostGroup
+from mpgroupcache.ipc.peering import Peering
 from mpgroupcache.net.outcomes import Fetched, Outcome, OwnerError, Unreached
-from mpgroupcache.net.peers import Peers
 from mpgroupcache.net.server import NoSuchGroup, Visitor
 from mpgroupcache.shm._writer import Control
 from mpgroupcache.stats import Counter
@@ -40,11 +40,11 @@ class _Value(Struct, frozen=True):
 class Misses:
     """The driver of the host's flights."""
 
-    def __init__(self, groups: Groups, control: Control, lease_timeout: float, peers: Peers | None) -> None:
+    def __init__(self, groups: Groups, control: Control, lease_timeout: float, peering: Peering) -> None:
         self._groups = groups
         self._control = control
         self._lease_timeout = lease_timeout
-        self._peers = peers
+        self._peering = peering
         # A loader that outlives an instance names its lease to the next one: there it must not be somebody else's.
         self._flights = flights.FlightTable(secrets.randbits(62))
         self._services: dict[bytes, Connection] = {}  # by worker
@@ -85,6 +85,8 @@ class Misses:
                     if waiter.request == request_id:
                         self._carry_out(self._flights.cancel(waiter))
                         break
+            case wire.SetPeers():
+                self._set_peers(connection, request_id, message)
             case wire.Declare():
                 self._declare(connection, request_id, message)
             case _:
@@ -101,6 +103,14 @@ class Misses:
         budget = group.arena.budget if group.arena is not None else 0
         connection.send(wire.Declared(group.id, segment, budget, group.incarnation), request_id)
 
+    def _set_peers(self, connection: Connection, request_id: int, message: wire.SetPeers) -> None:
+        try:
+            self._peering.set_peers(message)
+        except ValueError as error:
+            connection.send(_refused(str(error)), request_id)
+        else:
+            connection.send(wire.PeersSet(), request_id)
+
     def _ask(self, connection: Connection, request_id: int, message: wire.Ask) -> None:
         group = self._groups.get(message.group)
         if group is None:
@@ -111,7 +121,8 @@ class Misses:
             self._send_found(connection, request_id, found, message.copy)
             return
         waiter = flights.Waiter(owner=connection, held=message.held, request=request_id)
-        peer = None if self._peers is None else self._peers.owner(message.key)
+        peers = self._peering.peers
+        peer = None if peers is None else peers.owner(message.key)
         self._carry_out(self._flights.ask((group.id, message.key), waiter, peer))
 
     def _send_found(self, connection: Connection, request_id: int, found: memoryview, copy: bool) -> None:
@@ -209,8 +220,7 @@ class Misses:
         group_id, key = flight.key
         group = self._groups.get(group_id)
         assert group is not None
-        assert self._peers is not None
-        self._peers.fetch(flight.peer, group.name, key, functools.partial(self._fetched, group, flight))
+        flight.peer.fetch(group.name, key, functools.partial(self._fetched, group, flight))
 
     def _fetched(self, group: HostGroup, flight: flights.Flight, outcome: Outcome) -> None:
         match outcome:

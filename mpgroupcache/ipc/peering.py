@@ -6,6 +6,7 @@ import os
 from typing import Final
 
 from mpgroupcache.ipc.options import Options
+from mpgroupcache.ipc.wire import SetPeers
 from mpgroupcache.net import tls
 from mpgroupcache.net.membership import Membership, open_source
 from mpgroupcache.net.peers import PeerOptions, Peers
@@ -25,20 +26,40 @@ class Peering:
         self.peers: Peers | None = None
         """Who is asked for keys that are not this host's; None: there is no ring."""
         if options.self_url is not None:
-            self.peers = Peers(
-                PeerOptions(
-                    self_url=options.self_url,
-                    instance=self._instance,
-                    base_path=options.base_path,
-                    replicas=options.replicas,
-                    hash=options.hash,
-                    secret=options.secret,
-                    tls=tls.client_context(options.tls_ca, options.tls_cert, options.tls_key),
-                    request_timeout=options.peer_timeout,
-                )
-            )
+            self.peers = self._make_peers(options.self_url, options.base_path, options.replicas, options.hash)
             if options.peers:
                 self._membership = Membership(open_source(options.peers, options.self_url), self.peers.set)
+        self._named: SetPeers | None = None
+
+    def _make_peers(self, self_url: str, base_path: str, replicas: int, hash_name: str) -> Peers:
+        options = self._options
+        return Peers(
+            PeerOptions(
+                self_url=self_url,
+                instance=self._instance,
+                base_path=base_path,
+                replicas=replicas,
+                hash=hash_name,
+                secret=options.secret,
+                tls=tls.client_context(options.tls_ca, options.tls_cert, options.tls_key),
+                request_timeout=options.peer_timeout,
+            )
+        )
+
+    def set_peers(self, named: SetPeers) -> None:
+        """Take the ring that the application names. Raises ``ValueError`` where the options have one, or it cannot be.
+
+        Requests under way end as they would have.
+        """
+        if self._options.peers:
+            raise ValueError(f"got {len(named.peers)} peers from code, but the coordinator has its ring from --peer")
+        if named == self._named:
+            return  # each worker says the same
+        peers = self._make_peers(named.self_url, named.base_path, named.replicas, named.hash)
+        peers.set(named.peers)
+        before, self.peers, self._named = self.peers, peers, named
+        if before is not None:
+            before.set(())
 
     async def open(self, source: Source) -> None:
         """Serve peers from ``source``, and join the ring. Raises ``OSError`` or ``ValueError`` naming the option."""

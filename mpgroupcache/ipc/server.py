@@ -46,7 +46,7 @@ class Coordinator:
         self._loop = asyncio.get_running_loop()
         self._segment, self._control = open_instance(self.instance)  # before the socket: binding would take a live one
         self._groups = Groups(self.instance, self._control, options.max_bytes, options.max_value_share)
-        self._misses = Misses(self._groups, self._control, options.lease_timeout, peering.peers)
+        self._misses = Misses(self._groups, self._control, options.lease_timeout, peering)
         self._peering = peering
         self._loaders: Loaders | None = None
         self._connections: set[Connection] = set()

@@ -26,6 +26,8 @@ Messages (w: worker, c: coordinator; ``*``: one-way; ``?``: may be nil)::
                                                      the memfd passed along
     w>c *  FAIL      lease, type_name, message       the loader's exception; over-long texts are cut by the encoder
     w>c *  RETURN    lease                           the loader was left without a value or an error
+    w>c    SET_PEERS self, peers, base_path,         the ring as the application names it
+                     replicas, hash
     c>w    WELCOME   instance, control, pid          answers HELLO; control: name of the control segment
     c>w    DECLARED  group, segment?, cache_bytes    answers DECLARE; segment nil: caching is off; cache_bytes: the
                      [B], arena                      budget in force; arena: the arena's incarnation
@@ -33,6 +35,7 @@ Messages (w: worker, c: coordinator; ``*``: one-way; ``?``: may be nil)::
     c>w    HIT                                       answers ASK: it is in the arena, look again
     c>w    LEASE     lease                           answers ASK: the caller is to load
     c>w    FAILED    code, type_name, message        answers any request
+    c>w    PEERS_SET                                 answers SET_PEERS
     c>w *  LOAD      lease, group, key               on a service connection: load for a peer's request; the lease is
                                                      ended on the call connection
     both   PING                                      are you alive?
@@ -64,6 +67,7 @@ MAX_NAME_BYTES: Final = 255  # UTF-8 bytes; NAME_MAX, since segments are named a
 MAX_HELD: Final = 1024  # leases one caller may hold; Python's own recursion limit ends nested loaders before that
 MAX_TYPE_NAME: Final = 200  # characters of an exception type's name
 MAX_TEXT: Final = 8000  # characters of an error's text: a traceback's worth, not a dump
+MAX_PEERS: Final = 4096  # that code may name; some 40 bytes each
 MAX_PAYLOAD: Final = 256 << 10  # bytes; above the largest payload there is (about 73 KiB, an ASK), with room to grow
 TOKEN_BYTES: Final = 16  # of a worker's token: random, so that no two processes share one
 
@@ -82,6 +86,7 @@ class MessageType(IntEnum):
     STORE = 0x05
     FAIL = 0x06
     RETURN = 0x07
+    SET_PEERS = 0x08
     WELCOME = 0x11
     DECLARED = 0x12
     VALUE = 0x13
@@ -89,6 +94,7 @@ class MessageType(IntEnum):
     LEASE = 0x15
     FAILED = 0x16
     LOAD = 0x17
+    PEERS_SET = 0x18
     PING = 0x21
     PONG = 0x22
 
@@ -116,6 +122,7 @@ LeaseId: TypeAlias = Annotated[int, Meta(ge=1, le=_MAX_INT)]
 Held: TypeAlias = Annotated[tuple[LeaseId, ...], Meta(max_length=MAX_HELD)]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_BYTES)]
 Pid: TypeAlias = Annotated[int, Meta(ge=1, lt=1 << 31)]
+Replicas: TypeAlias = Annotated[int, Meta(ge=1, le=10_000)]
 Role: TypeAlias = Literal["call", "service"]
 Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
 Size: TypeAlias = Annotated[int, Meta(ge=0, le=_MAX_INT)]
@@ -124,6 +131,8 @@ MemfdSize: TypeAlias = Annotated[int, Meta(gt=INLINE_BYTES, le=_MAX_INT)]
 Carried: TypeAlias = Annotated[bytes, Meta(max_length=INLINE_BYTES)] | MemfdSize
 Text: TypeAlias = Annotated[str, Meta(max_length=MAX_TEXT)]
 Token: TypeAlias = Annotated[bytes, Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
+Url: TypeAlias = Annotated[str, Meta(min_length=1, max_length=2000)]
+Urls: TypeAlias = Annotated[tuple[Url, ...], Meta(max_length=MAX_PEERS)]
 TypeName: TypeAlias = Annotated[str, Meta(max_length=MAX_TYPE_NAME)]
 
 
@@ -182,6 +191,18 @@ class Fail(Message, frozen=True):
 
 class Return(Message, frozen=True):
     lease: LeaseId
+
+
+class SetPeers(Message, frozen=True):
+    self_url: Url
+    peers: Urls
+    base_path: Url
+    replicas: Replicas
+    hash: Name
+
+
+class PeersSet(Message, frozen=True):
+    pass
 
 
 class Welcome(Message, frozen=True):
@@ -251,6 +272,7 @@ MESSAGES: Final[Mapping[MessageType, type[Message]]] = {
     MessageType.STORE: Store,
     MessageType.FAIL: Fail,
     MessageType.RETURN: Return,
+    MessageType.SET_PEERS: SetPeers,
     MessageType.WELCOME: Welcome,
     MessageType.DECLARED: Declared,
     MessageType.VALUE: Value,
@@ -258,6 +280,7 @@ MESSAGES: Final[Mapping[MessageType, type[Message]]] = {
     MessageType.LEASE: Lease,
     MessageType.FAILED: Failed,
     MessageType.LOAD: Load,
+    MessageType.PEERS_SET: PeersSet,
     MessageType.PING: Ping,
     MessageType.PONG: Pong,
 }

@@ -37,8 +37,11 @@ def value_of(key: bytes) -> bytes:
 class Getting:
     """A worker's process: it gets, and loads, and counts its loads."""
 
-    def __init__(self, socket: str, cache_bytes: int) -> None:
+    def __init__(self, socket: str, cache_bytes: int, pool: tuple[str, list[str]] | None = None) -> None:
         mpgroupcache.configure(socket=socket)
+        if pool is not None:
+            self.pool = mpgroupcache.HTTPPool(pool[0])
+            self.pool.set(*pool[1])
         self._loads: collections.Counter[bytes] = collections.Counter()
         self.group = mpgroupcache.new_group(GROUP, cache_bytes, self._load)
         mpgroupcache.connect()
@@ -56,6 +59,9 @@ class Getting:
     def wrong(self, keys: Iterable[bytes]) -> list[bytes]:
         """Get all these keys; those whose values are wrong."""
         return [key for key in keys if self.group.get(key) != value_of(key)]
+
+    def set_peers(self, urls: list[str]) -> None:
+        self.pool.set(*urls)
 
     def loads(self) -> dict[bytes, int]:
         return dict(self._loads)
@@ -90,7 +96,9 @@ class Host:
         self.url = self_url or f"http://{address}"
         self.socket = str(directory / address.replace(":", "-"))
         self._prefix = prefix
-        self._options = ["--listen", address, "--self", self.url, *options]
+        self._options = ["--listen", address, *options]
+        if ring:
+            self._options += ["--self", self.url]
         for peer in ring:
             self._options += ["--peer", peer]
         self._workers: list[Child] = []
@@ -100,9 +108,9 @@ class Host:
         """Start the coordinator; again, if it ended."""
         self.daemon = Daemon(self.socket, *self._options, prefix=self._prefix).wait_serving()
 
-    def worker(self, cache_bytes: int = 64 << 20) -> Child:
-        """Start a worker, which `Getting` describes; it has declared its group then."""
-        worker = Child(Getting, self.socket, cache_bytes)
+    def worker(self, cache_bytes: int = 64 << 20, pool: list[str] | None = None) -> Child:
+        """Start a worker, which `Getting` describes; it has declared its group then. ``pool``: peers that it names."""
+        worker = Child(Getting, self.socket, cache_bytes, None if pool is None else (self.url, pool))
         self._workers.append(worker)
         worker.call("loads")
         return worker

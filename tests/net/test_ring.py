@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import signal
 import threading
 from collections.abc import Callable
@@ -66,6 +67,50 @@ def test_requests_of_peers_are_counted_and_the_hottest_keys_copied() -> None:
         assert 0 < here.call("hot_items") <= len(owned)
         assert here.call("stats").cache_hits > 11 * (len(KEYS) - len(owned))
         assert there.call("hot_items") == 0
+
+
+def test_a_ring_that_code_names(tmp_path_factory: pytest.TempPathFactory) -> None:
+    directory = tmp_path_factory.mktemp("h")
+    places = addresses(3)
+    urls = [f"http://{address}" for address in places]
+    hosts = [Host(directory, address, []) for address in places]
+    try:
+        workers = [host.worker(pool=urls[:2]) for host in hosts[:2]]
+        for worker in workers:
+            assert worker.call("wrong", KEYS) == []
+        assert total([worker.call("loads") for worker in workers]) == dict.fromkeys(KEYS, 1)
+        workers.append(hosts[2].worker(pool=urls))
+        for worker in workers:
+            worker.call("set_peers", urls)
+        more = [b"more %d" % i for i in range(100)]
+        for worker in workers:
+            assert worker.call("wrong", more) == []
+            assert worker.call("wrong", KEYS) == []
+        loads = [worker.call("loads") for worker in workers]
+        assert all(set(some) & set(more) for some in loads)
+        assert {key: count for key, count in total(loads).items() if key in more} == dict.fromkeys(more, 1)
+        hosts[0].daemon.send(signal.SIGKILL)  # the ring comes back with the workers, from their code
+        hosts[0].daemon.wait()
+        hosts[0].start()
+        before = workers[0].call("stats").peer_loads
+        numbers = itertools.count()
+        wait_until(
+            lambda: (
+                workers[0].call("wrong", [b"again %d" % next(numbers) for _ in range(4)]) == []
+                and workers[0].call("stats").peer_loads > before
+            )
+        )
+    finally:
+        for host in hosts:
+            host.close()
+
+
+def test_peers_given_to_the_coordinator_win_over_code(capfd: pytest.CaptureFixture[str]) -> None:
+    with Ring(2) as ring:
+        here, there = ring.hosts[0].worker(pool=["http://10.0.0.1:8080"]), ring.hosts[1].worker()
+        assert here.call("wrong", KEYS) == []
+        assert there.call("loads")
+        assert "from --peer" in capfd.readouterr().err
 
 
 def test_large_values(tmp_path_factory: pytest.TempPathFactory) -> None:
