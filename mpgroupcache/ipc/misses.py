@@ -20,7 +20,7 @@ from mpgroupcache.ipc.connection import Connection
 from mpgroupcache.ipc.groups import Groups, HostGroup
 from mpgroupcache.ipc.peering import Peering
 from mpgroupcache.net.outcomes import Fetched, Outcome, OwnerError, Unreached
-from mpgroupcache.net.server import NoSuchGroup, Visitor
+from mpgroupcache.net.source import NoSuchGroup, Visitor
 from mpgroupcache.shm._writer import Control
 from mpgroupcache.stats import Counter
 

@@ -8,9 +8,11 @@ from typing import Final
 from mpgroupcache.ipc.options import Options
 from mpgroupcache.ipc.wire import SetPeers
 from mpgroupcache.net import tls
+from mpgroupcache.net.addresses import parse_address
 from mpgroupcache.net.membership import Membership, open_source
 from mpgroupcache.net.peers import PeerOptions, Peers
-from mpgroupcache.net.server import PeerServer, Source, parse_address
+from mpgroupcache.net.server import PeerServer
+from mpgroupcache.net.source import Source
 
 INSTANCE_BYTES: Final = 16  # random: by which a request that comes from this host itself is known
 

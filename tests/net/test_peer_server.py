@@ -20,9 +20,11 @@ from hypothesis import strategies as st
 from peerkeys import ODD_KEYS
 from workers import wait_until
 
-from mpgroupcache.net import server as module
 from mpgroupcache.net import wire
-from mpgroupcache.net.server import Limits, NoSuchGroup, PeerServer, Visitor, format_address, parse_address
+from mpgroupcache.net.addresses import format_address, parse_address
+from mpgroupcache.net.connection import Connection, Limits
+from mpgroupcache.net.server import PeerServer
+from mpgroupcache.net.source import NoSuchGroup, Visitor
 from mpgroupcache.net.tls import client_context, server_context
 
 if TYPE_CHECKING:
@@ -462,7 +464,7 @@ def answers_to(pieces: list[bytes]) -> tuple[bytes, bool]:
         server = PeerServer(FakeSource(), instance=INSTANCE)
         server.value_head = b"HTTP/1.1 200 OK\r\nContent-Length: "
         server.common_headers = b"Content-Length: "
-        connection, transport = module._Connection(server), FakeTransport()
+        connection, transport = Connection(server), FakeTransport()
         connection.connection_made(transport)  # type: ignore[arg-type]
         for piece in pieces:
             if not transport.closed:
