@@ -29,7 +29,7 @@ class Stats:
     """Flights that a peer answered, from its cache or by a load of its own."""
 
     peer_errors: int = 0
-    """Flights whose peer failed; they went on with a loader here."""
+    """Flights whose peer failed, which went on with a loader here, and those whose loader raised there, which ended."""
 
     loads: int = 0
     """Gets that were not hits and went on to a flight: ``gets - cache_hits``."""

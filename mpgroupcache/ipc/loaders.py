@@ -68,6 +68,7 @@ class Loaders:
                 "mpgroupcache.ipc.loader",
                 self._app,
                 stdin=asyncio.subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is the coordinator's: it ends them in order
                 env={**os.environ, SOCKET_VARIABLE: self._socket},
             )
         except OSError as error:
