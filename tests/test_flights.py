@@ -585,7 +585,7 @@ def test_stale_leases_make_no_circle(table: FlightTable) -> None:
 
 @dataclass
 class ModelFlight:
-    live: Waiter
+    live: Waiter | None  # None: a loader is sought
     revoked: list[Waiter]
     queue: list[Waiter]
 
@@ -597,6 +597,7 @@ class Model(RuleBasedStateMachine):
         super().__init__()
         self.table = FlightTable()
         self.flights: dict[str, ModelFlight] = {}
+        self.fetches: dict[str, list[Waiter]] = {}
         self.waiters: list[Waiter] = []
         self.leases: list[tuple[int, Waiter]] = []  # of all times
         self.outcomes: dict[Waiter, list[str]] = {}
@@ -605,13 +606,13 @@ class Model(RuleBasedStateMachine):
     # What is the case
 
     def lease_of(self, waiter: Waiter) -> int:
-        return next(lease_id for lease_id, holder in self.leases if holder is waiter)
+        return next((lease_id for lease_id, holder in self.leases if holder is waiter), 0)  # 0: not granted yet
 
     def holder(self, lease_id: int) -> tuple[str, Waiter, bool] | None:
         """The key, the holder, and whether it is live, of a lease that counts."""
         for key, flight in self.flights.items():
             for waiter in (flight.live, *flight.revoked):
-                if self.lease_of(waiter) == lease_id:
+                if waiter is not None and self.lease_of(waiter) == lease_id:
                     return key, waiter, waiter is flight.live
         return None
 
@@ -621,7 +622,7 @@ class Model(RuleBasedStateMachine):
             for key, flight in self.flights.items()
             for waiter in (flight.live, *flight.queue)
             for waiting, other in self.flights.items()
-            if self.lease_of(other.live) in self.held[waiter]
+            if waiter is not None and other.live is not None and self.lease_of(other.live) in self.held[waiter]
         }
 
     def reachable(self, start: str) -> set[str]:
@@ -645,6 +646,10 @@ class Model(RuleBasedStateMachine):
                     got.append((type(action).__name__, key, waiters, outcome))
                     for waiter in waiters:
                         self.outcomes[waiter].append(type(action).__name__)
+                case Fetch(flight=flight):
+                    got.append(("fetch", flight.key))
+                case Seek(flight=flight):
+                    got.append(("seek", flight.key))
                 case Cycle(waiter=waiter):
                     got.append(("cycle", waiter))
                     self.outcomes[waiter].append("cycle")
@@ -655,10 +660,41 @@ class Model(RuleBasedStateMachine):
         if not flight.queue:
             del self.flights[key]
             return []
-        flight.live = flight.queue.pop(0)
+        flight.live = next((waiter for waiter in flight.queue if not waiter.guest), None)
+        if flight.live is None:
+            return [("seek", key)]
+        flight.queue.remove(flight.live)
         return [("grant", flight.live)]
 
+    def enter(self, key: str, waiter: Waiter, peer: bool = False) -> list[tuple[Any, ...]]:
+        flight = self.flights.get(key)
+        held = self.held[waiter]
+        named = {k for k, f in self.flights.items() if f.live is not None and self.lease_of(f.live) in held}
+        if flight is not None:
+            if named & self.reachable(key):
+                return [("cycle", waiter)]
+            if flight.live is None and not waiter.guest:
+                flight.live = waiter
+                return [("grant", waiter)]
+            flight.queue.append(waiter)
+            return []
+        if waiter.guest:
+            self.flights[key] = ModelFlight(None, [], [waiter])
+            return [("seek", key)]
+        if key in self.fetches:
+            self.fetches[key].append(waiter)
+            return []
+        if peer:
+            self.fetches[key] = [waiter]
+            return [("fetch", key)]
+        self.flights[key] = ModelFlight(waiter, [], [])
+        return [("grant", waiter)]
+
     def leave(self, waiter: Waiter) -> list[tuple[Any, ...]]:
+        for queue in self.fetches.values():
+            if waiter in queue:
+                queue.remove(waiter)
+                self.outcomes[waiter].append("left")
         for key, flight in list(self.flights.items()):
             if waiter in flight.queue:
                 flight.queue.remove(waiter)
@@ -671,35 +707,71 @@ class Model(RuleBasedStateMachine):
 
     # What happens
 
-    @rule(key=st.sampled_from("abcd"), owner=st.integers(1, 3), data=st.data())
-    def ask(self, key: str, owner: int, data: st.DataObject) -> None:
+    @rule(key=st.sampled_from("abcd"), owner=st.integers(4, 5))
+    def visit(self, key: str, owner: int) -> None:
+        waiter = self.newcomer(Waiter(owner, guest=True))
+        expected = self.enter(key, waiter)
+        self.perform(self.table.ask(key, waiter, "peer"), expected)
+
+    @precondition(lambda self: any(flight.live is None for flight in self.flights.values()))
+    @rule(owner=st.integers(1, 3), found=st.booleans(), data=st.data())
+    def answer_a_seek(self, owner: int, found: bool, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from([key for key, flight in self.flights.items() if flight.live is None]))
+        flight, model = self.table.flight(key), self.flights[key]
+        assert flight is not None
+        if found:
+            model.live = self.newcomer(Waiter(owner))
+            self.perform(self.table.enlist(flight, model.live), [("grant", model.live)])
+        else:
+            del self.flights[key]
+            self.perform(self.table.no_loader(flight, "none"), [("Fail", key, tuple(model.queue), "none")])
+
+    @precondition(lambda self: self.fetches)
+    @rule(event=st.sampled_from(["fetched", "refused", "unreached"]), data=st.data())
+    def end_a_fetch(self, event: str, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(sorted(self.fetches)))
+        flight, queue = self.table.fetch(key), self.fetches.pop(key)
+        assert flight is not None
+        if event == "unreached":
+            expected = []
+            for waiter in queue:  # which asks again
+                self.waiters.remove(waiter)
+                self.waiters.append(waiter)
+                self.held[waiter] = tuple(lease_id for lease_id in self.held[waiter] if self.holder(lease_id))
+                expected += self.enter(key, waiter)
+            # Grants number leases as they come: the model learns of them before it is asked for cycles by them.
+            self.perform(self.table.unreached(flight), expected)
+        else:
+            kind = "Deliver" if event == "fetched" else "Fail"
+            self.perform(getattr(self.table, event)(flight, event), [(kind, key, tuple(queue), event)])
+
+    def newcomer(self, waiter: Waiter) -> Waiter:
+        self.waiters.append(waiter)
+        self.outcomes[waiter] = []
+        self.held[waiter] = ()
+        return waiter
+
+    @rule(key=st.sampled_from("abcd"), owner=st.integers(1, 3), peer=st.booleans(), data=st.data())
+    def ask(self, key: str, owner: int, peer: bool, data: st.DataObject) -> None:
         held: tuple[int, ...] = ()
         # Mostly inside the loaders of live leases, and now and then with any: stale, unknown, not inside each other.
-        live = [self.lease_of(flight.live) for flight in self.flights.values()]
+        live = [self.lease_of(flight.live) for flight in self.flights.values() if flight.live is not None]
         for lease_id in data.draw(st.lists(st.sampled_from(live or [1]), max_size=2), "inside loaders of"):
             held += (*next((self.held[holder] for at, holder in self.leases if at == lease_id), ()), lease_id)
         held += tuple(data.draw(st.lists(st.integers(1, len(self.leases) + 1), max_size=1), "and of any"))
-        waiter = Waiter(owner, held)
-        self.waiters.append(waiter)
-        self.outcomes[waiter] = []
+        waiter = self.newcomer(Waiter(owner, held))
         self.held[waiter] = tuple(lease_id for lease_id in held if self.holder(lease_id) is not None)
-        flight = self.flights.get(key)
-        named = {k for k, f in self.flights.items() if self.lease_of(f.live) in held}
-        if flight is None:
-            self.flights[key] = ModelFlight(waiter, [], [])
-            self.perform(self.table.ask(key, waiter), [("grant", waiter)])
-        elif named & self.reachable(key):
-            actions = self.table.ask(key, waiter)
-            self.perform(actions, [("cycle", waiter)])
+        named = {k for k, f in self.flights.items() if f.live is not None and self.lease_of(f.live) in held}
+        expected = self.enter(key, waiter, peer)
+        actions = self.table.ask(key, waiter, "peer" if peer else None)
+        self.perform(actions, expected)
+        if expected == [("cycle", waiter)]:
             [cycle] = actions
             assert isinstance(cycle, Cycle)
             assert len(set(cycle.keys)) == len(cycle.keys)
             assert key in cycle.keys
             round_it = zip(cycle.keys, cycle.keys[1:] + cycle.keys[:1], strict=True)
             assert set(round_it) <= self.edges() | {(k, key) for k in named}
-        else:
-            flight.queue.append(waiter)
-            self.perform(self.table.ask(key, waiter), [])
 
     @precondition(lambda self: self.leases)
     @rule(event=st.sampled_from(["value", "error", "give_back", "revoke"]), data=st.data())
@@ -735,15 +807,17 @@ class Model(RuleBasedStateMachine):
         expected = self.leave(waiter)
         self.perform(self.table.cancel(waiter), expected)
 
-    @rule(owner=st.integers(1, 3))
+    @rule(owner=st.integers(1, 5))
     def lose(self, owner: int) -> None:
-        inside = [w for f in self.flights.values() for w in (*f.queue, *f.revoked, f.live) if w.owner == owner]
+        queues = [*self.fetches.values(), *(flight.queue for flight in self.flights.values())]
+        members = [w for f in self.flights.values() for w in (*f.revoked, f.live) if w is not None]
+        inside = [w for w in (*members, *(w for queue in queues for w in queue)) if w.owner == owner]
         lost = [w for w in self.waiters if w in inside]  # in order of arrival
-        waiting = [w for w in lost if any(w in f.queue for f in self.flights.values())]
+        waiting = [w for w in lost if any(w in queue for queue in queues)]
         expected: list[tuple[Any, ...]] = []
         for waiter in [*waiting, *(w for w in lost if w not in waiting)]:
             expected += self.leave(waiter)
-        assert {waiter.owner for _, waiter in expected}.isdisjoint({owner})
+        assert {waiter.owner for kind, waiter in expected if kind == "grant"}.isdisjoint({owner})
         self.perform(self.table.lose(owner), expected)
 
     # What always holds
@@ -751,12 +825,15 @@ class Model(RuleBasedStateMachine):
     @invariant()
     def the_table_agrees(self) -> None:
         assert self.table.check() == []
-        assert len(self.table) == len(self.flights)
+        assert len(self.table) == len(self.flights) + len(self.fetches)
+        for key, queue in self.fetches.items():
+            fetch = self.table.fetch(key)
+            assert fetch is not None
+            assert list(fetch.waiters) == queue
         for key, model in self.flights.items():
             flight = self.table.flight(key)
             assert flight is not None
-            assert flight.lease is not None
-            assert flight.lease.holder is model.live
+            assert (None if flight.lease is None else flight.lease.holder) is model.live
             assert list(flight.waiters) == model.queue
             assert list(flight.revoked) == model.revoked
 
@@ -770,11 +847,21 @@ class Model(RuleBasedStateMachine):
     @invariant()
     def waiters_have_one_outcome(self) -> None:
         waiting = {waiter for flight in self.flights.values() for waiter in flight.queue}
+        waiting.update(waiter for queue in self.fetches.values() for waiter in queue)
         for waiter, outcomes in self.outcomes.items():
             assert len(outcomes) == (0 if waiter in waiting else 1)
 
     def teardown(self) -> None:
+        for key, queue in list(self.fetches.items()):
+            fetch = self.table.fetch(key)
+            assert fetch is not None
+            self.perform(self.table.fetched(fetch, 0), [("Deliver", key, tuple(queue), 0)])
         for key, flight in list(self.flights.items()):
+            if flight.live is None:
+                sought = self.table.flight(key)
+                assert sought is not None
+                self.perform(self.table.no_loader(sought, 0), [("Fail", key, tuple(flight.queue), 0)])
+                continue
             lease_id = self.lease_of(flight.live)
             self.perform(self.table.value(lease_id, 0), [("Deliver", key, tuple(flight.queue), 0)])
         assert_nothing_left(self.table)

@@ -288,8 +288,8 @@ def test_all_is_frozen() -> None:
     assert set(mpgroupcache.__all__) == {
         "AlreadyRunning", "ArenaError", "AtomicInt", "ByteView", "ByteViewSink", "BytesSink", "CacheError",
         "CacheStats", "CacheType", "CoordinatorError", "CoordinatorUnavailable", "DeadlineExceeded", "Getter", "Group",
-        "LoadCycleError", "LoadError", "ProtoSink", "ProtocolError", "Sink", "Stats", "StringSink", "TruncatingSink",
-        "cached", "configure", "connect", "get_group", "new_group",
+        "HTTPPool", "LoadCycleError", "LoadError", "ProtoSink", "ProtocolError", "Sink", "Stats", "StringSink",
+        "TruncatingSink", "cached", "configure", "connect", "get_group", "new_group",
     }  # fmt: skip
     assert all(hasattr(mpgroupcache, name) for name in mpgroupcache.__all__)
 

@@ -115,6 +115,13 @@ TRANSITIONS: Final[Mapping[State, Mapping[tuple[Event, Role], tuple[Step, State]
         (Event.LOSE, Role.GUEST): (Step.REMOVE, State.SEEKING),
         (Event.ENLIST, Role.NOBODY): (Step.LEAD, State.LEASED),
         (Event.NO_LOADER, Role.NOBODY): (Step.FAIL, State.ENDED),
+        # From one whose lease was taken away: as in LEASED. An owner that is lost may have had the live lease as well.
+        (Event.VALUE, Role.REVOKED): (Step.DELIVER, State.ENDED),
+        (Event.ERROR, Role.REVOKED): (Step.REMOVE, State.SEEKING),
+        (Event.RETURN, Role.REVOKED): (Step.REMOVE, State.SEEKING),
+        (Event.REVOKE, Role.REVOKED): (Step.NONE, State.SEEKING),
+        (Event.CANCEL, Role.REVOKED): (Step.REMOVE, State.SEEKING),
+        (Event.LOSE, Role.REVOKED): (Step.REMOVE, State.SEEKING),
     },
     State.UNLEASED: {
         (Event.ASK, Role.NOBODY): (Step.LEAD, State.LEASED),
