@@ -96,6 +96,18 @@ class Step(_Plain):
     NONE = auto()
 
 
+def _of_revoked(state: State) -> dict[tuple[Event, Role], tuple[Step, State]]:
+    """What comes from one whose lease was taken away: only its value still counts."""
+    return {
+        (Event.VALUE, Role.REVOKED): (Step.DELIVER, State.ENDED),
+        (Event.ERROR, Role.REVOKED): (Step.REMOVE, state),
+        (Event.RETURN, Role.REVOKED): (Step.REMOVE, state),
+        (Event.REVOKE, Role.REVOKED): (Step.NONE, state),
+        (Event.CANCEL, Role.REVOKED): (Step.REMOVE, state),
+        (Event.LOSE, Role.REVOKED): (Step.REMOVE, state),
+    }
+
+
 TRANSITIONS: Final[Mapping[State, Mapping[tuple[Event, Role], tuple[Step, State]]]] = {
     State.AWAY: {
         (Event.ASK, Role.NOBODY): (Step.FETCH, State.FETCHING),
@@ -115,13 +127,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[tuple[Event, Role], tuple[Step, State]
         (Event.LOSE, Role.GUEST): (Step.REMOVE, State.SEEKING),
         (Event.ENLIST, Role.NOBODY): (Step.LEAD, State.LEASED),
         (Event.NO_LOADER, Role.NOBODY): (Step.FAIL, State.ENDED),
-        # From one whose lease was taken away: as in LEASED. An owner that is lost may have had the live lease as well.
-        (Event.VALUE, Role.REVOKED): (Step.DELIVER, State.ENDED),
-        (Event.ERROR, Role.REVOKED): (Step.REMOVE, State.SEEKING),
-        (Event.RETURN, Role.REVOKED): (Step.REMOVE, State.SEEKING),
-        (Event.REVOKE, Role.REVOKED): (Step.NONE, State.SEEKING),
-        (Event.CANCEL, Role.REVOKED): (Step.REMOVE, State.SEEKING),
-        (Event.LOSE, Role.REVOKED): (Step.REMOVE, State.SEEKING),
+        **_of_revoked(State.SEEKING),  # an owner that is lost may have had the live lease as well
     },
     State.UNLEASED: {
         (Event.ASK, Role.NOBODY): (Step.LEAD, State.LEASED),
@@ -144,13 +150,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[tuple[Event, Role], tuple[Step, State]
         (Event.REVOKE, Role.HOLDER): (Step.REMEMBER, State.UNLEASED),
         (Event.CANCEL, Role.HOLDER): (Step.REMOVE, State.UNLEASED),  # its cancellation crossed the grant
         (Event.LOSE, Role.HOLDER): (Step.REMOVE, State.UNLEASED),
-        # From one whose lease was taken away: only its value still counts.
-        (Event.VALUE, Role.REVOKED): (Step.DELIVER, State.ENDED),
-        (Event.ERROR, Role.REVOKED): (Step.REMOVE, State.LEASED),
-        (Event.RETURN, Role.REVOKED): (Step.REMOVE, State.LEASED),
-        (Event.REVOKE, Role.REVOKED): (Step.NONE, State.LEASED),
-        (Event.CANCEL, Role.REVOKED): (Step.REMOVE, State.LEASED),
-        (Event.LOSE, Role.REVOKED): (Step.REMOVE, State.LEASED),
+        **_of_revoked(State.LEASED),
     },
     State.ENDED: {},  # nothing leads to an ended flight any more
 }

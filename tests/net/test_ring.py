@@ -212,7 +212,8 @@ def test_a_ring_with_go_peers(start_go_peer: Callable[..., GoPeer]) -> None:
 
 
 def test_members_are_killed_and_restarted_under_load(start_go_peer: Callable[..., GoPeer]) -> None:
-    go = start_go_peer("-groups", GROUP)
+    [place] = addresses(1)
+    go = start_go_peer("-groups", GROUP, "-listen", place)
     with Ring(3, "--peer-timeout", "1", others=[go.url]) as ring:
         go.set_peers(*ring.urls)
         workers = [host.worker(1 << 20) for host in ring.hosts]
@@ -235,8 +236,11 @@ def test_members_are_killed_and_restarted_under_load(start_go_peer: Callable[...
                 host.daemon.send(signal.SIGKILL)
                 host.daemon.wait()
                 host.start()
-                if turn == 2:
+                if turn % 2:
                     go.close()
+                    go = start_go_peer("-groups", GROUP, "-listen", place)
+                    assert go.url in ring.urls
+                    go.set_peers(*ring.urls)
         finally:
             stop.set()
             for thread in threads:
