@@ -1,4 +1,5 @@
-"""Loads of a worker without a coordinator: uncached, but each key once at a time in the process.
+"""Flights of one process: of its groups while there is no coordinator, uncached but each key once at a time, and those
+of ``singleflight``.
 
 The same state machine as the coordinator's, driven by this process's threads, greenlets and tasks.
 """
@@ -9,7 +10,7 @@ import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from contextvars import ContextVar
-from typing import ParamSpec, TypeAlias
+from typing import Any, NamedTuple, ParamSpec, TypeAlias
 
 from mpgroupcache.errors import LoadCycleError, LoadError
 from mpgroupcache.ipc.flights import Action, Cycle, Deliver, Fail, FlightTable, Grant, Waiter
@@ -19,12 +20,19 @@ P = ParamSpec("P")
 held_alone: ContextVar[tuple[int, ...]] = ContextVar("mpgroupcache_held_alone", default=())
 """The process's own leases that the running code loads for, outermost first."""
 
-Outcome: TypeAlias = int | bytes
-"""A lease, whose holder is to load, or the value that another caller's load brought."""
+
+class Delivered(NamedTuple):
+    """What another caller's load brought."""
+
+    value: Any
+
+
+Outcome: TypeAlias = int | Delivered
+"""Of an ask: a lease, whose holder is to load, or the value."""
 
 
 class LocalFlights:
-    """The flights of one process."""
+    """The flights of one process. Keys are pairs of a group, or its name, and what it is asked for."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -42,7 +50,7 @@ class LocalFlights:
         """The caller gave up; a lease that it was given meanwhile goes to the next."""
         self._drive(self._table.cancel, waiter)
 
-    def store(self, lease: int, value: bytes) -> None:
+    def store(self, lease: int, value: Any) -> None:
         """The holder of a lease has the value."""
         self._drive(self._table.value, lease, value)
 
@@ -69,10 +77,12 @@ def _carry_out(actions: list[Action]) -> None:
                 waiter.request.set_result(lease.id)
             case Deliver(waiters=waiters, value=value):
                 for waiter in waiters:
-                    waiter.request.set_result(value)
+                    waiter.request.set_result(Delivered(value))
             case Fail(waiters=waiters, error=error):
-                for waiter in waiters:
-                    waiter.request.set_exception(LoadError(*describe_error(error)))
+                for waiter in waiters:  # each its own: raising one object in many threads mixes up its tracebacks
+                    failed = LoadError(*describe_error(error))
+                    failed.__cause__ = error
+                    waiter.request.set_exception(failed)
             case Cycle(waiter=waiter, keys=keys):
                 waiter.request.set_exception(LoadCycleError(describe_cycle(keys)))
 
