@@ -41,6 +41,7 @@ format: $(VENV)/installed-lint
 
 proto: $(VENV)/installed-proto
 	$(BIN)/protoc --python_out=. --pyi_out=. mpgroupcache/net/groupcachepb.proto
+	cd tests/go && ../../$(BIN)/protoc --python_out=. --pyi_out=. testpb.proto
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks

@@ -9,6 +9,7 @@ loaded once, however many workers and threads ask.
 
 from typing import TYPE_CHECKING, Any
 
+from mpgroupcache import lru, singleflight
 from mpgroupcache.config import configure
 from mpgroupcache.errors import (
     AlreadyRunning,
@@ -23,7 +24,21 @@ from mpgroupcache.errors import (
 )
 from mpgroupcache.getters import Getter
 from mpgroupcache.group import Group
-from mpgroupcache.registry import cached, connect, get_group, new_group
+from mpgroupcache.peers import (
+    NoPeers,
+    PeerPicker,
+    ProtoGetter,
+    register_peer_picker,
+    register_per_group_peer_picker,
+)
+from mpgroupcache.registry import (
+    cached,
+    connect,
+    get_group,
+    new_group,
+    register_new_group_hook,
+    register_server_start,
+)
 from mpgroupcache.shm._view import ByteView
 from mpgroupcache.sinks import BytesSink, ByteViewSink, ProtoSink, Sink, StringSink, TruncatingSink
 from mpgroupcache.stats import AtomicInt, CacheStats, CacheType, Stats
@@ -51,6 +66,9 @@ __all__ = [
     "HTTPPool",
     "LoadCycleError",
     "LoadError",
+    "NoPeers",
+    "PeerPicker",
+    "ProtoGetter",
     "ProtoSink",
     "ProtocolError",
     "Sink",
@@ -61,7 +79,13 @@ __all__ = [
     "configure",
     "connect",
     "get_group",
+    "lru",
     "new_group",
+    "register_new_group_hook",
+    "register_peer_picker",
+    "register_per_group_peer_picker",
+    "register_server_start",
+    "singleflight",
 ]
 
 

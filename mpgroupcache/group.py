@@ -6,22 +6,26 @@ What ``get`` does up to a hit is native (``shm._group.GroupCore``); this module 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
+import inspect
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
-from mpgroupcache.alone import Outcome
+from mpgroupcache.alone import Outcome, describe_error
 from mpgroupcache.errors import CoordinatorError, CoordinatorUnavailable, DeadlineExceeded, ProtocolError
 from mpgroupcache.getters import Getter, GetterFunction, Loader
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.channel import Answer
 from mpgroupcache.ipc.link import Link
-from mpgroupcache.ipc.wire import MAX_HELD, Ask, Failed, FailureCode, Hit, Lease, Origin, Value
-from mpgroupcache.keys import encode_key
+from mpgroupcache.ipc.wire import MAX_HELD, Ask, Failed, FailureCode, Hit, Lease, Origin, Served, Value
+from mpgroupcache.keys import decode_key, encode_key
 from mpgroupcache.leases import HeldLease, LocalLease, SharedLease, held_leases
+from mpgroupcache.peers import PeerAnswer, PeerPicker, make_request, picker_of, read_response
 from mpgroupcache.process import Process, current
 from mpgroupcache.shm._group import GroupCore
 from mpgroupcache.shm._view import ByteView
@@ -32,6 +36,8 @@ from mpgroupcache.stats import CacheStats, CacheType, Counter, Stats
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _UNSERVED = (CoordinatorUnavailable, CoordinatorError, ProtocolError)  # of a request: no get fails because of it
 
 _running: set[asyncio.Task[ByteView]] = set()  # loads of ``aget``: a task that nobody refers to may be collected
@@ -41,12 +47,19 @@ class Group(GroupCore):
     """A namespace of keys with its loader and its share of the cache (Go: ``Group``). Made by ``new_group``."""
 
     def __init__(
-        self, name: str, cache_bytes: int, getter: Getter | GetterFunction, load_timeout: float | None = None
+        self,
+        name: str,
+        cache_bytes: int,
+        getter: Getter | GetterFunction,
+        load_timeout: float | None = None,
+        peers: PeerPicker | None = None,
     ) -> None:
         self._name = name
         self._cache_bytes = cache_bytes
         self._loader = Loader(getter)
         self._load_timeout = load_timeout
+        self._peers = peers  # None: the registered ones, and then, those that the coordinator's ring has
+        self._peers_known = peers is not None
         self._link: Link | None = None  # on which it was attached last
 
     @property
@@ -64,19 +77,21 @@ class Group(GroupCore):
 
     def attach_to(self, link: Link) -> None:
         """Declare this group on ``link`` and look values up there from now on."""
-        declared = link.declare(self._name, self._cache_bytes, self._load_timeout, self._load_for_peer)
+        picks = self._picker() is not None
+        declared = link.declare(self._name, self._cache_bytes, self._load_timeout, picks, self._load_for_peer)
         path = None if declared.segment is None else segment_path(declared.segment)
         self.attach(link.reader, declared.group, path)
         self._link = link
 
     # ---- A miss in a thread or greenlet: find the value, or the lease to load it
 
-    def _load(self, key: str | bytes, ctx: Any, timeout: float | None) -> ByteView:
+    def _load(self, key: str | bytes, ctx: Any, timeout: float | None, here: bool = False) -> ByteView:
+        """``here``: for a peer's request, so that no peer is to be asked."""
         raw = encode_key(key)
         if self._loader.is_async:
             raise TypeError(f"group {self._name!r} has an async getter: got get(), expected `await group.aget(key)`")
         try:
-            found = self._find(current(), raw, None if timeout is None else time.monotonic() + timeout)
+            found = self._find(current(), raw, None if timeout is None else time.monotonic() + timeout, here)
         except DeadlineExceeded:
             self.count(Counter.LOADS)
             raise
@@ -84,13 +99,16 @@ class Group(GroupCore):
             return found
         try:
             with found.loading():
+                picker = None if here else self._picker()
+                if picker is not None and (answer := self._fetch(picker, ctx, raw)) is not None:
+                    return self._keep(found, answer)
                 value = self._loader.load(ctx, raw)
         except BaseException as error:
             self._end(found, error)
             raise
         return self._store(found, value)
 
-    def _find(self, process: Process, key: bytes, deadline: float | None) -> ByteView | HeldLease:
+    def _find(self, process: Process, key: bytes, deadline: float | None, here: bool) -> ByteView | HeldLease:
         fresh = not self.attached
         link = process.link_for(self)
         if fresh and (view := self.lookup(key)) is not None:
@@ -98,7 +116,7 @@ class Group(GroupCore):
         copy = not self.readable
         while link is not None:
             try:
-                found = self._judge(link, link.channel.request(self._ask(link, key, copy), deadline), key)
+                found = self._judge(link, link.channel.request(self._ask(link, key, copy, here), deadline), key)
             except _UNSERVED as error:
                 logger.info("group %r: a value is loaded without the coordinator: %s", self._name, error)
                 break
@@ -116,11 +134,11 @@ class Group(GroupCore):
             raise
         return self._judge_alone(process, outcome)
 
-    def _ask(self, link: Link, key: bytes, copy: bool) -> Ask:
+    def _ask(self, link: Link, key: bytes, copy: bool, here: bool) -> Ask:
         # The id as this link has it: another thread may be attaching the group to the next instance, or still to the
         # last one, where the same id is another group's. Of a deeper nest the innermost leases will do: each of them
         # waits for the next, so that the way round a cycle leads through them.
-        return Ask(link.group_id(self._name), key, held_leases.get()[-MAX_HELD:], copy)
+        return Ask(link.group_id(self._name), key, held_leases.get()[-MAX_HELD:], copy, here)
 
     def _judge(self, link: Link, answer: Answer, key: bytes) -> ByteView | SharedLease | None:
         """What an answer to ASK means. None: it was cached, and is gone again; ask for the value itself."""
@@ -148,7 +166,7 @@ class Group(GroupCore):
         if isinstance(outcome, int):
             return LocalLease(process.alone, outcome)
         self.count(Counter.LOADS_DEDUPED)
-        return ByteView(outcome)
+        return ByteView(outcome.value)
 
     def _store(self, lease: HeldLease, value: bytes) -> ByteView:
         self.count(Counter.LOCAL_LOADS)
@@ -159,20 +177,86 @@ class Group(GroupCore):
             self.count(Counter.LOCAL_LOAD_ERRS)
         lease.end(error)
 
-    def _load_for_peer(self, lease: HeldLease, key: bytes, runner: asyncio.Runner) -> None:
+    def _load_for_peer(self, lease: HeldLease, key: bytes, ctx: Any, runner: asyncio.Runner) -> None:
         """Load for a request of a peer's, in a thread that has nothing else to do."""
         try:
             with lease.loading():
                 if self._loader.is_async:
-                    value = runner.run(self._loader.load_async(None, key))
+                    value = runner.run(self._loader.load_async(ctx, key))
                 else:
-                    value = self._loader.load(None, key)
+                    value = self._loader.load(ctx, key)
         except BaseException as error:
             self._end(lease, error)
             if not isinstance(error, Exception):
                 raise
             return
         self._store(lease, value)
+
+    # ---- Peers that this process picks
+
+    def _picker(self) -> PeerPicker | None:
+        """Who picks peers here; None: the coordinator's ring. What is registered is called once (Go: ``initPeers``)."""
+        if not self._peers_known:
+            self._peers = picker_of(self._name)
+            self._peers_known = True
+        return self._peers
+
+    def _fetch(self, picker: PeerPicker, ctx: Any, key: bytes) -> PeerAnswer | None:
+        """Ask the peer that owns a key. None: that is this process, or the peer failed; then the key is loaded here."""
+        try:
+            if (peer := picker.pick_peer(decode_key(key))) is None:
+                return None
+            response = peer.get(ctx, make_request(self._name, key))
+            if inspect.iscoroutine(response):
+                response.close()
+                raise TypeError("its get() is async, which `await group.aget(key)` can ask and get() cannot")
+            return read_response(response)
+        except Exception as error:
+            self._blame(error)
+            return None
+
+    async def _fetch_async(self, picker: PeerPicker, ctx: Any, key: bytes) -> PeerAnswer | None:
+        """The same for a coroutine; a plain peer is asked in the loop's executor."""
+        try:
+            if (peer := picker.pick_peer(decode_key(key))) is None:
+                return None
+            request = make_request(self._name, key)
+            if inspect.iscoroutinefunction(peer.get):
+                return read_response(await peer.get(ctx, request))
+            return read_response(await _in_executor(peer.get, ctx, request))
+        except Exception as error:
+            self._blame(error)
+            return None
+
+    def _blame(self, error: Exception) -> None:
+        self.count(Counter.PEER_ERRORS)
+        logger.warning("group %r: a peer failed, its key is loaded here: %s: %s", self._name, *describe_error(error))
+
+    def _keep(self, lease: HeldLease, answer: PeerAnswer) -> ByteView:
+        """End a lease with a peer's value."""
+        self.count(Counter.PEER_LOADS)
+        return lease.store(answer.value, answer)
+
+    # ---- For peers, where a process of the application serves them
+
+    def serve(self, key: bytes, ctx: Any, timeout: float | None) -> ByteView:
+        """Answer a peer's request: as `get`, but no other peer is asked for it."""
+        if self._loader.is_async:
+            return asyncio.run(self.serve_async(key, ctx, timeout))
+        self._tell_served(current().link_for(self))
+        view = self.lookup(key)
+        return self._load(key, ctx, timeout, here=True) if view is None else view
+
+    async def serve_async(self, key: bytes, ctx: Any, timeout: float | None) -> ByteView:
+        """The same for a coroutine."""
+        self._tell_served(await self._link_async(current()))
+        view = self.lookup(key)
+        return await self._load_async(key, ctx, timeout, here=True) if view is None else view
+
+    def _tell_served(self, link: Link | None) -> None:
+        if link is not None:
+            with contextlib.suppress(CoordinatorUnavailable):
+                link.channel.send(Served(link.group_id(self._name)))
 
     # ---- The same for coroutines
 
@@ -196,16 +280,16 @@ class Group(GroupCore):
             raise TypeError(f"dest: got {type(dest).__name__}, expected a mpgroupcache.Sink, or None for a ByteView")
         view = self.lookup(key)
         if view is None:
-            view = await self._load_async(encode_key(key), ctx, timeout)
+            view = await self._load_async(encode_key(key), ctx, timeout, here=False)
         if dest is None:
             return view
         dest._fill(view)
         return None
 
-    async def _load_async(self, key: bytes, ctx: Any, timeout: float | None) -> ByteView:
+    async def _load_async(self, key: bytes, ctx: Any, timeout: float | None, here: bool) -> ByteView:
         try:
             async with asyncio.timeout(timeout) as waiting:
-                found = await self._find_async(key)
+                found = await self._find_async(key, here)
         except TimeoutError:
             if not waiting.expired():
                 raise
@@ -213,21 +297,21 @@ class Group(GroupCore):
             raise _deadline_exceeded() from None
         if isinstance(found, ByteView):
             return found
-        task = asyncio.create_task(self._run_async(found, key, ctx))
+        task = asyncio.create_task(self._run_async(found, key, ctx, here))
         _running.add(task)
         task.add_done_callback(functools.partial(_finish, found))
         return await asyncio.shield(task)
 
-    async def _find_async(self, key: bytes) -> ByteView | HeldLease:
+    async def _find_async(self, key: bytes, here: bool) -> ByteView | HeldLease:
         process = current()
-        if not self.attached or (link := process.working_link) is None or not self.is_attached_to(link):
-            link = await asyncio.get_running_loop().run_in_executor(None, process.link_for, self)
-            if (view := self.lookup(key)) is not None:
-                return view
+        fresh = not self.attached
+        link = await self._link_async(process)
+        if fresh and (view := self.lookup(key)) is not None:
+            return view
         copy = not self.readable
         while link is not None:
             try:
-                found = self._judge(link, await link.channel.request_async(self._ask(link, key, copy)), key)
+                found = self._judge(link, await link.channel.request_async(self._ask(link, key, copy, here)), key)
             except _UNSERVED as error:
                 logger.info("group %r: a value is loaded without the coordinator: %s", self._name, error)
                 break
@@ -241,15 +325,22 @@ class Group(GroupCore):
             process.alone.cancel(waiter)
             raise
 
-    async def _run_async(self, lease: HeldLease, key: bytes, ctx: Any) -> ByteView:
+    async def _link_async(self, process: Process) -> Link | None:
+        """``Process.link_for``, in the executor where that is more than a look."""
+        if self.attached and (link := process.working_link) is not None and self.is_attached_to(link):
+            return link
+        return await asyncio.get_running_loop().run_in_executor(None, process.link_for, self)
+
+    async def _run_async(self, lease: HeldLease, key: bytes, ctx: Any, here: bool) -> ByteView:
         try:
             with lease.loading():
+                picker = None if here else self._picker()
+                if picker is not None and (answer := await self._fetch_async(picker, ctx, key)) is not None:
+                    return self._keep(lease, answer)
                 if self._loader.is_async:
                     value = await self._loader.load_async(ctx, key)
                 else:
-                    run = contextvars.copy_context().run  # the executor's thread is to know the leases too
-                    loop = asyncio.get_running_loop()
-                    value = await loop.run_in_executor(None, run, self._loader.load_for_future, ctx, key)
+                    value = await _in_executor(self._loader.load_for_future, ctx, key)
         except BaseException as error:
             self._end(lease, error)
             raise
@@ -282,6 +373,12 @@ class Group(GroupCore):
         hits = counts[Counter.HOT_HITS if hot else Counter.MAIN_HITS]
         gets = counts[Counter.HOT_HITS] + counts[Counter.LOADS] + (0 if hot else counts[Counter.MAIN_HITS])
         return CacheStats(bytes=held, items=items, gets=gets, hits=hits, evictions=evictions)
+
+
+async def _in_executor(function: Callable[..., T], *args: Any) -> T:
+    """Run what may block in the loop's executor, whose thread is to know the leases too."""
+    run = contextvars.copy_context().run
+    return await asyncio.get_running_loop().run_in_executor(None, lambda: run(function, *args))
 
 
 def _map(fd: int, size: int) -> ByteView:

@@ -14,7 +14,8 @@ from mpgroupcache.alone import LocalFlights, describe_error, held_alone
 from mpgroupcache.errors import CoordinatorUnavailable
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.channel import Channel
-from mpgroupcache.ipc.wire import INLINE_BYTES, Fail, Message, Return, Store
+from mpgroupcache.ipc.wire import INLINE_BYTES, Fail, Fetched, Message, Return, Store
+from mpgroupcache.peers import PeerAnswer
 from mpgroupcache.shm._view import ByteView
 
 held_leases: ContextVar[tuple[int, ...]] = ContextVar("mpgroupcache_held_leases", default=())
@@ -24,8 +25,8 @@ held_leases: ContextVar[tuple[int, ...]] = ContextVar("mpgroupcache_held_leases"
 class HeldLease(Protocol):
     """A lease that somebody in this process is to load for."""
 
-    def store(self, value: bytes) -> ByteView:
-        """End the lease with its value, and return the holder's own view of it."""
+    def store(self, value: bytes, answer: PeerAnswer | None = None) -> ByteView:
+        """End the lease with its value, and return the holder's own view of it. ``answer``: which the value is from."""
 
     def end(self, error: BaseException) -> None:
         """End the lease without a value.
@@ -47,9 +48,9 @@ class SharedLease:
         self._channel = channel
         self._id = lease
 
-    def store(self, value: bytes) -> ByteView:
+    def store(self, value: bytes, answer: PeerAnswer | None = None) -> ByteView:
         if len(value) <= INLINE_BYTES:
-            self._tell(Store(self._id, value))
+            self._tell(self._message(value, answer))
             return ByteView(value)
         try:
             fd = memfd.make(value)
@@ -57,10 +58,13 @@ class SharedLease:
             self.give_back()
             return ByteView(value)
         try:
-            self._tell(Store(self._id, len(value)), fd)
+            self._tell(self._message(len(value), answer), fd)
         finally:
             os.close(fd)
         return ByteView(value)
+
+    def _message(self, value: bytes | int, answer: PeerAnswer | None) -> Message:
+        return Store(self._id, value) if answer is None else Fetched(self._id, value, answer.minute_qps)
 
     def end(self, error: BaseException) -> None:
         self._tell(Fail(self._id, *describe_error(error)) if isinstance(error, Exception) else Return(self._id))
@@ -89,7 +93,7 @@ class LocalLease:
         self._flights = flights
         self._id = lease
 
-    def store(self, value: bytes) -> ByteView:
+    def store(self, value: bytes, answer: PeerAnswer | None = None) -> ByteView:
         self._flights.store(self._id, value)
         return ByteView(value)
 

@@ -10,10 +10,10 @@ import asyncio
 import logging
 import threading
 from queue import SimpleQueue
-from typing import Protocol
+from typing import Any, Protocol
 
 from mpgroupcache.ipc.channel import Channel
-from mpgroupcache.ipc.wire import Load
+from mpgroupcache.ipc.wire import Load, unpack_context
 from mpgroupcache.leases import HeldLease, SharedLease
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ MAX_THREADS = 4  # of one process: loads that wait for a database run side by si
 class LoadForPeer(Protocol):
     """A group's own way to load: it ends the lease. An ``async`` getter runs on the thread's ``runner``."""
 
-    def __call__(self, lease: HeldLease, key: bytes, runner: asyncio.Runner) -> None: ...
+    def __call__(self, lease: HeldLease, key: bytes, ctx: Any, runner: asyncio.Runner) -> None: ...
 
 
 class PeerLoads:
@@ -96,6 +96,6 @@ class PeerLoads:
             lease.give_back()
             return
         try:
-            load_for_peer(lease, load.key, runner)
+            load_for_peer(lease, load.key, unpack_context(load.ctx), runner)
         except Exception:  # its peer and whoever waits have been told
             logger.debug("group %r: a load for a peer failed", load.group, exc_info=True)

@@ -1,64 +1,106 @@
-"""The ring as an application's code names it (Go: ``HTTPPool``)."""
+"""The ring as an application's code names it, and peers' requests answered in the application (Go: ``HTTPPool``)."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
+from mpgroupcache import serving
 from mpgroupcache.errors import CacheError
 from mpgroupcache.ipc.link import Link
 from mpgroupcache.ipc.wire import SetPeers
-from mpgroupcache.net.consistenthash import HASHES
+from mpgroupcache.net import wire
+from mpgroupcache.net.consistenthash import HASHES, Map
+from mpgroupcache.net.groupcachepb_pb2 import GetRequest, GetResponse
 from mpgroupcache.net.options import parse_url
-from mpgroupcache.net.wire import DEFAULT_BASE_PATH, check_base_path
+from mpgroupcache.net.outcomes import Fetched, outcome_of
+from mpgroupcache.net.transport import Transport, default_transport, round_trip
+from mpgroupcache.peers import ProtoGetter, register_ring
 from mpgroupcache.process import current, on_link
 
+if TYPE_CHECKING:
+    from mpgroupcache.net.source import Context
+
 logger = logging.getLogger(__name__)
+
+PEER_TIMEOUT = 5.0  # s; of a request that a process of the application makes itself: the coordinator's default
 
 _pool: HTTPPool | None = None
 
 
-class HTTPPool:
-    """Names the peers of this host's coordinator, which owns the ring and speaks to them (Go: ``HTTPPool``).
+def made() -> HTTPPool | None:
+    """The pool of this process, if one was made."""
+    return _pool
 
-    Make one in each worker, at import: it is what the coordinator goes by unless it was told of peers itself
-    (``--peer``), which wins, with a warning here. What serves this host to its peers is the coordinator's ``--listen``.
+
+class HTTPPool:
+    """The peers of this host (Go: ``HTTPPool``). Make one in each worker, at import.
+
+    The coordinator owns the ring and speaks to the peers; a pool in a worker sends it their names. So what runs where:
+
+    - ``hash_fn``, if it is not one of the named hashes, and ``transport`` run in the coordinator, which has to import
+      the module that makes the pool (``--app``). Without that the coordinator refuses the ring, with a warning here,
+      and every key is this host's own. ``transport`` is called with None there.
+    - ``context`` runs where a peer's request arrives: in the coordinator (``--app``, ``--listen``), where its result
+      has to be plain data, since loaders are other processes; or in the worker, for `wsgi` and `asgi`.
+    - `pick_peer` and what it returns run here: also in a load, if the pool is a group's own picker (``peers=pool``).
+      Then all of the above does, and ``transport`` has the ``ctx`` of the get.
+
+    Peers that the coordinator was told of itself (``--peer``) win over `set`, with a warning.
     """
 
     def __init__(
         self,
         self_url: str,
         *,
-        base_path: str = DEFAULT_BASE_PATH,
+        base_path: str = wire.DEFAULT_BASE_PATH,
         replicas: int = 50,
-        hash_fn: str | Callable[[bytes], int] = "crc32",
+        hash_fn: str | Callable[[bytes], int] = crc32,
+        context: Context | None = None,
+        transport: Transport | None = None,
     ) -> None:
-        """``self_url``: this host's own, as `set` has it. ``hash_fn``: ``"crc32"``, ``"fnv1a"``, or that function.
+        """``self_url``: this host's own, as `set` has it. ``hash_fn``: from bytes to 32 bits, or "crc32", "fnv1a".
+
+        ``context``: called with a `PeerRequest`, gives the ``ctx`` that its loader sees; without it that is None.
+        ``transport``: called with a ``ctx``, gives what ``urllib.request.build_opener`` does.
 
         Raises ``RuntimeError`` for a second pool in this process, as Go panics; ``ValueError`` for what cannot be.
         """
         global _pool
-        name = hash_fn if isinstance(hash_fn, str) else next((n for n, h in HASHES.items() if h is hash_fn), "")
-        if name not in HASHES:
-            raise ValueError(f"hash_fn: got {hash_fn!r}, expected one of {', '.join(HASHES)}: the coordinator hashes")
-        if replicas < 1:
-            raise ValueError(f"replicas: got {replicas}, expected at least 1 (Go's default is 50)")
+        if isinstance(hash_fn, str) and hash_fn not in HASHES:
+            expected = f"a function from bytes to 32 bits, or one of {', '.join(HASHES)}"
+            raise ValueError(f"hash_fn: got {hash_fn!r}, expected {expected}")
+        for name, hook in (("hash_fn", hash_fn), ("context", context), ("transport", transport)):
+            if hook is not None and not isinstance(hook, str) and not callable(hook):
+                raise TypeError(f"{name}: got {type(hook).__name__}, expected a function")
         parse_url(self_url, "self_url")
-        self._self_url, self._base_path, self._replicas, self._hash = (
-            self_url,
-            check_base_path(base_path),
-            replicas,
-            name,
-        )
-        self._message: SetPeers | None = None
+        self.self_url = self_url
+        self.base_path = wire.check_base_path(base_path)
+        self.replicas = replicas
+        self.hash_fn = HASHES[hash_fn] if isinstance(hash_fn, str) else hash_fn
+        self.context = context
+        self.transport = transport
+        self.peers: tuple[str, ...] | None = None
+        """The ring that `set` named last; None: there was none yet."""
+        self._ring = self._make_ring(())
+        self._taken: Callable[[], object] | None = None
         if _pool is not None:
             raise RuntimeError(f"HTTPPool: got a second one, for {self_url}, expected one in a process; use its set()")
+        register_ring()
         _pool = self
         on_link(self._tell)
 
     def __repr__(self) -> str:
-        peers = 0 if self._message is None else len(self._message.peers)
-        return f"<HTTPPool {self._self_url}: {peers} peers>"
+        return f"<HTTPPool {self.self_url}: {len(self.peers or ())} peers>"
+
+    def _make_ring(self, peers: Iterable[str]) -> Map:
+        ring = Map(self.replicas, self.hash_fn)
+        ring.add(*peers)
+        return ring
+
+    # ---- Who is in the ring
 
     def set(self, *peers: str) -> None:
         """Make these URLs the whole ring, this host's own included, in the order that all members have (Go: ``Set``).
@@ -68,14 +110,80 @@ class HTTPPool:
         """
         for url in peers:
             parse_url(url, "HTTPPool.set")
-        self._message = SetPeers(self._self_url, tuple(peers), self._base_path, self._replicas, self._hash)
-        if (link := current().working_link) is not None:
+        self._ring = self._make_ring(peers)
+        self.peers = peers
+        if self._taken is not None:
+            self._taken()
+        elif (link := current().working_link) is not None:
             self._tell(link)
 
+    def take(self, taken: Callable[[], object]) -> None:
+        """This process is the coordinator: it is to be told of each ``set``, in whatever thread that is."""
+        self._taken = taken
+
     def _tell(self, link: Link) -> None:
-        if self._message is None:
+        if self.peers is None:
             return
+        named = next((name for name, function in HASHES.items() if function is self.hash_fn), None)
+        hooks = [name for name, hooked in (("hash_fn", named is None), ("transport", self.transport)) if hooked]
+        message = SetPeers(
+            self.self_url,
+            self.peers,
+            self.base_path,
+            self.replicas,
+            named or "function",
+            tuple(hooks),  # type: ignore[arg-type]
+        )
         try:
-            link.set_peers(self._message)
+            link.set_peers(message)
         except CacheError as error:
             logger.warning("HTTPPool.set: %s", error)
+
+    def pick_peer(self, key: str | bytes) -> ProtoGetter | None:
+        """Return the peer that owns ``key``; None where this host does, or there is no ring (Go: ``PickPeer``)."""
+        url = self._ring.get(key)
+        if not url or url == self.self_url:
+            return None
+        return _Peer(url + self.base_path, self.transport or default_transport)
+
+    # ---- Peers' requests, answered here (Go: ServeHTTP)
+
+    def wsgi(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """A WSGI application that answers peers below ``base_path``. Other paths are answered with 404.
+
+        Mount it for that path in the application's own dispatcher. The coordinator's ``--listen`` does the same with a
+        fraction of the time for each request; this needs no port of its own.
+        """
+        return serving.wsgi(self.base_path, self.context, environ, start_response)
+
+    async def asgi(
+        self,
+        scope: dict[str, Any],
+        receive: Callable[[], Awaitable[Any]],
+        send: Callable[[dict[str, Any]], Awaitable[None]],
+    ) -> None:
+        """The same as an ASGI application."""
+        await serving.asgi(self.base_path, self.context, scope, send)
+
+
+class _Peer:
+    """One peer, as asked by this process (Go: ``httpGetter``)."""
+
+    __slots__ = ("_transport", "_url")
+
+    def __init__(self, url: str, transport: Transport) -> None:
+        self._url = url
+        self._transport = transport
+
+    def __repr__(self) -> str:
+        return f"<peer at {self._url}>"
+
+    def get(self, ctx: Any, request: GetRequest) -> GetResponse:
+        """Ask it. Raises ``OSError`` where it cannot be reached, or ``CacheError`` for what it answered."""
+        target = wire.request_target("/", request.group, request.key).decode()[1:]
+        headers = {wire.TIMEOUT.decode(): wire.encode_timeout(PEER_TIMEOUT).decode()}
+        reply = round_trip(self._transport(ctx), self._url + target, headers, PEER_TIMEOUT, wire.MAX_RESPONSE_BYTES)
+        outcome = outcome_of(self._url, reply)
+        if not isinstance(outcome, Fetched):
+            raise CacheError(getattr(outcome, "reason", None) or f"{self._url}: its loader raised {outcome}")
+        return GetResponse(value=outcome.value, minute_qps=outcome.minute_qps)

@@ -10,26 +10,60 @@ from typing import Any, Protocol, TypeAlias, overload
 from mpgroupcache.getters import Getter, GetterFunction
 from mpgroupcache.group import Group
 from mpgroupcache.ipc.wire import MAX_NAME_BYTES, MAX_SECONDS
+from mpgroupcache.peers import PeerPicker
 from mpgroupcache.process import current
 from mpgroupcache.shm._view import ByteView
 from mpgroupcache.sinks import Sink
 from mpgroupcache.sizes import parse_size
 
 _groups: dict[str, Group] = {}
+_new_group_hook: Callable[[Group], object] | None = None
+_server_start: Callable[[], object] | None = None
+_started = False  # a group was made
+
+
+def register_new_group_hook(fn: Callable[[Group], object]) -> None:
+    """Have ``fn(group)`` called with each group that this process makes from now on (Go: ``RegisterNewGroupHook``).
+
+    What it raises reaches whoever makes the group, which is made all the same. Raises ``RuntimeError`` the second time.
+    """
+    global _new_group_hook
+    if _new_group_hook is not None:
+        raise RuntimeError(f"register_new_group_hook: got {fn!r}, expected one hook in a process; it has one")
+    _new_group_hook = fn
+
+
+def register_server_start(fn: Callable[[], object]) -> None:
+    """Have ``fn()`` called once, when this process makes its first group (Go: ``RegisterServerStart``).
+
+    For a process that has made one it comes too late, as in Go. Raises ``RuntimeError`` the second time.
+    """
+    global _server_start
+    if _server_start is not None:
+        raise RuntimeError(f"register_server_start: got {fn!r}, expected one function in a process; it has one")
+    _server_start = fn
 
 
 def new_group(
-    name: str, cache_bytes: int | str, getter: Getter | GetterFunction, *, load_timeout: float | None = None
+    name: str,
+    cache_bytes: int | str,
+    getter: Getter | GetterFunction,
+    *,
+    peers: PeerPicker | None = None,
+    load_timeout: float | None = None,
 ) -> Group:
     """Declare a group (Go: ``NewGroup``). Nothing connects before its first ``get``.
 
     ``name``: 1 to 255 bytes of UTF-8, unique in the process; it names the group on the whole host. ``cache_bytes``: the
     budget of keys and values together, in bytes or as "64MiB"; 0 switches caching off, not singleflight. ``getter``: a
-    function ``(ctx, key, dest)`` or an object with such a ``get``; it may be ``async``. ``load_timeout``: seconds after
+    function ``(ctx, key, dest)`` or an object with such a ``get``; it may be ``async``. ``peers``: this group's own
+    picker; None: what `register_peer_picker` registered, else the coordinator's ring. ``load_timeout``: seconds after
     which a load that still runs is given to the next waiter as well; None: never while its worker lives.
 
-    Raises ``ValueError`` for a second group of that name, a name or size that cannot be; ``TypeError`` without getter.
+    Raises ``ValueError`` for a second group of that name, a name or size that cannot be; ``TypeError`` without getter,
+    or for ``peers`` that pick none.
     """
+    global _started
     if not isinstance(name, str):
         raise TypeError(f"name: got {type(name).__name__}, expected str")
     try:
@@ -44,7 +78,16 @@ def new_group(
         load_timeout = float(load_timeout)
         if not 0 < load_timeout <= MAX_SECONDS:
             raise ValueError(f"load_timeout: got {load_timeout}, expected 0 < seconds <= {MAX_SECONDS:g}, or None")
-    group = _groups[name] = Group(name, parse_size(cache_bytes), getter, load_timeout)
+    if peers is not None and not callable(getattr(peers, "pick_peer", None)):
+        raise TypeError(f"peers: got {type(peers).__name__}, expected an object with pick_peer(key), or None")
+    group = Group(name, parse_size(cache_bytes), getter, load_timeout, peers)
+    if not _started:
+        _started = True
+        if _server_start is not None:
+            _server_start()
+    _groups[name] = group
+    if _new_group_hook is not None:
+        _new_group_hook(group)
     return group
 
 

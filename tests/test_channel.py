@@ -18,7 +18,7 @@ from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.channel import Channel
 from mpgroupcache.ipc.wire import Ask, Cancel, Decoder, Hit, Message, Origin, Ping, Pong, Value, encode
 
-ASK = Ask(1, b"key", (), False)
+ASK = Ask(1, b"key", (), False, False)
 LARGE = bytes(100_000)
 
 

@@ -159,7 +159,7 @@ def test_a_path_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("data")
     daemon = Daemon(str(path))
-    assert daemon.wait() == ExitCode.NO_SOCKET
+    assert daemon.wait() == ExitCode.BAD_OPTION
     assert path.read_text() == "data"
     assert "is no socket" in "".join(daemon.log)
 
@@ -188,7 +188,7 @@ def test_a_large_value_survives_the_worker_that_stored_it(start_coordinator: Sta
     with contextlib.closing(HandWorker(daemon.socket)) as a, contextlib.closing(HandWorker(daemon.socket)) as b:
         group = a.declare(4 * size + (1 << 20))
         lease = a.lease(group, b"k")
-        b.send(Ask(group, b"k", (), True))
+        b.send(Ask(group, b"k", (), True, False))
         assert b.ask(Ping()) == Pong()  # its ASK has been read
         fd = memfd.make(bytes(size))
         a.send(Store(lease, size), fd)
@@ -210,7 +210,7 @@ def test_a_lease_of_a_former_instance_is_nobodys(start_coordinator: Start) -> No
     ):
         group = holder.declare()
         lease = holder.lease(group, b"inner")
-        worker.send(Ask(group, b"inner", (old,), True))  # waits, and closes no circle
+        worker.send(Ask(group, b"inner", (old,), True, False))  # waits, and closes no circle
         assert worker.ask(Ping()) == Pong()
         holder.send(Store(lease, b"value"))
         assert worker.receive() == Value(b"value", Origin.FLIGHT)
@@ -229,11 +229,11 @@ def test_a_waiter_that_cannot_be_sent_a_descriptor_costs_the_others_nothing(star
         lease = holder.lease(group, b"k")
         filler = holder.lease(group, b"filler")
         for _ in range(64):
-            a.send(Ask(group, b"filler", (), True))
+            a.send(Ask(group, b"filler", (), True, False))
         for _ in range(2):
-            a.send(Ask(group, b"k", (), True))
+            a.send(Ask(group, b"k", (), True, False))
         assert a.ask(Ping()) == Pong()
-        b.send(Ask(group, b"k", (), True))
+        b.send(Ask(group, b"k", (), True, False))
         assert b.ask(Ping()) == Pong()
         holder.send(Store(filler, bytes(60_000)))  # more than a socket holds
         assert holder.ask(Ping()) == Pong()

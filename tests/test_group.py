@@ -288,8 +288,10 @@ def test_all_is_frozen() -> None:
     assert set(mpgroupcache.__all__) == {
         "AlreadyRunning", "ArenaError", "AtomicInt", "ByteView", "ByteViewSink", "BytesSink", "CacheError",
         "CacheStats", "CacheType", "CoordinatorError", "CoordinatorUnavailable", "DeadlineExceeded", "Getter", "Group",
-        "HTTPPool", "LoadCycleError", "LoadError", "ProtoSink", "ProtocolError", "Sink", "Stats", "StringSink",
-        "TruncatingSink", "cached", "configure", "connect", "get_group", "new_group",
+        "HTTPPool", "LoadCycleError", "LoadError", "NoPeers", "PeerPicker", "ProtoGetter", "ProtoSink", "ProtocolError",
+        "Sink", "Stats", "StringSink", "TruncatingSink", "cached", "configure", "connect", "get_group", "lru",
+        "new_group", "register_new_group_hook", "register_peer_picker", "register_per_group_peer_picker",
+        "register_server_start", "singleflight",
     }  # fmt: skip
     assert all(hasattr(mpgroupcache, name) for name in mpgroupcache.__all__)
 

@@ -239,13 +239,13 @@ class HandWorker:
 
     def declare(self, cache_bytes: int = BUDGET) -> int:
         """Declare the group and return its id."""
-        answer = self.ask(wire.Declare(GROUP, cache_bytes, None))
+        answer = self.ask(wire.Declare(GROUP, cache_bytes, None, False))
         assert isinstance(answer, wire.Declared)
         return answer.group
 
     def lease(self, group: int, key: bytes) -> int:
         """Ask for a key that is nowhere and return the lease."""
-        answer = self.ask(wire.Ask(group, key, (), True))
+        answer = self.ask(wire.Ask(group, key, (), True, False))
         assert isinstance(answer, wire.Lease)
         return answer.lease
 

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import uvloop
 
+from mpgroupcache.config import SOCKET_VARIABLE
 from mpgroupcache.errors import AlreadyRunning, ArenaError
 from mpgroupcache.ipc import options as options_module
 from mpgroupcache.ipc import private
+from mpgroupcache.ipc.application import import_app
 from mpgroupcache.ipc.options import Options
 from mpgroupcache.ipc.peering import Peering
 from mpgroupcache.ipc.server import Coordinator
+
+if TYPE_CHECKING:
+    from mpgroupcache.pool import HTTPPool
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +34,7 @@ class ExitCode(IntEnum):
     OK = 0
     ALREADY_RUNNING = 10
     NO_SHARED_MEMORY = 11
-    NO_SOCKET = 12
+    BAD_OPTION = 12
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,8 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     writer = private.detach() if options.detach else -1
     try:
+        pool = None if options.app is None else _import_pool(options.app, options.socket)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(options, writer))
+            runner.run(_run(options, writer, pool))
     except AlreadyRunning as error:
         logger.error("--socket %s: %s; stop it first, or choose another path", options.socket, error)
         return ExitCode.ALREADY_RUNNING
@@ -48,16 +56,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.NO_SHARED_MEMORY
     except (OSError, ValueError) as error:  # which names its option
         logger.error("%s", error)
-        return ExitCode.NO_SOCKET
+        return ExitCode.BAD_OPTION
     return ExitCode.OK
 
 
-async def _run(options: Options, writer: int) -> None:
+def _import_pool(app: str, socket: str) -> HTTPPool | None:
+    """Import the application's module, for the sake of an ``HTTPPool`` with functions of its own."""
+    os.environ[SOCKET_VARIABLE] = socket  # what it gets while it is imported is no reason to start another coordinator
+    import_app(app)
+    pool = sys.modules.get("mpgroupcache.pool")  # imported by whoever made one
+    return None if pool is None else pool.made()
+
+
+async def _run(options: Options, writer: int, pool: HTTPPool | None) -> None:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)  # before there is a segment that a signal's default would leave
-    peering = Peering(options)
+    peering = Peering(options, pool)
     loop.add_signal_handler(signal.SIGHUP, peering.refresh)
     coordinator = Coordinator(options, stopping, peering)
     await coordinator.open()

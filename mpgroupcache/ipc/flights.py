@@ -302,11 +302,12 @@ class FlightTable:
         """Return an owner's waiters that are in a flight, those that hold leases too."""
         return list(self._owners.get(owner, ()))
 
-    def ask(self, key: Hashable, waiter: Waiter, peer: Any = None) -> list[Action]:
+    def ask(self, key: Hashable, waiter: Waiter, peer: Any = None, *, here: bool = False) -> list[Action]:
         """A caller wants ``key``: it joins a flight of that key, or opens one.
 
         ``peer``: who owns the key, where that is another host; a new flight asks there. Otherwise whoever opens a
-        flight is granted its lease, or, as a guest, has the driver seek a loader.
+        flight is granted its lease, or, as a guest, has the driver seek a loader. ``here``: it asks for a peer, and
+        waits for no fetch, as a guest does not; but it can load.
         """
         if waiter.flight is not None:
             raise ValueError(f"waiter: got {waiter} that waits already, expected a new one for each ask")
@@ -315,11 +316,11 @@ class FlightTable:
             known = map(self._leases.get, dict.fromkeys(waiter.held))
             held = [lease for lease in known if lease is not None and lease.live]
             waiter.held = tuple([lease.id for lease in held])
-        flight = self._flights.get(key) or (None if waiter.guest else self._fetches.get(key))
+        flight = self._flights.get(key) or (None if waiter.guest or here else self._fetches.get(key))
         if flight is not None:
             if circle := _circle(flight, held):
                 return [Cycle(waiter, circle)]
-        elif peer is None or waiter.guest:  # its loader has asked for nothing yet, so that it closes no circle
+        elif peer is None or waiter.guest or here:  # its loader has asked for nothing yet, so that it closes no circle
             flight = self._flights[key] = Flight(key)
         else:
             flight = self._fetches[key] = Flight(key, State.AWAY, peer)

@@ -28,6 +28,7 @@ class HostGroup:
     name: str
     cache_bytes: int
     load_timeout: float | None
+    picks: bool  # its workers pick peers themselves
     arena: Arena | None = None
     segment: Segment | None = None
     incarnation: int = 0
@@ -40,17 +41,22 @@ class HostGroup:
         if self.arena is not None:
             self.arena.put(key, value)
 
-    def promote(self, key: bytes, value: bytes, minute_qps: float | None) -> None:
-        """Put a value that a peer owns into the hot cache, if it is asked for often enough."""
+    def admits(self, entry_bytes: int, minute_qps: float | None) -> bool:
+        """Whether the hot cache takes an entry that a peer owns: if it is asked for often enough."""
         if self.arena is None:
-            return
+            return False
         main_bytes, hot_bytes = (self.arena.list_stats(which)[0] for which in (0, 1))
-        if self.promotion.admits(minute_qps, len(key) + len(value), fill(main_bytes, hot_bytes, self.arena.budget)):
+        return self.promotion.admits(minute_qps, entry_bytes, fill(main_bytes, hot_bytes, self.arena.budget))
+
+    def promote(self, key: bytes, value: bytes, minute_qps: float | None) -> None:
+        """Put a value that a peer owns into the hot cache, if that takes it."""
+        if self.admits(len(key) + len(value), minute_qps):
+            assert self.arena is not None
             self.arena.put(key, value, hot=True)
 
-    async def put_from(self, key: bytes, fd: int, size: int) -> None:
+    async def put_from(self, key: bytes, fd: int, size: int, hot: bool) -> None:
         """Cache the contents of a sealed memfd, in steps between which the coordinator serves others."""
-        if self.arena is None or (reservation := self.arena.reserve(key, size)) is None:
+        if self.arena is None or (reservation := self.arena.reserve(key, size, hot)) is None:
             return
         try:
             done = 0
@@ -97,8 +103,8 @@ class Groups:
     def named(self, name: str) -> HostGroup | None:
         return self._by_name.get(name)
 
-    def declare(self, name: str, cache_bytes: int, load_timeout: float | None) -> HostGroup:
-        """The group of that name. Its first declaration fixes its budget. Raises ``ArenaError`` for the 257th group."""
+    def declare(self, name: str, cache_bytes: int, load_timeout: float | None, picks: bool) -> HostGroup:
+        """The group of that name, as its first declaration has it. Raises ``ArenaError`` for the 257th group."""
         if (group := self._by_name.get(name)) is not None:
             if group.cache_bytes != cache_bytes:
                 logger.warning(
@@ -108,8 +114,15 @@ class Groups:
                     format_size(cache_bytes),
                     format_size(group.cache_bytes),
                 )
+            if group.picks != picks:
+                logger.warning(
+                    "group %r: got a declaration %s peers of its own, the first one was %s and stays in force until "
+                    "the coordinator restarts",
+                    name,
+                    *(("with", "without") if picks else ("without", "with")),
+                )
             return group
-        group = HostGroup(self._control.add_group(name, cache_bytes), name, cache_bytes, load_timeout)
+        group = HostGroup(self._control.add_group(name, cache_bytes), name, cache_bytes, load_timeout, picks)
         self._by_name[name] = self._by_id[group.id] = group
         if budget := self._affordable(name, cache_bytes):
             self._make_arena(group, budget)

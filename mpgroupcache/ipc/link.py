@@ -91,11 +91,13 @@ class Link:
         """Whether the coordinator is gone, as far as this link knows."""
         return self.channel.broken is not None
 
-    def declare(self, name: str, cache_bytes: int, load_timeout: float | None, load: LoadForPeer) -> Declared:
+    def declare(
+        self, name: str, cache_bytes: int, load_timeout: float | None, picks: bool, load: LoadForPeer
+    ) -> Declared:
         """Announce a group and return what the instance has made of it. ``load`` is called for peers' requests."""
         self._loads.declare(name, load)
         if (declared := self._declared.get(name)) is None:
-            answer = self.channel.request(Declare(name, cache_bytes, load_timeout)).message
+            answer = self.channel.request(Declare(name, cache_bytes, load_timeout, picks)).message
             declared = self._declared[name] = _expect(Declared, answer)
         return declared
 

@@ -6,7 +6,6 @@ however that ended.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import select
@@ -14,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from mpgroupcache import registry
+from mpgroupcache.ipc.application import import_app
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     """Import the module of groups and serve their loads until standard input ends; returns the exit code."""
     (app,) = arguments
     logging.basicConfig(level=logging.INFO, format="%(asctime)s mpgroupcache[%(process)d] %(levelname)s: %(message)s")
-    importlib.import_module(app)
+    import_app(app)
     if not registry.declared():
         logger.error("--app: got %r, which declares no group, expected a module that calls new_group or cached", app)
         return 1

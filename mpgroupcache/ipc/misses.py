@@ -85,6 +85,9 @@ class Misses:
                     if waiter.request == request_id:
                         self._carry_out(self._flights.cancel(waiter))
                         break
+            case wire.Served(group=group_id):
+                if self._groups.get(group_id) is not None:
+                    self._control.count_request(group_id)
             case wire.SetPeers():
                 self._set_peers(connection, request_id, message)
             case wire.Declare():
@@ -94,7 +97,7 @@ class Misses:
 
     def _declare(self, connection: Connection, request_id: int, message: wire.Declare) -> None:
         try:
-            group = self._groups.declare(message.name, message.cache_bytes, message.load_timeout)
+            group = self._groups.declare(message.name, message.cache_bytes, message.load_timeout, message.picks)
         except ArenaError as error:
             connection.send(_refused(str(error)), request_id)
             return
@@ -121,9 +124,9 @@ class Misses:
             self._send_found(connection, request_id, found, message.copy)
             return
         waiter = flights.Waiter(owner=connection, held=message.held, request=request_id)
-        peers = self._peering.peers
+        peers = None if group.picks or message.here else self._peering.peers
         peer = None if peers is None else peers.owner(message.key)
-        self._carry_out(self._flights.ask((group.id, message.key), waiter, peer))
+        self._carry_out(self._flights.ask((group.id, message.key), waiter, peer, here=message.here))
 
     def _send_found(self, connection: Connection, request_id: int, found: memoryview, copy: bool) -> None:
         """Answer with a cached value. ``found`` is good until the arena's next call."""
@@ -152,24 +155,33 @@ class Misses:
     def _store(self, lease: flights.Lease, message: wire.Store, fd: int) -> None:
         group = self._groups.get(lease.flight.key[0])
         assert group is not None  # groups are never taken away
+        key = lease.flight.key[1]
         if isinstance(message.value, bytes):
-            group.put(lease.flight.key[1], message.value)
+            if isinstance(message, wire.Fetched):
+                group.promote(key, message.value, message.minute_qps)
+            else:
+                group.put(key, message.value)
             self._deliver(lease.id, _Value(message.value))
             return
         if lease.id in self._arriving:
             raise ProtocolError(f"lease {lease.id}: got a second value, expected one")
         size = message.value
         memfd.check(fd, size)
+        if isinstance(message, wire.Fetched) and not group.admits(len(key) + size, message.minute_qps):
+            self._deliver(lease.id, _Value(size, fd))
+            return
         value = self._arriving[lease.id] = _Value(size, os.dup(fd))
-        copy = self._store_from(group, lease.id, lease.flight.key[1], value, size)
+        copy = self._store_from(group, lease.id, key, value, size, hot=isinstance(message, wire.Fetched))
         task = asyncio.get_running_loop().create_task(copy)
         self._copying.add(task)
         task.add_done_callback(self._copying.discard)
 
-    async def _store_from(self, group: HostGroup, lease_id: int, key: bytes, value: _Value, size: int) -> None:
+    async def _store_from(
+        self, group: HostGroup, lease_id: int, key: bytes, value: _Value, size: int, hot: bool
+    ) -> None:
         """Copy a large value into the arena, then end its flight: a get in between joins it, and loads nothing."""
         try:
-            await group.put_from(key, value.fd, size)
+            await group.put_from(key, value.fd, size, hot)
         except (OSError, BufferError) as error:  # a BufferError: the coordinator ended meanwhile
             logger.error("group %r: a value of %d bytes was not cached: %s", group.name, size, error)
         finally:
@@ -283,7 +295,8 @@ class Misses:
         group_id, key = lease.flight.key
         group = self._groups.get(group_id)
         assert group is not None
-        self._services[lease.holder.owner.worker].send(wire.Load(lease.id, group.name, key))
+        ctx = next((waiter.owner.ctx for waiter in lease.flight.waiters if waiter.guest), wire.NO_CONTEXT)
+        self._services[lease.holder.owner.worker].send(wire.Load(lease.id, group.name, key, ctx))
 
     def _answer(self, key: tuple[int, bytes], waiters: tuple[flights.Waiter, ...], value: _Value) -> None:
         """Send everybody a flight's value."""

@@ -1,18 +1,31 @@
-"""This host among its peers, as the options have it: the port that serves them, and the ring in which it asks."""
+"""This host among its peers: the port that serves them, and the ring in which it asks.
+
+The ring is what the options say (``--peer``), else what the ``HTTPPool`` of the application's module says (``--app``),
+else what an ``HTTPPool`` in a worker does. Functions are the module's, whoever names the ring.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mpgroupcache.ipc.options import Options
 from mpgroupcache.ipc.wire import SetPeers
 from mpgroupcache.net import tls
 from mpgroupcache.net.addresses import parse_address
+from mpgroupcache.net.consistenthash import HASHES
 from mpgroupcache.net.membership import Membership, open_source
 from mpgroupcache.net.peers import PeerOptions, Peers
 from mpgroupcache.net.server import PeerServer
 from mpgroupcache.net.source import Source
+
+if TYPE_CHECKING:
+    from mpgroupcache.net.consistenthash import Hash
+    from mpgroupcache.pool import HTTPPool
+
+logger = logging.getLogger(__name__)
 
 INSTANCE_BYTES: Final = 16  # random: by which a request that comes from this host itself is known
 
@@ -20,20 +33,41 @@ INSTANCE_BYTES: Final = 16  # random: by which a request that comes from this ho
 class Peering:
     """The peers' two halves. Raises ``ValueError`` for options that cannot be."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, pool: HTTPPool | None = None) -> None:
+        """``pool``: of the module that this process imported."""
         self._options = options
+        self._pool = pool
         self._instance = os.urandom(INSTANCE_BYTES)
         self._server: PeerServer | None = None
         self._membership: Membership | None = None
         self.peers: Peers | None = None
         """Who is asked for keys that are not this host's; None: there is no ring."""
-        if options.self_url is not None:
-            self.peers = self._make_peers(options.self_url, options.base_path, options.replicas, options.hash)
-            if options.peers:
-                self._membership = Membership(open_source(options.peers, options.self_url), self.peers.set)
         self._named: SetPeers | None = None
+        if options.peers and options.self_url is not None:
+            hash_fn = HASHES[options.hash]
+            if pool is not None and pool.hash_fn not in HASHES.values():
+                hash_fn = pool.hash_fn
+            self.peers = self._make_peers(options.self_url, options.base_path, options.replicas, hash_fn)
+            self._membership = Membership(open_source(options.peers, options.self_url), self.peers.set)
+        if pool is not None:
+            loop = asyncio.get_running_loop()
+            pool.take(lambda: loop.call_soon_threadsafe(self._ask_pool))
+            self._ask_pool()
 
-    def _make_peers(self, self_url: str, base_path: str, replicas: int, hash_name: str) -> Peers:
+    def _ask_pool(self) -> None:
+        """The module's pool may have named the ring."""
+        pool = self._pool
+        assert pool is not None
+        if pool.peers is None:
+            return
+        if self._membership is not None:
+            logger.warning("HTTPPool.set: got %d peers, but the ring is --peer's", len(pool.peers))
+            return
+        if self.peers is None:
+            self.peers = self._make_peers(pool.self_url, pool.base_path, pool.replicas, pool.hash_fn)
+        self.peers.set(pool.peers)
+
+    def _make_peers(self, self_url: str, base_path: str, replicas: int, hash_fn: Hash) -> Peers:
         options = self._options
         return Peers(
             PeerOptions(
@@ -41,7 +75,8 @@ class Peering:
                 instance=self._instance,
                 base_path=base_path,
                 replicas=replicas,
-                hash=hash_name,
+                hash_fn=hash_fn,
+                transport=None if self._pool is None else self._pool.transport,
                 secret=options.secret,
                 tls=tls.client_context(options.tls_ca, options.tls_cert, options.tls_key),
                 request_timeout=options.peer_timeout,
@@ -49,15 +84,29 @@ class Peering:
         )
 
     def set_peers(self, named: SetPeers) -> None:
-        """Take the ring that the application names. Raises ``ValueError`` where the options have one, or it cannot be.
+        """Take the ring that a worker names. Raises ``ValueError`` where there is one already, or it cannot be.
 
         Requests under way end as they would have.
         """
         if self._options.peers:
             raise ValueError(f"got {len(named.peers)} peers from code, but the coordinator has its ring from --peer")
+        pool = self._pool
+        if pool is not None and pool.peers is not None:
+            if set(named.peers) != set(pool.peers):
+                got = f"got {len(named.peers)} peers from a worker"
+                raise ValueError(f"{got}, but the coordinator has its ring from the HTTPPool of its --app")
+            return
+        if named.hooks and pool is None:
+            raise ValueError(
+                f"{' and '.join(named.hooks)}: got functions, which the coordinator does not have; start it with --app "
+                "and the module that makes the HTTPPool"
+            )
         if named == self._named:
             return  # each worker says the same
-        peers = self._make_peers(named.self_url, named.base_path, named.replicas, named.hash)
+        if pool is None and named.hash not in HASHES:
+            raise ValueError(f"hash: got {named.hash!r}, expected one of {', '.join(HASHES)}")
+        hash_fn = HASHES[named.hash] if pool is None else pool.hash_fn
+        peers = self._make_peers(named.self_url, named.base_path, named.replicas, hash_fn)
         peers.set(named.peers)
         before, self.peers, self._named = self.peers, peers, named
         if before is not None:
@@ -95,6 +144,7 @@ class Peering:
             base_path=options.base_path,
             secret=options.secret,
             ssl_context=context,
+            context=None if self._pool is None else self._pool.context,
         )
 
     async def close(self) -> None:

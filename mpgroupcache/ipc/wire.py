@@ -17,17 +17,20 @@ Messages (w: worker, c: coordinator; ``*``: one-way; ``?``: may be nil)::
 
     w>c    HELLO     role, pid, worker               first frame of a connection; worker: the process's random token,
                                                      which links its "call" and its "service" connection
-    w>c    DECLARE   name, cache_bytes [B],          announce a group
-                     load_timeout? [s]
-    w>c    ASK       group, key, held, copy          a get that missed; held: leases its caller holds, outermost first;
-                                                     copy: send the value itself, the arena is of no use to the caller
+    w>c    DECLARE   name, cache_bytes [B],          announce a group; picks: its workers pick peers themselves, so the
+                     load_timeout? [s], picks        coordinator is to ask none
+    w>c    ASK       group, key, held, copy, here    a get that missed; held: leases its caller holds, outermost first;
+                                                     copy: send the value itself, the arena is of no use to the caller;
+                                                     here: for a peer's request, which no other peer is to be asked for
     w>c *  CANCEL                                    the caller of the ASK with this request id gave up
     w>c *  STORE     lease, value                    the value of a lease: its bytes, or as an integer the size [B] of
                                                      the memfd passed along
+    w>c *  FETCHED   lease, value, minute_qps?       the same, of a peer that the worker picked: for the hot cache alone
     w>c *  FAIL      lease, type_name, message       the loader's exception; over-long texts are cut by the encoder
     w>c *  RETURN    lease                           the loader was left without a value or an error
-    w>c    SET_PEERS self, peers, base_path,         the ring as the application names it
-                     replicas, hash
+    w>c *  SERVED    group                           a peer's request reached the worker itself
+    w>c    SET_PEERS self, peers, base_path,         the ring as the application names it; hooks: what of it are
+                     replicas, hash, hooks           functions, which only a coordinator that imported them has
     c>w    WELCOME   instance, control, pid          answers HELLO; control: name of the control segment
     c>w    DECLARED  group, segment?, cache_bytes    answers DECLARE; segment nil: caching is off; cache_bytes: the
                      [B], arena                      budget in force; arena: the arena's incarnation
@@ -36,8 +39,8 @@ Messages (w: worker, c: coordinator; ``*``: one-way; ``?``: may be nil)::
     c>w    LEASE     lease                           answers ASK: the caller is to load
     c>w    FAILED    code, type_name, message        answers any request
     c>w    PEERS_SET                                 answers SET_PEERS
-    c>w *  LOAD      lease, group, key               on a service connection: load for a peer's request; the lease is
-                                                     ended on the call connection
+    c>w *  LOAD      lease, group, key, ctx          on a service connection: load for a peer's request; the lease is
+                                                     ended on the call connection; ctx: what ``pack_context`` makes
     both   PING                                      are you alive?
     both   PONG                                      answers PING
 
@@ -50,13 +53,14 @@ import re
 import reprlib
 import struct
 from enum import IntEnum
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
 from mpgroupcache.errors import CacheError, CoordinatorError, LoadCycleError, LoadError, ProtocolError
 from mpgroupcache.keys import MAX_KEY_BYTES
+from mpgroupcache.peers import MAX_RATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -67,6 +71,7 @@ MAX_NAME_BYTES: Final = 255  # UTF-8 bytes; NAME_MAX, since segments are named a
 MAX_HELD: Final = 1024  # leases one caller may hold; Python's own recursion limit ends nested loaders before that
 MAX_TYPE_NAME: Final = 200  # characters of an exception type's name
 MAX_TEXT: Final = 8000  # characters of an error's text: a traceback's worth, not a dump
+MAX_CONTEXT: Final = 16 << 10  # bytes of what a loader is told of a peer's request: headers, not bodies
 MAX_PEERS: Final = 4096  # that code may name; some 40 bytes each
 MAX_PAYLOAD: Final = 256 << 10  # bytes; above the largest payload there is (about 73 KiB, an ASK), with room to grow
 TOKEN_BYTES: Final = 16  # of a worker's token: random, so that no two processes share one
@@ -87,6 +92,8 @@ class MessageType(IntEnum):
     FAIL = 0x06
     RETURN = 0x07
     SET_PEERS = 0x08
+    FETCHED = 0x09
+    SERVED = 0x0A
     WELCOME = 0x11
     DECLARED = 0x12
     VALUE = 0x13
@@ -116,12 +123,15 @@ class Origin(IntEnum):
 
 
 # A field's type tells both what a type checker believes and what the decoder makes true.
+Hooks: TypeAlias = tuple[Literal["hash_fn", "transport"], ...]
 Id: TypeAlias = Annotated[int, Meta(ge=0, le=_MAX_INT)]
 Key: TypeAlias = Annotated[bytes, Meta(max_length=MAX_KEY_BYTES)]
 LeaseId: TypeAlias = Annotated[int, Meta(ge=1, le=_MAX_INT)]
 Held: TypeAlias = Annotated[tuple[LeaseId, ...], Meta(max_length=MAX_HELD)]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_BYTES)]
+Packed: TypeAlias = Annotated[bytes, Meta(min_length=1, max_length=MAX_CONTEXT)]
 Pid: TypeAlias = Annotated[int, Meta(ge=1, lt=1 << 31)]
+Rate: TypeAlias = Annotated[float, Meta(ge=0, le=MAX_RATE)]  # requests a minute
 Replicas: TypeAlias = Annotated[int, Meta(ge=1, le=10_000)]
 Role: TypeAlias = Literal["call", "service"]
 Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
@@ -158,6 +168,7 @@ class Declare(Message, frozen=True):
     name: Name
     cache_bytes: Size
     load_timeout: Seconds | None
+    picks: bool
 
 
 class Ask(Message, frozen=True):
@@ -165,6 +176,7 @@ class Ask(Message, frozen=True):
     key: Key
     held: Held
     copy: bool
+    here: bool
 
 
 class Cancel(Message, frozen=True):
@@ -178,6 +190,14 @@ class Store(Message, frozen=True):
     @property
     def passes_descriptor(self) -> bool:  # type: ignore[override]
         return type(self.value) is int
+
+
+class Fetched(Store, frozen=True):
+    minute_qps: Rate | None
+
+
+class Served(Message, frozen=True):
+    group: Id
 
 
 class Fail(Message, frozen=True):
@@ -199,6 +219,7 @@ class SetPeers(Message, frozen=True):
     base_path: Url
     replicas: Replicas
     hash: Name
+    hooks: Hooks
 
 
 class PeersSet(Message, frozen=True):
@@ -254,6 +275,7 @@ class Load(Message, frozen=True):
     lease: LeaseId
     group: Name
     key: Key
+    ctx: Packed
 
 
 class Ping(Message, frozen=True):
@@ -273,6 +295,8 @@ MESSAGES: Final[Mapping[MessageType, type[Message]]] = {
     MessageType.FAIL: Fail,
     MessageType.RETURN: Return,
     MessageType.SET_PEERS: SetPeers,
+    MessageType.FETCHED: Fetched,
+    MessageType.SERVED: Served,
     MessageType.WELCOME: Welcome,
     MessageType.DECLARED: Declared,
     MessageType.VALUE: Value,
@@ -310,6 +334,26 @@ def _cut_texts(message: Fail | Failed) -> None:
             fitting = fitting[: limit - 3] + "..."
         if fitting != text:
             msgspec.structs.force_setattr(message, name, fitting)
+
+
+def pack_context(ctx: object) -> bytes:
+    """Return a loader's ``ctx`` as it travels. Raises ``ValueError`` for what is no plain data, or too much of it."""
+    try:
+        packed = _pack(ctx)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        expected = "None, bool, numbers, str, bytes, and lists and dicts of these"
+        raise ValueError(f"context: got {_short(ctx)} ({error}), expected {expected}; loaders are processes") from None
+    if len(packed) > MAX_CONTEXT:
+        raise ValueError(f"context: got {len(packed)} bytes, expected at most {MAX_CONTEXT}; a loader can do without")
+    return packed
+
+
+NO_CONTEXT: Final = pack_context(None)
+
+
+def unpack_context(packed: bytes) -> Any:
+    """The same data again; a tuple is a list now."""
+    return msgspec.msgpack.decode(packed)
 
 
 def encode(message: Message, request_id: int = 0) -> bytes:

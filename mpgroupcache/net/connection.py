@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from httptools import HttpParserError, HttpRequestParser
 
+from mpgroupcache.ipc.wire import NO_CONTEXT, pack_context
 from mpgroupcache.net import wire
 from mpgroupcache.net.addresses import format_address
-from mpgroupcache.net.source import NoSuchGroup
+from mpgroupcache.net.source import NoSuchGroup, PeerRequest
 
 if TYPE_CHECKING:
     from mpgroupcache.net.server import PeerServer
@@ -98,11 +99,12 @@ class _Ended(Exception):
 class _Visit:
     """A visitor: the request that its connection waits for."""
 
-    __slots__ = ("_connection", "_manner", "timer")
+    __slots__ = ("_connection", "_manner", "ctx", "timer")
 
-    def __init__(self, connection: Connection, manner: _Manner) -> None:
+    def __init__(self, connection: Connection, manner: _Manner, ctx: bytes) -> None:
         self._connection: Connection | None = connection
         self._manner = manner
+        self.ctx = ctx
         self.timer: asyncio.TimerHandle | None = None
 
     def deliver(self, value: bytes, minute_qps: float) -> None:
@@ -350,7 +352,7 @@ class Connection(asyncio.Protocol):
         timeout = None
         if (header := headers.get(_TIMEOUT)) is not None:
             timeout = wire.decode_timeout(header)
-        visit = self.visit = _Visit(self, manner)
+        visit = self.visit = _Visit(self, manner, self._context(group, key, headers))
         self._usual = None
         try:
             self._server.source.visit(group, key, visit)
@@ -361,6 +363,19 @@ class Connection(asyncio.Protocol):
             raise
         if timeout is not None and self.visit is visit:
             visit.timer = self._server.loop.call_later(timeout, self._give_up, visit, timeout)
+
+    def _context(self, group: str, key: bytes, headers: dict[bytes, bytes]) -> bytes:
+        """What the application makes of the request; what that raises is answered."""
+        if self._server.context is None:
+            return NO_CONTEXT
+        texts = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
+        assert self._transport is not None
+        peer = self._transport.get_extra_info("peername")
+        try:
+            return pack_context(self._server.context(PeerRequest(group, key, texts, peer[0] if peer else "")))
+        except Exception as error:
+            self._server.report("context", "%r: the HTTPPool's context raised %r", self, error)
+            raise wire.RequestError(str(error), wire.error_response(500, f"context: {error}")) from error
 
     def _give_up(self, visit: _Visit, timeout: float) -> None:
         text = f"deadline exceeded: no value within the {timeout:g} s of {wire.TIMEOUT.decode()}"

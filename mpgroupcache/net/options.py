@@ -6,12 +6,15 @@ import re
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Final, NamedTuple
+from zlib import crc32
 
-from mpgroupcache.net.consistenthash import HASHES
 from mpgroupcache.net.wire import DEFAULT_BASE_PATH, MAX_RESPONSE_BYTES, check_base_path, encode_secret
 
 if TYPE_CHECKING:
     import ssl
+
+    from mpgroupcache.net.consistenthash import Hash
+    from mpgroupcache.net.transport import Transport
 
 SECRET_OPTION: Final = "--secret-file"  # as errors name it
 
@@ -67,7 +70,8 @@ class PeerOptions:
     instance: bytes  # 16 random bytes of this start of the coordinator
     base_path: str = DEFAULT_BASE_PATH
     replicas: int = 50  # points of each peer in the ring; Go's
-    hash: str = "crc32"  # one of consistenthash.HASHES
+    hash_fn: Hash = crc32  # from bytes to 32 bits; Go's default
+    transport: Transport | None = None  # None: client.py's
     secret: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None  # for https peers; None: the system's CAs, and no certificate of our own
     connect_timeout: float = 1.0  # s, with name and TLS: a host that is there takes a few round trips
@@ -79,8 +83,6 @@ class PeerOptions:
     def __post_init__(self) -> None:
         parse_url(self.self_url, "--self")
         check_base_path(self.base_path)
-        if self.hash not in HASHES:
-            raise ValueError(f"--hash: got {self.hash!r}, expected one of {', '.join(HASHES)}")
         if self.secret is not None:
             encode_secret(self.secret)
         for name in ("replicas", "connect_timeout", "request_timeout", "max_connections", "max_response_bytes"):

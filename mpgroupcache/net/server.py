@@ -30,7 +30,7 @@ from mpgroupcache.net.connection import INSTANCE_HEADER, LINGER, SECRET_HEADER, 
 if TYPE_CHECKING:
     import ssl
 
-    from mpgroupcache.net.source import Source
+    from mpgroupcache.net.source import Context, Source
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +52,12 @@ class PeerServer:
         secret: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
         limits: Limits | None = None,
+        context: Context | None = None,
     ) -> None:
         self.source = source
         self.base_path = wire.check_base_path(base_path)
         self.limits = limits or Limits()
+        self.context = context
         self.loop = asyncio.get_running_loop()
         self.draining = False
         self.errors: Counter[int] = Counter()
@@ -90,14 +92,22 @@ class PeerServer:
         secret: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
         limits: Limits | None = None,
+        context: Context | None = None,
     ) -> PeerServer:
         """Listen on every address of ``host`` ("": all of this host), and ``port`` (0: a free one).
 
-        ``instance``: random bytes that no other peer has. ``secret``: what peers have to know. Raises ``OSError`` that
+        ``instance``: random bytes that no other peer has. ``secret``: what peers have to know. ``context``: makes what
+        the loader of a request is told. Raises ``OSError`` that
         names ``--listen``, and ``ValueError`` for a base path or secret that cannot be.
         """
         server = cls(
-            source, instance=instance, base_path=base_path, secret=secret, ssl_context=ssl_context, limits=limits
+            source,
+            instance=instance,
+            base_path=base_path,
+            secret=secret,
+            ssl_context=ssl_context,
+            limits=limits,
+            context=context,
         )
         server._listeners = await listen(server.loop, host, port)
         for listener in server._listeners:

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+
+class PeerRequest(NamedTuple):
+    """A peer's request, as an application's ``context`` sees it."""
+
+    group: str
+    key: bytes
+    headers: Mapping[str, str]
+    """By their names in lower case."""
+    remote: str
+    """The peer's address, or "" where it is not known."""
+
+
+Context: TypeAlias = Callable[[PeerRequest], Any]
+"""Makes a loader's ``ctx`` of a request (Go: ``HTTPPool.Context``)."""
 
 
 class NoSuchGroup(LookupError):
@@ -11,6 +27,10 @@ class NoSuchGroup(LookupError):
 
 class Visitor(Protocol):
     """A peer's request that waits for a value. It is answered once, maybe before ``Source.visit`` returns."""
+
+    @property
+    def ctx(self) -> bytes:
+        """What its loader is told: what ``ipc.wire.pack_context`` makes."""
 
     def deliver(self, value: bytes, minute_qps: float) -> None:
         """Answer with the value."""

@@ -44,7 +44,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from hmac import compare_digest
-from math import ceil, isfinite
+from math import ceil
 from struct import pack
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote, quote_from_bytes, unquote, unquote_to_bytes
@@ -55,6 +55,7 @@ from mpgroupcache.errors import LoadError, ProtocolError
 from mpgroupcache.ipc.wire import MAX_NAME_BYTES, MAX_TEXT, MAX_TYPE_NAME
 from mpgroupcache.keys import MAX_KEY_BYTES
 from mpgroupcache.net.groupcachepb_pb2 import GetResponse
+from mpgroupcache.peers import usable_rate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -156,6 +157,11 @@ def _escape(name: bytes) -> str:
     return _DOTS.get(name) or quote_from_bytes(name, safe="")
 
 
+def escape_path(path: bytes) -> bytes:
+    """Return a path that a server has unescaped as a raw request target, which ``parse_target`` reads as that path."""
+    return quote_from_bytes(path, safe="/").encode()
+
+
 def parse_target(base_path: str, target: bytes) -> Request:
     """Return what a raw request target asks for.
 
@@ -237,9 +243,7 @@ def decode_response(body: bytes) -> Response:
         expected = "a groupcachepb.GetResponse; is there a groupcache peer at this URL?"
         raise ProtocolError(f"response: got {_short(body)} ({error}), expected {expected}") from None
     rate = message.minute_qps if message.HasField("minute_qps") else None
-    if rate is not None and not (isfinite(rate) and rate >= 0):
-        rate = None  # advice that cannot be followed
-    return Response(message.value, rate)
+    return Response(message.value, None if rate is None else usable_rate(rate))
 
 
 # ---- Errors

@@ -14,6 +14,8 @@ from gopeers import exchange
 from rings import addresses
 from workers import Daemon, wait_until
 
+from mpgroupcache.ipc.coordinator import ExitCode
+
 HERE = str(Path(__file__).parent)
 
 
@@ -78,6 +80,7 @@ def test_loaders_end_with_the_coordinator(
         start_coordinator()  # whose start clears what the dead one left
 
 
-def test_an_app_that_cannot_be_imported_is_named(start_coordinator: Callable[..., Daemon]) -> None:
-    daemon = start_coordinator("--app", "no_such_module")
-    wait_until(lambda: "no_such_module" in "".join(daemon.log) and "started again" in "".join(daemon.log), "a line")
+def test_an_app_that_cannot_be_imported_is_named(socket_path: str) -> None:
+    daemon = Daemon(socket_path, "--app", "no_such_module")
+    assert daemon.wait() == ExitCode.BAD_OPTION
+    assert "--app: got 'no_such_module', which cannot be imported: ModuleNotFoundError" in "".join(daemon.log)

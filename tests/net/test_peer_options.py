@@ -169,7 +169,7 @@ def test_an_address_that_is_taken(tmp_path: Path) -> None:
     host = Host(tmp_path, address, [])
     try:
         other = Daemon(str(tmp_path / "other"), "--listen", address)
-        assert other.wait() == ExitCode.NO_SOCKET
+        assert other.wait() == ExitCode.BAD_OPTION
         assert f"--listen {address}" in "".join(other.log)
         assert segments_of(other.socket) == []
     finally:
