@@ -72,14 +72,15 @@ class HTTPPool:
         if isinstance(hash_fn, str) and hash_fn not in HASHES:
             expected = f"a function from bytes to 32 bits, or one of {', '.join(HASHES)}"
             raise ValueError(f"hash_fn: got {hash_fn!r}, expected {expected}")
-        for name, hook in (("hash_fn", hash_fn), ("context", context), ("transport", transport)):
-            if hook is not None and not isinstance(hook, str) and not callable(hook):
+        function = HASHES[hash_fn] if isinstance(hash_fn, str) else hash_fn
+        for name, hook in (("hash_fn", function), ("context", context), ("transport", transport)):
+            if hook is not None and not callable(hook):
                 raise TypeError(f"{name}: got {type(hook).__name__}, expected a function")
         parse_url(self_url, "self_url")
         self.self_url = self_url
         self.base_path = wire.check_base_path(base_path)
         self.replicas = replicas
-        self.hash_fn = HASHES[hash_fn] if isinstance(hash_fn, str) else hash_fn
+        self.hash_fn = function
         self.context = context
         self.transport = transport
         self.peers: tuple[str, ...] | None = None
@@ -151,8 +152,9 @@ class HTTPPool:
     def wsgi(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """A WSGI application that answers peers below ``base_path``. Other paths are answered with 404.
 
-        Mount it for that path in the application's own dispatcher. The coordinator's ``--listen`` does the same with a
-        fraction of the time for each request; this needs no port of its own.
+        Mount it for that path in the application's own dispatcher, on a server that leaves room for the longest keys in
+        its request line (gunicorn: ``limit_request_line``). The coordinator's ``--listen`` does the same in a fraction
+        of the time for each request; this needs no port of its own.
         """
         return serving.wsgi(self.base_path, self.context, environ, start_response)
 
@@ -179,7 +181,7 @@ class _Peer:
         return f"<peer at {self._url}>"
 
     def get(self, ctx: Any, request: GetRequest) -> GetResponse:
-        """Ask it. Raises ``OSError`` where it cannot be reached, or ``CacheError`` for what it answered."""
+        """Ask it. Raises ``OSError`` where it cannot be reached, ``CacheError`` for what it answered."""
         target = wire.request_target("/", request.group, request.key).decode()[1:]
         headers = {wire.TIMEOUT.decode(): wire.encode_timeout(PEER_TIMEOUT).decode()}
         reply = round_trip(self._transport(ctx), self._url + target, headers, PEER_TIMEOUT, wire.MAX_RESPONSE_BYTES)

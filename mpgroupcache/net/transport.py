@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from random import random
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
+from mpgroupcache.errors import ProtocolError
 from mpgroupcache.net import wire
 from mpgroupcache.net.breaker import Breaker
 from mpgroupcache.net.outcomes import Outcome, Reply, Unreached, explain, outcome_of
@@ -50,8 +52,12 @@ def default_transport(_ctx: Any) -> Opener:
     return _DEFAULT
 
 
+class TooLarge(ProtocolError):
+    """A peer answered with more than this host takes."""
+
+
 def round_trip(opener: Opener, url: str, headers: Mapping[str, str], timeout: float, max_bytes: int) -> Reply:
-    """Make a request and read its whole response. Raises ``OSError`` or ``ValueError``."""
+    """Make a request and read its whole response. Raises ``OSError``, or ``TooLarge`` for one of more than that."""
     request = urllib.request.Request(url, headers=dict(headers))
     try:
         response = opener.open(request, timeout=timeout)
@@ -61,7 +67,7 @@ def round_trip(opener: Opener, url: str, headers: Mapping[str, str], timeout: fl
         limit = max_bytes if response.status == 200 else wire.MAX_ERROR_BYTES
         body = response.read(limit + 1)
         if len(body) > limit and response.status == 200:
-            raise ValueError(f"answered with more than {format_size(max_bytes)} (max_response_bytes)")
+            raise TooLarge(f"answered with more than {format_size(max_bytes)} (max_response_bytes)")
         fields = [
             (name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in response.headers.items()
         ]
@@ -88,7 +94,7 @@ class TransportClient:
         self._breaker = Breaker(jitter)
         self._why_open = ""
         self._probe_timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._tasks: set[asyncio.Task[Outcome]] = set()
         self._fetches = 0
         self._retired = self._closed = False
 
@@ -116,7 +122,7 @@ class TransportClient:
             done(Unreached(f"{self.url} cannot be asked: {error}"))
             return
         self._fetches += 1
-        self._start(self._fetch(target, done))
+        self._start(target).add_done_callback(partial(self._finished, done))
 
     def retire(self) -> None:
         """The peer left the ring: finish what is under way."""
@@ -134,20 +140,18 @@ class TransportClient:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _start(self, work: Coroutine[Any, Any, object]) -> None:
-        task = self._loop.create_task(work)
+    def _start(self, target: str, probe: bool = False) -> asyncio.Task[Outcome]:
+        task = self._loop.create_task(self._ask(target, probe))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
-    async def _fetch(self, target: str, done: Callable[[Outcome], None]) -> None:
-        outcome: Outcome = Unreached(f"{self.url}: not asked any more, this host's client is closed")
-        try:
-            outcome = await self._ask(target)
-        finally:
-            self._fetches -= 1
-            done(outcome)
-            if self._retired:
-                self._rest()
+    def _finished(self, done: Callable[[Outcome], None], task: asyncio.Task[Outcome]) -> None:
+        """A callback, and not the task's own last step: one that is cancelled before its first has none."""
+        self._fetches -= 1
+        done(Unreached(self._why_open) if task.cancelled() else task.result())
+        if self._retired:
+            self._rest()
 
     async def _ask(self, target: str, probe: bool = False) -> Outcome:
         began = self._loop.time()
@@ -155,6 +159,9 @@ class TransportClient:
         try:
             async with asyncio.timeout(seconds):
                 reply = await self._loop.run_in_executor(self._threads, self._round_trip, target)
+        except TooLarge as error:
+            self._breaker.answered(self._loop.time(), probe)
+            return Unreached(f"{self.url}: {error}")
         except TimeoutError:
             reason = f"{self.url}: no answer in {seconds:g} s"
         except Exception as error:  # an opener may raise anything
@@ -171,7 +178,7 @@ class TransportClient:
         if self._breaker.closed:  # a request that was under way has been answered meanwhile
             return
         self._breaker.probe()
-        self._start(self._ask(self._options.base_path, probe=True))
+        self._start(self._options.base_path, probe=True)
 
     def _round_trip(self, target: str) -> Reply:
         options = self._options

@@ -1,0 +1,226 @@
+"""``HTTPPool`` where it runs: in a web application, in the coordinator, in a worker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from children import Child
+from gopeers import Answer, GoPeer, exchange
+from peerkeys import ODD_KEYS
+from rings import addresses
+from salted import salted
+from servers import Server
+from workers import Daemon, wait_until
+
+import mpgroupcache
+from mpgroupcache.net import wire
+from mpgroupcache.net.consistenthash import Map
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(params=["sync", "gthread", "asgi"])
+def served(request: pytest.FixtureRequest, serve: Callable[..., Server]) -> Server:
+    """The application that serves peers, under gunicorn."""
+    application = "peer:app" if request.param in ("sync", "gthread") else "peer:asgi"
+    return serve(request.param, application=application)
+
+
+def ask(server: Server, path: str, method: bytes = b"GET") -> Answer:
+    answer = exchange(f"http://127.0.0.1:{server._port}", path.encode(), method)
+    assert answer is not None
+    return answer
+
+
+def value(answer: Answer) -> bytes:
+    assert answer.status == 200, answer
+    assert answer.headers.get("Content-Type", answer.headers.get("content-type")) == "application/x-protobuf"
+    return wire.decode_response(answer.body).value
+
+
+def test_requests_are_answered_as_the_coordinator_does(served: Server) -> None:
+    keys = [key for key in ODD_KEYS.values() if len(key) < 1000]  # gunicorn takes request lines of 4 KiB
+    for key in keys:
+        target = wire.request_target(wire.DEFAULT_BASE_PATH, "g", key).decode()
+        assert value(ask(served, target)) == b"V:g:" + key
+        assert value(ask(served, target)) == b"V:g:" + key  # from the cache
+    # As Go's client writes them.
+    assert value(ask(served, "/_groupcache/g/a+b%2Bc")) == b"V:g:a b+c"
+    assert value(ask(served, "/_groupcache/async/k")) == b"V:g:k"
+    assert value(ask(served, "/_groupcache/g/size:300000")) == b"x" * 300_000
+    assert value(ask(served, "/_groupcache/g/size:0")) == b""
+    assert value(ask(served, "/_groupcache/g/ctx")) == b"g nobody 127.0.0.1"
+    head = ask(served, "/_groupcache/g/size:300000", b"HEAD")
+    assert (head.status, head.body) == (200, b"")
+    bad = ask(served, "/_groupcache/g")
+    assert (bad.status, bad.body) == (400, b"bad request\n")
+    unknown = ask(served, "/_groupcache/nobody/k")
+    assert (unknown.status, unknown.body) == (404, b"no such group: nobody\n")
+    failed = ask(served, "/_groupcache/g/fail:boom")
+    assert (failed.status, failed.body) == (500, b"boom\n")
+    assert wire.loader_error(500, [(n.encode(), v.encode()) for n, v in failed.headers.items()], failed.body)
+    wait_until(lambda: int(ask(served, "/").body) == 2 * len(keys) + 6, "requests that were counted")
+
+
+def test_a_go_peer_asks_an_application(served: Server, start_go_peer: Callable[..., GoPeer]) -> None:
+    go = start_go_peer("-groups", "g")
+    go.set_peers(f"http://127.0.0.1:{served._port}")  # which owns every key
+    for key in (b"plain", b"a/b", b"a b+c", "schlüssel".encode(), b"\xff\x00"):
+        assert go.get("g", key) == b"V:g:" + key
+    with pytest.raises(LookupError, match="boom"):
+        go.get("g", b"fail:boom")
+    assert go.loads("g") == {b"fail:boom": 1}  # Go loads again what its peer's loader raised
+
+
+def test_a_path_that_is_unescaped_already() -> None:
+    """Some servers give no raw path. A plus in it may have been a space: a guess could be another key's value."""
+    from mpgroupcache import serving
+
+    told: list[Any] = []
+    environ = {"REQUEST_METHOD": "GET", "SCRIPT_NAME": "", "PATH_INFO": "/_groupcache/g/a+b"}
+    [body] = serving.wsgi("/_groupcache/", None, environ, lambda status, headers: told.append(status))
+    assert told == ["501 Not Implemented"]
+    assert b"raw path" in body
+    environ["PATH_INFO"] = "/_groupcache/nobody/ä b/c".encode().decode("latin-1")
+    assert list(serving.wsgi("/_groupcache/", None, environ, lambda status, headers: told.append(status))) == [
+        b"no such group: nobody\n"
+    ]
+
+
+# ---- In the coordinator
+
+
+@pytest.fixture
+def hooked_ring(
+    spawn_hooked: Callable[[str, str, list[str]], Daemon], tmp_path: Path
+) -> tuple[list[str], list[Daemon]]:
+    places = addresses(2)
+    ring = [f"http://{place}" for place in places]
+    return ring, [spawn_hooked(str(tmp_path / f"s{i}"), place, ring) for i, place in enumerate(places)]
+
+
+@pytest.fixture
+def spawn_hooked() -> Iterator[Callable[[str, str, list[str]], Daemon]]:
+    """Start coordinators that import ``hooked_app``."""
+    started: list[Daemon] = []
+
+    def start(socket: str, address: str, ring: list[str]) -> Daemon:
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
+            "TEST_NAME": address,
+            "TEST_SELF": f"http://{address}",
+            "TEST_RING": " ".join(ring),
+        }
+        started.append(Daemon(socket, "--listen", address, "--app", "hooked_app", env=environment))
+        return started[-1].wait_serving()
+
+    yield start
+    for daemon in started:
+        daemon.close()
+
+
+class Asking:
+    """A worker that makes no pool."""
+
+    def __init__(self, socket: str) -> None:
+        mpgroupcache.configure(socket=socket)
+        self.group = mpgroupcache.new_group("g", 0, lambda ctx, key, dest: dest.set_string("own"))
+        assert mpgroupcache.connect()
+
+    def get(self, key: str) -> str:
+        return str(self.group.get(key))
+
+
+def test_functions_of_the_module_that_the_coordinator_imports(
+    hooked_ring: tuple[list[str], list[Daemon]], child: Callable[..., Child]
+) -> None:
+    ring, daemons = hooked_ring
+    asking = child(Asking, daemons[0].socket)
+    points = Map(50, salted)
+    points.add(*ring)
+    theirs = [key for key in map(str, range(40)) if points.get(key) == ring[1]]
+    assert 0 < len(theirs) < 40
+    here, there = (url.removeprefix("http://") for url in ring)
+    own = ("own", f"{here} for None")  # this worker's, or the host's loader process's
+    wait_until(lambda: asking.call("get", theirs[0]) != "own", "the other host's loader")
+    for key in map(str, range(40)):
+        # The owner by that hash; through the transport, whose header its context saw, and its loader was told of.
+        got = asking.call("get", key)
+        assert got == f"{there} for hooked" if key in theirs else got in own
+    bad = exchange(ring[1], b"/_groupcache/g/bad%20context")
+    assert bad is not None
+    assert (bad.status, bad.body) == (500, b"context: not for you\n")
+    daemons[1].close()  # and its keys are this host's
+    for key in theirs:
+        assert asking.call("get", key) in own
+
+
+class Pooled:
+    """A worker with a pool."""
+
+    def __init__(self, socket: str, self_url: str, ring: list[str], **hooks: Any) -> None:
+        mpgroupcache.configure(socket=socket)
+        self.pool = mpgroupcache.HTTPPool(self_url, **hooks)
+        self.pool.set(*ring)
+        self.group = mpgroupcache.new_group("g", 0, lambda ctx, key, dest: dest.set_string("own"))
+        self.direct = mpgroupcache.new_group(
+            "direct", 0, lambda ctx, key, dest: dest.set_string("own"), peers=self.pool
+        )
+        assert mpgroupcache.connect()
+
+    def get(self, key: str) -> str:
+        return str(self.group.get(key))
+
+    def get_direct(self, key: str) -> str:
+        return str(self.direct.get(key))
+
+    def picked(self, keys: list[str]) -> list[str | None]:
+        return [None if (peer := self.pool.pick_peer(key)) is None else repr(peer) for key in keys]
+
+
+def hooked_pool(socket: str, self_url: str, ring: list[str]) -> Pooled:
+    return Pooled(socket, self_url, ring, hash_fn=salted)
+
+
+def test_functions_that_the_coordinator_does_not_have(here: Daemon, child: Callable[..., Child]) -> None:
+    ring = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
+    worker = child(hooked_pool, here.socket, ring[0], ring)
+    assert {worker.call("get", key) for key in map(str, range(20))} == {"own"}
+
+
+def test_picking_in_a_worker(here: Daemon, child: Callable[..., Child], start_go_peer: Callable[..., GoPeer]) -> None:
+    go = start_go_peer("-groups", "direct")
+    ring = ["http://127.0.0.1:1", go.url]
+    worker = child(Pooled, here.socket, ring[0], ring)
+    keys = [str(i) for i in range(20)]
+    points = Map(50)
+    points.add(*ring)
+    assert worker.call("picked", keys) == [
+        None if points.get(key) == ring[0] else f"<peer at {go.url}/_groupcache/>" for key in keys
+    ]
+    for key in keys:
+        owned = points.get(key) == ring[0]
+        assert worker.call("get_direct", key) == ("own" if owned else f"V:direct:{key}")
+    assert len(go.loads("direct")) == sum(points.get(key) == go.url for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("hooks", "error", "text"),
+    [
+        ({"hash_fn": "md5"}, ValueError, "hash_fn: got 'md5', expected a function"),
+        ({"hash_fn": 7}, TypeError, "hash_fn: got int, expected a function"),
+        ({"context": "x"}, TypeError, None),
+        ({"replicas": 0}, ValueError, "replicas: got 0"),
+        ({"base_path": "x"}, ValueError, "base path: got 'x'"),
+    ],
+)
+def test_pools_that_cannot_be(hooks: dict[str, Any], error: type[Exception], text: str | None) -> None:
+    with pytest.raises(error, match=text):
+        mpgroupcache.HTTPPool("http://127.0.0.1:1", **hooks)
+    from mpgroupcache import pool
+
+    assert pool.made() is None

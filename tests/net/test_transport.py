@@ -1,0 +1,159 @@
+"""Peers asked through an application's own transport."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+import urllib.error
+import urllib.request
+from email.message import Message
+from typing import Any
+
+import pytest
+from workers import PATIENCE
+
+from mpgroupcache.net import wire
+from mpgroupcache.net.options import PeerOptions
+from mpgroupcache.net.outcomes import Fetched, Outcome, OwnerError, Unreached
+from mpgroupcache.net.transport import TransportClient, default_transport, round_trip
+
+URL = "http://10.0.0.2:8080"
+VALUE = wire.response_head(1)[0] + b"v"
+
+
+class Response(io.BytesIO):
+    def __init__(self, body: bytes = VALUE, status: int = 200, **headers: str) -> None:
+        super().__init__(body)
+        self.status = status
+        self.headers = Message()
+        for name, text in ({"Content-Type": "application/x-protobuf"} | headers).items():
+            self.headers[name] = text
+
+
+class Opener:
+    """Answers as a test says; it keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.requests: list[urllib.request.Request] = []
+        self.answer: Any = Response
+
+    def open(self, request: urllib.request.Request, *, timeout: float) -> Any:
+        self.requests.append(request)
+        return self.answer()
+
+
+def client(opener: Opener, **options: Any) -> TransportClient:
+    made = PeerOptions(self_url="http://10.0.0.1:8080", instance=bytes(16), **options)
+    return TransportClient(URL, made, lambda ctx: opener, jitter=lambda: 0.0)
+
+
+async def fetch(peer: TransportClient, key: bytes = b"k") -> Outcome:
+    outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    peer.fetch("g", key, outcome.set_result)
+    return await asyncio.wait_for(outcome, PATIENCE)
+
+
+def test_what_is_asked_and_what_answers_mean() -> None:
+    async def run() -> None:
+        opener = Opener()
+        peer = client(opener, secret="secret", max_response_bytes=100)
+        assert await fetch(peer, b"a/\xff") == Fetched(b"v", None)
+        [request] = opener.requests
+        assert request.full_url == f"{URL}/_groupcache/g/a%2F%FF"
+        assert request.headers["Mpgroupcache-secret"] == "secret"
+        opener.answer = lambda: Response(b"x" * 101)
+        assert "more than 100 B" in str(await fetch(peer))
+        opener.answer = lambda: Response(b"boom\n", 500, **{wire.LOAD_ERROR.decode(): "app.Boom"})
+        assert await fetch(peer) == OwnerError("app.Boom", "boom")
+
+        def raise_error() -> None:
+            raise urllib.error.HTTPError(URL, 404, "Not Found", Message(), io.BytesIO(b"no such group: g"))
+
+        opener.answer = raise_error
+        outcome = await fetch(peer)
+        assert isinstance(outcome, Unreached)
+        assert "answered 404: no such group: g" in outcome.reason
+        assert peer.available
+        assert peer.under_way == 0
+        await peer.close()
+        assert isinstance(await fetch(peer), Unreached)
+
+    asyncio.run(run())
+
+
+def test_a_dead_peer_is_asked_once_until_it_answers_a_probe() -> None:
+    async def run() -> None:
+        opener = Opener()
+        peer = client(opener)
+
+        def refuse() -> None:
+            raise ConnectionRefusedError("refused")
+
+        opener.answer = refuse
+        for _ in range(10):
+            outcome = await fetch(peer)
+            assert isinstance(outcome, Unreached)
+            assert "refused" in outcome.reason
+        assert len(opener.requests) == 1
+        opener.answer = lambda: Response(b"bad request\n", 400)
+        async with asyncio.timeout(PATIENCE):
+            while not peer.available:
+                await asyncio.sleep(0.01)
+        assert opener.requests[-1].full_url == f"{URL}/_groupcache/"
+        opener.answer = Response
+        assert await fetch(peer) == Fetched(b"v", None)
+        await peer.close()
+
+    asyncio.run(run())
+
+
+def test_a_transport_that_hangs() -> None:
+    async def run() -> None:
+        released = threading.Event()
+        opener = Opener()
+        opener.answer = lambda: released.wait(PATIENCE) and Response()
+        peer = client(opener, request_timeout=0.05)
+        assert "no answer in 0.05 s" in str(await fetch(peer))
+        late = asyncio.create_task(fetch(peer))
+        await asyncio.wait_for(late, PATIENCE)  # at once: it is not asked again
+        closing = client(opener)
+        waiting = asyncio.create_task(fetch(closing))
+        await asyncio.sleep(0)
+        await closing.close()
+        assert isinstance(await waiting, Unreached)
+        released.set()
+        await peer.close()
+
+    asyncio.run(run())
+
+
+def test_a_peer_that_leaves_the_ring_finishes() -> None:
+    async def run() -> None:
+        released = threading.Event()
+        opener = Opener()
+        opener.answer = lambda: released.wait(PATIENCE) and Response()
+        peer = client(opener)
+        waiting = asyncio.create_task(fetch(peer))
+        await asyncio.sleep(0)
+        peer.retire()
+        released.set()
+        assert await waiting == Fetched(b"v", None)
+        assert peer.under_way == 0
+        await peer.close()
+
+    asyncio.run(run())
+
+
+def test_the_default_follows_no_redirect() -> None:
+    from gopeers import Recorder
+
+    recorder = Recorder(lambda target: b"HTTP/1.1 301 Moved\r\nLocation: /other\r\nContent-Length: 0\r\n\r\n")
+    try:
+        reply = round_trip(default_transport(None), f"{recorder.url}/k", {}, PATIENCE, 100)
+        assert reply.status == 301
+        assert len(recorder.requests) == 1
+        with pytest.raises(OSError, match="refused"):
+            round_trip(default_transport(None), "http://127.0.0.1:1/k", {}, PATIENCE, 100)
+    finally:
+        recorder.close()

@@ -1,0 +1,270 @@
+"""Peers that an application picks itself, and the hooks around groups."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from children import Child
+from workers import PATIENCE, Daemon, wait_until
+
+import mpgroupcache
+from mpgroupcache import CacheType, LoadCycleError, NoPeers, Sink
+from mpgroupcache.net.groupcachepb_pb2 import GetRequest, GetResponse
+
+OWNED = "owned"  # by the peer; every other key is this host's
+
+
+class Peer:
+    """A peer that does what a test says, and its own picker."""
+
+    def __init__(self, answer: Callable[[Any, GetRequest], Any]) -> None:
+        self._answer = answer
+        self.picked: list[str | bytes] = []
+        self.asked: list[tuple[Any, GetRequest]] = []
+
+    def pick_peer(self, key: str | bytes) -> Peer | None:
+        self.picked.append(key)
+        return self if OWNED in str(key) else None
+
+    def get(self, ctx: Any, request: GetRequest) -> GetResponse:
+        self.asked.append((ctx, request))
+        return self._answer(ctx, request)  # type: ignore[no-any-return]
+
+
+def peer_value(ctx: Any, request: GetRequest) -> GetResponse:
+    return GetResponse(value=b"peer's " + request.key)
+
+
+def load(ctx: Any, key: str | bytes, dest: Sink) -> None:
+    dest.set_string("own")
+
+
+def test_a_peer_is_asked_and_what_it_gave_is_not_ours(here: Daemon) -> None:
+    peer = Peer(lambda ctx, request: GetResponse(value=b"peer's"))
+    group = mpgroupcache.new_group("g", "1MiB", load, peers=peer)
+    assert group.get(OWNED, ctx="mine") == "peer's"
+    [(ctx, request)] = peer.asked
+    assert (ctx, request.group, request.key) == ("mine", b"g", OWNED.encode())
+    assert group.get("other") == "own"
+    wait_until(lambda: group.lookup("other"))
+    stats = group.stats
+    assert (stats.peer_loads, stats.peer_errors, stats.local_loads, stats.loads) == (1, 0, 1, 2)
+    assert group.cache_stats(CacheType.MAIN_CACHE).items == 1
+
+
+@pytest.mark.parametrize("size", [100, 200_000])
+def test_what_a_peer_is_often_asked_for_is_hot(here: Daemon, size: int) -> None:
+    peer = Peer(lambda ctx, request: GetResponse(value=bytes(size), minute_qps=1e9))
+    group = mpgroupcache.new_group("g", "4MiB", load, peers=peer)
+    assert group.get(OWNED) == bytes(size)
+    wait_until(lambda: group.lookup(OWNED) is not None)
+    assert group.cache_stats(CacheType.HOT_CACHE).items == 1
+    assert group.cache_stats(CacheType.MAIN_CACHE).items == 0
+    assert group.get(OWNED) == bytes(size)
+    assert len(peer.asked) == 1
+
+
+@pytest.mark.parametrize("rate", [float("inf"), float("nan"), -1.0, 1e300])
+def test_rates_that_cannot_be_break_nothing(here: Daemon, rate: float) -> None:
+    peer = Peer(lambda ctx, request: GetResponse(value=b"v", minute_qps=rate))
+    group = mpgroupcache.new_group("g", "1MiB", load, peers=peer)
+    for i in range(20):
+        assert group.get(f"{OWNED} {i}") == "v"
+    assert mpgroupcache.connect()
+
+
+def fail(ctx: Any, request: GetRequest) -> GetResponse:
+    raise ConnectionError("down")
+
+
+async def answer_later(ctx: Any, request: GetRequest) -> GetResponse:
+    return GetResponse(value=b"later")
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (fail, "builtins.ConnectionError: down"),
+        (lambda ctx, request: b"bytes", "got bytes, expected a groupcachepb GetResponse"),
+        (answer_later, "its get() is async"),
+    ],
+)
+def test_a_peer_that_fails(here: Daemon, caplog: pytest.LogCaptureFixture, answer: Any, why: str) -> None:
+    peer = Peer(answer)
+    group = mpgroupcache.new_group("g", "1MiB", load, peers=peer)
+    with caplog.at_level(logging.WARNING):
+        assert group.get(OWNED) == "own"
+    assert why.removeprefix("builtins.") in caplog.text
+    stats = group.stats
+    assert (stats.peer_errors, stats.peer_loads, stats.local_loads) == (1, 0, 1)
+
+
+def test_a_picker_that_fails(here: Daemon) -> None:
+    class Broken:
+        def pick_peer(self, key: object) -> None:
+            raise RuntimeError("no ring yet")
+
+    group = mpgroupcache.new_group("g", "1MiB", load, peers=Broken())
+    assert group.get("k") == "own"
+    assert group.stats.peer_errors == 1
+
+
+def test_one_asks_for_all_who_wait(here: Daemon) -> None:
+    released = threading.Event()
+
+    def answer(ctx: Any, request: GetRequest) -> GetResponse:
+        assert released.wait(PATIENCE)
+        return GetResponse(value=b"once")
+
+    peer = Peer(answer)
+    group = mpgroupcache.new_group("g", 0, load, peers=peer)
+    with ThreadPoolExecutor(4) as pool:
+        gets = [pool.submit(group.get, OWNED) for _ in range(4)]
+        from mpgroupcache import process
+
+        wait_until(lambda: (link := process.current().working_link) and len(link.channel._pending) == 3, "waiters")
+        released.set()
+        assert [get.result(PATIENCE) for get in gets] == ["once"] * 4
+    assert len(peer.asked) == 1
+    stats = group.stats
+    assert (stats.peer_loads, stats.loads_deduped, stats.loads) == (1, 3, 4)
+
+
+def test_asyncio(here: Daemon) -> None:
+    class Async(Peer):
+        async def get(self, ctx: Any, request: GetRequest) -> GetResponse:  # type: ignore[override]
+            self.asked.append((ctx, request))
+            await asyncio.sleep(0)
+            return peer_value(ctx, request)
+
+    async def load_async(ctx: Any, key: str, dest: Sink) -> None:
+        dest.set_string("own")
+
+    later, plain = Async(peer_value), Peer(peer_value)
+    first = mpgroupcache.new_group("first", "1MiB", load_async, peers=later)
+    second = mpgroupcache.new_group("second", "1MiB", load, peers=plain)
+
+    async def run() -> list[str]:
+        return [str(await group.aget(key)) for group in (first, second) for key in (OWNED, "other")]
+
+    assert asyncio.run(run()) == ["peer's owned", "own", "peer's owned", "own"]
+    assert len(later.asked) == len(plain.asked) == 1
+
+
+def test_a_peer_that_asks_for_its_own_key(here: Daemon) -> None:
+    """A cycle is found through a peer too: the coordinator knows what its caller holds."""
+    errors = []
+
+    def answer(ctx: Any, request: GetRequest) -> GetResponse:
+        try:
+            group.get(OWNED)
+        except LoadCycleError as error:
+            errors.append(error)
+            raise
+        raise AssertionError
+
+    group = mpgroupcache.new_group("g", "1MiB", load, peers=Peer(answer))
+    assert group.get(OWNED) == "own"
+    assert len(errors) == 1
+
+
+def test_without_a_coordinator(tmp_path: Any, child: Callable[..., Child]) -> None:
+    alone = child(Alone, str(tmp_path / "nobody"))
+    assert alone.call("get", OWNED) == b"peer's owned"
+    assert alone.call("get", "other") == b"own"
+
+
+class Alone:
+    def __init__(self, socket: str) -> None:
+        mpgroupcache.configure(socket=socket)
+        self.group = mpgroupcache.new_group("g", "1MiB", load, peers=Peer(peer_value))
+
+    def get(self, key: str) -> bytes:
+        return bytes(self.group.get(key))
+
+
+def test_peers_that_pick_none() -> None:
+    with pytest.raises(TypeError, match="peers: got str, expected an object with pick_peer"):
+        mpgroupcache.new_group("g", 0, load, peers="http://10.0.0.1")  # type: ignore[arg-type]
+    assert mpgroupcache.get_group("g") is None
+    assert NoPeers().pick_peer("k") is None
+
+
+# ---- What a process registers: each in one of its own
+
+
+class Registering:
+    """A process in which a test registers things; ``told`` says what they were called with."""
+
+    def __init__(self, socket: str) -> None:
+        mpgroupcache.configure(socket=socket)
+        self.told: list[Any] = []
+
+    def hooks(self) -> list[Any]:
+        mpgroupcache.register_new_group_hook(lambda group: self.told.append(group.name))
+        mpgroupcache.register_server_start(lambda: self.told.append("start"))
+        for name in ("one", "two"):
+            mpgroupcache.new_group(name, 0, load)
+        return self.told
+
+    def register_twice(self) -> list[str]:
+        register: list[Callable[[], object]] = [
+            lambda: mpgroupcache.register_new_group_hook(print),
+            lambda: mpgroupcache.register_server_start(print),
+            lambda: mpgroupcache.register_peer_picker(NoPeers),
+        ]
+        later: list[Callable[[], object]] = [
+            *register,
+            lambda: mpgroupcache.register_per_group_peer_picker(lambda name: None),
+            lambda: mpgroupcache.HTTPPool("http://10.0.0.1:80"),
+        ]
+        for call in register:
+            call()
+        errors = []
+        for call in later:
+            with pytest.raises(RuntimeError) as raised:
+                call()
+            errors.append(str(raised.value))
+        return errors
+
+    def pick(self, per_group: bool) -> list[Any]:
+        def picker(*name: str) -> Peer | None:
+            self.told.append(name)
+            return None if name == ("none",) else Peer(peer_value)
+
+        if per_group:
+            mpgroupcache.register_per_group_peer_picker(picker)
+        else:
+            mpgroupcache.register_peer_picker(picker)
+        groups = [mpgroupcache.new_group(name, 0, load) for name in ("some", "none")]
+        groups.append(mpgroupcache.new_group("own", 0, load, peers=NoPeers()))
+        values = [str(group.get(OWNED)) for group in groups for _ in range(2)]
+        return [values[::2], values[1::2], self.told]
+
+
+def test_hooks(here: Daemon, child: Callable[..., Child]) -> None:
+    assert child(Registering, here.socket).call("hooks") == ["start", "one", "two"]
+
+
+def test_registering_twice(here: Daemon, child: Callable[..., Child]) -> None:
+    errors = child(Registering, here.socket).call("register_twice")
+    assert [error.split(":")[0] for error in errors] == [
+        "register_new_group_hook", "register_server_start", "register_peer_picker", "register_per_group_peer_picker",
+        "HTTPPool",
+    ]  # fmt: skip
+    assert errors[-1].endswith("register_peer_picker was it")
+
+
+def test_a_registered_picker_is_asked_for_once_a_group(here: Daemon, child: Callable[..., Child]) -> None:
+    first, second, told = child(Registering, here.socket).call("pick", False)
+    assert first == second == ["peer's owned", "peer's owned", "own"]
+    assert told == [(), ()]
+    first, second, told = child(Registering, here.socket).call("pick", True)
+    assert first == second == ["peer's owned", "own", "own"]
+    assert told == [("some",), ("none",)]
