@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, ParamSpec, TypeAlias
 
 from mpgroupcache.errors import LoadCycleError, LoadError
-from mpgroupcache.ipc.flights import Action, Cycle, Deliver, Fail, FlightTable, Grant, Waiter
+from mpgroupcache.ipc.flights import PICKED, Action, Cycle, Deliver, Fail, FlightTable, Grant, Waiter
 
 P = ParamSpec("P")
 
@@ -38,12 +38,15 @@ class LocalFlights:
         self._lock = threading.Lock()
         self._table = FlightTable()
 
-    def ask(self, key: Hashable) -> tuple[Waiter, Future[Outcome]]:
-        """Join the flight of ``key``, or open one. The future raises ``LoadError`` or ``LoadCycleError``."""
+    def ask(self, key: Hashable, *, away: bool = False) -> tuple[Waiter, Future[Outcome]]:
+        """Join the flight of ``key``, or open one. The future raises ``LoadError`` or ``LoadCycleError``.
+
+        ``away``: whoever gets the lease will ask a peer; others do not wait for such a flight.
+        """
         future: Future[Outcome] = Future()
         future.set_running_or_notify_cancel()  # asyncio would cancel it, and whoever loads could not set its result
         waiter = Waiter(owner=self, held=held_alone.get(), request=future)
-        self._drive(self._table.ask, key, waiter)
+        self._drive(self._table.ask, key, waiter, PICKED if away else None, here=not away)
         return waiter, future
 
     def cancel(self, waiter: Waiter) -> None:

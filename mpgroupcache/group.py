@@ -25,7 +25,7 @@ from mpgroupcache.ipc.link import Link
 from mpgroupcache.ipc.wire import MAX_HELD, Ask, Failed, FailureCode, Hit, Lease, Origin, Served, Value
 from mpgroupcache.keys import decode_key, encode_key
 from mpgroupcache.leases import HeldLease, LocalLease, SharedLease, held_leases
-from mpgroupcache.peers import PeerAnswer, PeerPicker, make_request, picker_of, read_response
+from mpgroupcache.peers import PeerAnswer, PeerPicker, ProtoGetter, make_request, picker_of, read_response
 from mpgroupcache.process import Process, current
 from mpgroupcache.shm._group import GroupCore
 from mpgroupcache.shm._view import ByteView
@@ -86,10 +86,14 @@ class Group(GroupCore):
     # ---- A miss in a thread or greenlet: find the value, or the lease to load it
 
     def _load(self, key: str | bytes, ctx: Any, timeout: float | None, here: bool = False) -> ByteView:
-        """``here``: for a peer's request, so that no peer is to be asked."""
+        """``here``: no peer is to be asked, since the key is this host's, or it is a peer that asks."""
         raw = encode_key(key)
         if self._loader.is_async:
             raise TypeError(f"group {self._name!r} has an async getter: got get(), expected `await group.aget(key)`")
+        peer = None
+        if not here and (picker := self._picker()) is not None:
+            peer = self._pick(picker, raw)
+            here = peer is None
         try:
             found = self._find(current(), raw, None if timeout is None else time.monotonic() + timeout, here)
         except DeadlineExceeded:
@@ -99,8 +103,7 @@ class Group(GroupCore):
             return found
         try:
             with found.loading():
-                picker = None if here else self._picker()
-                if picker is not None and (answer := self._fetch(picker, ctx, raw)) is not None:
+                if peer is not None and (answer := self._fetch(peer, ctx, raw)) is not None:
                     return self._keep(found, answer)
                 value = self._loader.load(ctx, raw)
         except BaseException as error:
@@ -123,7 +126,7 @@ class Group(GroupCore):
             if found is not None:
                 return found
             copy = True
-        waiter, future = process.alone.ask((self._name, key))
+        waiter, future = process.alone.ask((self._name, key), away=not here and self._peers is not None)
         try:
             outcome = future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
         except FutureTimeoutError:
@@ -201,11 +204,17 @@ class Group(GroupCore):
             self._peers_known = True
         return self._peers
 
-    def _fetch(self, picker: PeerPicker, ctx: Any, key: bytes) -> PeerAnswer | None:
-        """Ask the peer that owns a key. None: that is this process, or the peer failed; then the key is loaded here."""
+    def _pick(self, picker: PeerPicker, key: bytes) -> ProtoGetter | None:
+        """Return the peer that owns a key. None: this host does, or nobody knows."""
         try:
-            if (peer := picker.pick_peer(decode_key(key))) is None:
-                return None
+            return picker.pick_peer(decode_key(key))
+        except Exception as error:
+            self._blame(error)
+            return None
+
+    def _fetch(self, peer: ProtoGetter, ctx: Any, key: bytes) -> PeerAnswer | None:
+        """Ask the peer that owns a key. None: it failed, and the key is loaded here."""
+        try:
             response = peer.get(ctx, make_request(self._name, key))
             if inspect.iscoroutine(response):
                 response.close()
@@ -215,11 +224,9 @@ class Group(GroupCore):
             self._blame(error)
             return None
 
-    async def _fetch_async(self, picker: PeerPicker, ctx: Any, key: bytes) -> PeerAnswer | None:
+    async def _fetch_async(self, peer: ProtoGetter, ctx: Any, key: bytes) -> PeerAnswer | None:
         """The same for a coroutine; a plain peer is asked in the loop's executor."""
         try:
-            if (peer := picker.pick_peer(decode_key(key))) is None:
-                return None
             request = make_request(self._name, key)
             if inspect.iscoroutinefunction(peer.get):
                 return read_response(await peer.get(ctx, request))
@@ -240,7 +247,7 @@ class Group(GroupCore):
     # ---- For peers, where a process of the application serves them
 
     def serve(self, key: bytes, ctx: Any, timeout: float | None) -> ByteView:
-        """Answer a peer's request: as `get`, but no other peer is asked for it."""
+        """Answer a peer's request: as `get`, but no other peer is asked for it, nor waited for."""
         if self._loader.is_async:
             return asyncio.run(self.serve_async(key, ctx, timeout))
         self._tell_served(current().link_for(self))
@@ -287,6 +294,10 @@ class Group(GroupCore):
         return None
 
     async def _load_async(self, key: bytes, ctx: Any, timeout: float | None, here: bool) -> ByteView:
+        peer = None
+        if not here and (picker := self._picker()) is not None:
+            peer = self._pick(picker, key)
+            here = peer is None
         try:
             async with asyncio.timeout(timeout) as waiting:
                 found = await self._find_async(key, here)
@@ -297,7 +308,7 @@ class Group(GroupCore):
             raise _deadline_exceeded() from None
         if isinstance(found, ByteView):
             return found
-        task = asyncio.create_task(self._run_async(found, key, ctx, here))
+        task = asyncio.create_task(self._run_async(found, key, ctx, peer))
         _running.add(task)
         task.add_done_callback(functools.partial(_finish, found))
         return await asyncio.shield(task)
@@ -318,7 +329,7 @@ class Group(GroupCore):
             if found is not None:
                 return found
             copy = True
-        waiter, future = process.alone.ask((self._name, key))
+        waiter, future = process.alone.ask((self._name, key), away=not here and self._peers is not None)
         try:
             return self._judge_alone(process, await asyncio.wrap_future(future))
         except BaseException:
@@ -331,11 +342,10 @@ class Group(GroupCore):
             return link
         return await asyncio.get_running_loop().run_in_executor(None, process.link_for, self)
 
-    async def _run_async(self, lease: HeldLease, key: bytes, ctx: Any, here: bool) -> ByteView:
+    async def _run_async(self, lease: HeldLease, key: bytes, ctx: Any, peer: ProtoGetter | None) -> ByteView:
         try:
             with lease.loading():
-                picker = None if here else self._picker()
-                if picker is not None and (answer := await self._fetch_async(picker, ctx, key)) is not None:
+                if peer is not None and (answer := await self._fetch_async(peer, ctx, key)) is not None:
                     return self._keep(lease, answer)
                 if self._loader.is_async:
                     value = await self._loader.load_async(ctx, key)

@@ -1,8 +1,9 @@
 """Peers of an application's own choice: who owns a key, and how to ask (Go: ``PeerPicker``, ``ProtoGetter``).
 
 A group has the picker that it was made with (``peers=``), else the one that is registered for this process, else none:
-then the coordinator asks the peers of its ring. A picker and its getters run where a load would: in the process that
-holds the lease, in its thread or on its loop, once for all who wait. A peer's own request is never passed on.
+then the coordinator asks the peers of its ring. A picker runs where a get misses; the peer that it picks is asked where
+a load would run: in the process that holds the lease, in its thread or on its loop, once for all who wait. A peer's own
+request is never passed on, and waits for no other peer.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mpgroupcache.ipc.flights import (
+    PICKED,
     TRANSITIONS,
     Action,
     Cycle,
@@ -441,6 +442,49 @@ def test_an_unreached_peer_can_close_a_circle(table: FlightTable) -> None:
     far = granted(table.enlist(seek(table, "far"), Waiter("loader")))
     join(table, K, "loader", (far.id,))
     assert table.unreached(fetching) == [Cycle(waiting, (K, "far"))]
+
+
+def test_nobody_here_waits_for_a_holder_that_asks_a_peer(table: FlightTable) -> None:
+    # 1. a asks a peer that it has picked. 2. The peer takes this host for the owner, and asks here: by a guest, or by a
+    # worker that serves it. 3. Both ends would wait for each other.
+    asking = granted(table.ask(K, Waiter("a"), PICKED))
+    waiting = Waiter("b")
+    assert table.ask(K, waiter=waiting, peer=PICKED) == []
+    guest = Waiter("peer", guest=True)
+    [sought] = table.ask(K, guest, PICKED)
+    assert isinstance(sought, Seek)
+    here = Waiter("c")
+    loading = granted(table.ask(K, here, PICKED, here=True))
+    assert table.live_leases() == [loading, asking]
+    assert table.value(loading.id, "value") == [Deliver(K, (guest,), "value")]
+    assert table.value(asking.id, "peer's") == [Deliver(K, (waiting,), "peer's")]
+    assert_nothing_left(table)
+
+
+def test_a_holder_that_asks_a_peer_can_be_lost(table: FlightTable) -> None:
+    asking = granted(table.ask(K, Waiter("a"), PICKED))
+    waiting, last = Waiter("b"), Waiter("c")
+    assert table.ask(K, waiting, PICKED) == table.ask(K, last, PICKED) == []
+    again = granted(table.lose("a"))
+    assert again.holder is waiting
+    assert table.lease(asking.id) is None
+    assert granted(table.revoke(again.id)).holder is last
+    assert table.value(again.id, "late") == [Deliver(K, (), "late")]
+    assert_nothing_left(table)
+
+
+def test_who_picks_a_peer_joins_a_load_here(table: FlightTable) -> None:
+    lease = load(table, K, "a")
+    waiting = Waiter("b")
+    assert table.ask(K, waiting, PICKED) == []
+    assert table.value(lease.id, "value") == [Deliver(K, (waiting,), "value")]
+
+
+def test_a_circle_through_a_peer_that_was_picked(table: FlightTable) -> None:
+    asking = granted(table.ask(K, Waiter("a"), PICKED))
+    inner = load(table, "inner", "a", (asking.id,))
+    again = Waiter("a", (asking.id, inner.id))
+    assert table.ask(K, again, PICKED) == [Cycle(again, (K, "inner"))]
 
 
 def test_no_loader_for_guests(table: FlightTable) -> None:

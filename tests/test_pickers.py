@@ -105,6 +105,18 @@ def test_a_peer_that_fails(here: Daemon, caplog: pytest.LogCaptureFixture, answe
     assert (stats.peer_errors, stats.peer_loads, stats.local_loads) == (1, 0, 1)
 
 
+def test_a_peer_that_asks_back(here: Daemon) -> None:
+    """Two hosts that take each other for the owner: whoever asks back is not to wait for who asked first."""
+
+    def answer(ctx: Any, request: GetRequest) -> GetResponse:
+        with ThreadPoolExecutor(1) as other_host:
+            served = other_host.submit(group.serve, request.key, None, None).result(PATIENCE)
+        return GetResponse(value=b"by you: " + bytes(served))
+
+    group = mpgroupcache.new_group("g", "1MiB", load, peers=Peer(answer))
+    assert group.get(OWNED) == "by you: own"
+
+
 def test_a_picker_that_fails(here: Daemon) -> None:
     class Broken:
         def pick_peer(self, key: object) -> None:

@@ -196,7 +196,7 @@ class Lease(Struct, eq=False):
 class Flight(Struct, eq=False):
     key: Any  # hashable
     state: State = State.UNLEASED
-    peer: Any = None  # the driver's own: who is asked for the value, of a fetch
+    peer: Any = None  # the driver's own: who is asked for the value, of a fetch; or PICKED
     lease: Lease | None = None
     # In order of arrival. Not a dict, in which finding the first gets slow after many firsts were removed.
     waiters: OrderedDict[Waiter, None] = field(default_factory=OrderedDict)
@@ -257,6 +257,9 @@ Action: TypeAlias = Fetch | Seek | Grant | Deliver | Fail | Cycle
 
 _NOBODY: Final = Waiter(owner=None)
 
+PICKED: Final = object()
+"""The peer of a flight whose holder asks one of its own choice before it loads; guests do not wait for that, either."""
+
 
 class FlightTable:
     """All flights of one driver.
@@ -270,7 +273,7 @@ class FlightTable:
     def __init__(self, last_id: int = 0) -> None:
         """``last_id``: leases are numbered from the next on."""
         self._flights: dict[Hashable, Flight] = {}  # those that load here
-        self._fetches: dict[Hashable, Flight] = {}
+        self._fetches: dict[Hashable, Flight] = {}  # those that ask a peer, or whose holder does
         self._leases: dict[int, Lease] = {}  # the live ones, and the revoked ones of flights that last
         self._owners: dict[Hashable, dict[Waiter, None]] = {}  # all waiters that are in a flight
         self._last_id = last_id
@@ -296,7 +299,8 @@ class FlightTable:
 
     def live_leases(self) -> list[Lease]:
         """Return each flight's lease: whose holders to ping, whose age to check."""
-        return [flight.lease for flight in self._flights.values() if flight.lease is not None]
+        flights = (*self._flights.values(), *self._fetches.values())
+        return [flight.lease for flight in flights if flight.lease is not None]
 
     def waiters_of(self, owner: Hashable) -> list[Waiter]:
         """Return an owner's waiters that are in a flight, those that hold leases too."""
@@ -305,9 +309,9 @@ class FlightTable:
     def ask(self, key: Hashable, waiter: Waiter, peer: Any = None, *, here: bool = False) -> list[Action]:
         """A caller wants ``key``: it joins a flight of that key, or opens one.
 
-        ``peer``: who owns the key, where that is another host; a new flight asks there. Otherwise whoever opens a
-        flight is granted its lease, or, as a guest, has the driver seek a loader. ``here``: it asks for a peer, and
-        waits for no fetch, as a guest does not; but it can load.
+        ``peer``: who owns the key, where that is another host; a new flight asks there. Otherwise, and if it is
+        ``PICKED``, whoever opens a flight is granted its lease, or, as a guest, has the driver seek a loader. ``here``:
+        it waits for no fetch, as a guest does not; but it can load.
         """
         if waiter.flight is not None:
             raise ValueError(f"waiter: got {waiter} that waits already, expected a new one for each ask")
@@ -323,7 +327,8 @@ class FlightTable:
         elif peer is None or waiter.guest or here:  # its loader has asked for nothing yet, so that it closes no circle
             flight = self._flights[key] = Flight(key)
         else:
-            flight = self._fetches[key] = Flight(key, State.AWAY, peer)
+            state = State.UNLEASED if peer is PICKED else State.AWAY
+            flight = self._fetches[key] = Flight(key, state, peer)
         return self._fire(Event.VISIT if waiter.guest else Event.ASK, flight, waiter)
 
     def enlist(self, flight: Flight, waiter: Waiter) -> list[Action]:
@@ -386,7 +391,9 @@ class FlightTable:
         inside: set[Waiter] = set()
         for key, flight in (*self._flights.items(), *self._fetches.items()):
             holders = [flight.lease.holder] if flight.lease is not None else []
-            leases_of = {State.LEASED: 1, State.SEEKING: 0} if flight.peer is None else {State.FETCHING: 0}
+            leases_of = {State.LEASED: 1}
+            if flight.peer is not PICKED:
+                leases_of = leases_of | {State.SEEKING: 0} if flight.peer is None else {State.FETCHING: 0}
             if flight.key != key or leases_of.get(flight.state) != len(holders):
                 faults.append(f"{flight} under {key!r} has {len(holders)} live leases, expected {leases_of}")
             members = [*flight.waiters, *flight.revoked, *holders]

@@ -124,8 +124,11 @@ class Misses:
             self._send_found(connection, request_id, found, message.copy)
             return
         waiter = flights.Waiter(owner=connection, held=message.held, request=request_id)
-        peers = None if group.picks or message.here else self._peering.peers
-        peer = None if peers is None else peers.owner(message.key)
+        peer: object = None
+        if group.picks:
+            peer = flights.PICKED
+        elif (peers := self._peering.peers) is not None:
+            peer = peers.owner(message.key)
         self._carry_out(self._flights.ask((group.id, message.key), waiter, peer, here=message.here))
 
     def _send_found(self, connection: Connection, request_id: int, found: memoryview, copy: bool) -> None:

@@ -65,7 +65,10 @@ class Peering:
             return
         if self.peers is None:
             self.peers = self._make_peers(pool.self_url, pool.base_path, pool.replicas, pool.hash_fn)
-        self.peers.set(pool.peers)
+        try:
+            self.peers.set(pool.peers)
+        except ValueError as error:
+            logger.error("HTTPPool.set: %s", error)
 
     def _make_peers(self, self_url: str, base_path: str, replicas: int, hash_fn: Hash) -> Peers:
         options = self._options

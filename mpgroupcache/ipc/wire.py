@@ -21,7 +21,7 @@ Messages (w: worker, c: coordinator; ``*``: one-way; ``?``: may be nil)::
                      load_timeout? [s], picks        coordinator is to ask none
     w>c    ASK       group, key, held, copy, here    a get that missed; held: leases its caller holds, outermost first;
                                                      copy: send the value itself, the arena is of no use to the caller;
-                                                     here: for a peer's request, which no other peer is to be asked for
+                                                     here: no peer is to be asked for it, or waited for
     w>c *  CANCEL                                    the caller of the ASK with this request id gave up
     w>c *  STORE     lease, value                    the value of a lease: its bytes, or as an integer the size [B] of
                                                      the memfd passed along
