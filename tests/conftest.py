@@ -58,12 +58,15 @@ def spawn_on() -> Iterator[Callable[..., Worker]]:
 def here(start_coordinator: Callable[..., Daemon]) -> Iterator[Daemon]:
     """Make the test's own process a worker of a coordinator of its own."""
     daemon = start_coordinator()
-    declared = set(registry._groups)
+    others = dict(registry._groups)  # of applications that tests import: a worker of this test's has none of them
+    registry._groups.clear()
     config.configure(socket=daemon.socket)
     yield daemon
     config.configure()
-    for name in set(registry._groups) - declared:
-        registry._groups.pop(name).detach()
+    for group in registry._groups.values():
+        group.detach()
+    registry._groups.clear()
+    registry._groups.update(others)
     if process._process is not None:
         process._process.close()
         process._process = None
