@@ -53,7 +53,14 @@ class Instance:
 class OpenArena:
     """An arena, with what it takes to attach it."""
 
-    def __init__(self, instance: Instance, budget: int, max_entry: int | None = None, seed: int = SEED) -> None:
+    def __init__(
+        self,
+        instance: Instance,
+        budget: int,
+        max_entry: int | None = None,
+        seed: int = SEED,
+        checksums: bool = False,
+    ) -> None:
         self.control_path = instance.path
         self.group = instance.control.add_group(f"group-{len(instance.arenas)}", budget)
         self.segment = Segment(arena_name(instance.name, self.group, 0), arena_size(budget))
@@ -67,6 +74,7 @@ class OpenArena:
                 budget=budget,
                 max_entry=budget // 4 if max_entry is None else max_entry,
                 seed=seed,
+                checksums=checksums,
             )
         except BaseException:
             self.segment.unlink()

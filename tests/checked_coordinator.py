@@ -1,4 +1,4 @@
-"""A coordinator that, at SIGUSR1, writes what ``Arena.check()`` says of its arenas to standard output."""
+"""The coordinator, all of it, which at SIGUSR1 writes to standard output how it finds itself: see checked.py."""
 
 from __future__ import annotations
 
@@ -7,34 +7,36 @@ import json
 import signal
 import sys
 
-import uvloop
-
-from mpgroupcache.ipc import options
-from mpgroupcache.ipc.peering import Peering
+from mpgroupcache.ipc import coordinator
 from mpgroupcache.ipc.server import Coordinator
 
 
-async def run() -> None:
-    loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
-    parsed = options.parse(sys.argv[1:])
-    loop.add_signal_handler(signal.SIGTERM, stopping.set)
-    coordinator = Coordinator(parsed, stopping, Peering(parsed))
+class _Checked(Coordinator):
+    async def open(self) -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._report)
+        await super().open()
 
-    def check() -> None:
-        coordinator._control.reap()
-        report = []
-        for group in coordinator._groups:
-            assert group.arena is not None
-            group.arena.sweep()
-            report.append({"faults": group.arena.check(), "limbo": group.arena.limbo_bytes})
+    def _report(self) -> None:
+        self._control.reap()
+        faults, limbo = [], 0
+        for group in self._groups:
+            if group.arena is not None:
+                group.arena.sweep()
+                faults += group.arena.check()
+                limbo += group.arena.limbo_bytes
+        peers = self._peering.peers
+        report = {
+            "faults": faults,
+            "limbo": limbo,
+            "flights": self._misses.under_way,
+            "connections": len(self._connections),
+            "ring": 0 if peers is None else len(peers.urls),
+            "failing": 0 if peers is None else sum(not client.available for client in peers.clients),
+            "tasks": len(asyncio.all_tasks()),
+        }
         print(json.dumps(report), flush=True)
-
-    loop.add_signal_handler(signal.SIGUSR1, check)
-    await coordinator.open()
-    await coordinator.serve()
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run())
+    coordinator.Coordinator = _Checked  # type: ignore[misc]
+    sys.exit(coordinator.main())

@@ -8,13 +8,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from arenas import Instance, OpenArena
 from children import Child
 from servers import Server
-from workers import Daemon, Worker, segments_of
+from workers import Daemon, Worker, leave, segments_of
 
-from mpgroupcache import config, process, registry
+from mpgroupcache import config, registry
+from mpgroupcache.ipc.flights import FlightTable
+
+# How long an example takes says how busy the machine is, and no more.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture
@@ -55,21 +61,16 @@ def spawn_on() -> Iterator[Callable[..., Worker]]:
 
 
 @pytest.fixture
-def here(start_coordinator: Callable[..., Daemon]) -> Iterator[Daemon]:
+def here(start_coordinator: Callable[..., Daemon], caplog: pytest.LogCaptureFixture) -> Iterator[Daemon]:
     """Make the test's own process a worker of a coordinator of its own."""
     daemon = start_coordinator()
     others = dict(registry._groups)  # of applications that tests import: a worker of this test's has none of them
     registry._groups.clear()
     config.configure(socket=daemon.socket)
     yield daemon
-    config.configure()
-    for group in registry._groups.values():
-        group.detach()
-    registry._groups.clear()
+    caplog.get_records("call").clear()  # whose exceptions' frames would keep this process's region
+    leave()
     registry._groups.update(others)
-    if process._process is not None:
-        process._process.close()
-        process._process = None
 
 
 @pytest.fixture
@@ -136,3 +137,11 @@ def serve() -> Iterator[Callable[..., Server]]:
             return server
 
         yield start
+
+
+@pytest.fixture
+def flights() -> Iterator[FlightTable]:
+    """A table of flights, which has to be sound at the end."""
+    table = FlightTable()
+    yield table
+    assert table.check() == []

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sysconfig
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from email.message import Message
 from http.client import HTTPConnection
@@ -119,12 +120,14 @@ class Server:
         """The JSON that ``path`` answers with."""
         return json.loads(self.request(path, method).body)
 
-    def wait_answers(self, path: str, pids: set[int]) -> None:
-        """Ask until each of these workers has answered."""
+    def wait_answers(self, path: str, pids: set[int], body: Callable[[bytes], bool] = lambda _body: True) -> None:
+        """Ask until each of these workers has answered, with such a body."""
         seen: set[int] = set()
         deadline = time.monotonic() + PATIENCE
         while not pids <= seen:
-            seen.add(self.request(path).worker)
+            response = self.request(path)
+            if body(response.body):
+                seen.add(response.worker)
             assert time.monotonic() < deadline, f"got answers of {seen}, expected some of each of {pids}"
 
     # ---- What the application told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -55,3 +56,17 @@ def test_a_process_that_can_start_no_thread(here: Any, monkeypatch: pytest.Monke
         assert group.get("key") == "value"
     wait_until(mpgroupcache.connect)
     assert process.current().working_link is not None
+
+
+def test_tries_to_reach_a_coordinator_become_rare_and_are_not_in_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    processes = [process.Process() for _ in range(20)]
+    for failures in range(30):
+        expected = min(process.RETRY_MOST, process.RETRY_FIRST * 2**failures)
+        delays = []
+        for worker in processes:
+            worker._report("none")
+            delays.append(worker._retry_at - 1000.0)
+            assert worker._connect() is None  # before that it is not tried
+        assert all(0.5 * expected <= delay + 1e-9 <= 1.5 * expected + 1e-6 for delay in delays)
+        assert max(delays) - min(delays) > 0.1 * expected

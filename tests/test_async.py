@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -187,7 +187,9 @@ def test_without_a_coordinator(here: Daemon, runner: asyncio.Runner) -> None:
     runner.run(run())
 
 
-def test_a_coordinator_that_dies_while_tasks_wait(here: Daemon, runner: asyncio.Runner) -> None:
+def test_a_coordinator_that_dies_while_tasks_wait(
+    here: Daemon, start_coordinator: Callable[..., Daemon], runner: asyncio.Runner
+) -> None:
     loader = Loader()
     group = declare(loader)
 
@@ -203,7 +205,7 @@ def test_a_coordinator_that_dies_while_tasks_wait(here: Daemon, runner: asyncio.
 
     runner.run(run())
     here.wait()
-    Daemon(here.socket).wait_serving().close()  # clears what the dead one left
+    start_coordinator()  # to remove at its end what the dead one left
 
 
 def test_cached_async(here: Daemon, runner: asyncio.Runner) -> None:

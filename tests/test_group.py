@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -324,7 +326,9 @@ def test_a_child_keeps_none_of_its_parents_connections(here: Daemon) -> None:
     assert group.get("d") == "None:str:'d'"
 
 
-def test_an_attachment_to_the_last_instance_that_comes_late(here: Daemon) -> None:
+def test_an_attachment_to_the_last_instance_that_comes_late(
+    here: Daemon, start_coordinator: Callable[..., Daemon]
+) -> None:
     """1. A begins to attach. 2. The next instance comes; B attaches there. 3. A attaches to the last. 4. B asks.
 
     Instances number groups as they come: B must not ask the next one for the group that had this number in the last.
@@ -336,47 +340,46 @@ def test_an_attachment_to_the_last_instance_that_comes_late(here: Daemon) -> Non
     last = process.current().working_link
     assert last is not None
     process.current()._closed.set()  # so that nothing attaches but what does here
-    here.close()
+    here.send(signal.SIGKILL)
+    here.wait()
     wait_until(lambda: last.broken)
-    daemon = Daemon(here.socket).wait_serving()
+    for name in segments_of(here.socket):
+        os.unlink(f"/dev/shm/{name}")  # as at a new boot: the next instance knows of no group
+    start_coordinator()
+    wait_until(mpgroupcache.connect)
+    link = process.current().working_link
+    assert link is not None
+    assert (link.group_id("first"), last.group_id("first")) == (0, 1)
+    link_for = process.current().link_for
+    calls: list[str] = []
+
+    def late(group: mpgroupcache.Group) -> Any:
+        found = link_for(group)
+        if not calls:
+            calls.append(group.name)
+            group.attach_to(last)
+        return found
+
+    process.current().link_for = late  # type: ignore[method-assign]
+    key = "of-one-only"
+    go, asked = threading.Event(), threading.Event()
+
+    def hold(ctx: Any, key: str, dest: Sink) -> None:
+        asked.set()
+        assert go.wait(20)
+        dest.set_string("second's")
+
+    second._loader._function = hold
+    calls.append("not yet")
+    holder = threading.Thread(target=second.get, args=(key,))
+    holder.start()
+    assert asked.wait(20)
+    calls.clear()
     try:
-        wait_until(mpgroupcache.connect)
-        link = process.current().working_link
-        assert link is not None
-        assert (link.group_id("first"), last.group_id("first")) == (0, 1)
-        link_for = process.current().link_for
-        calls: list[str] = []
-
-        def late(group: mpgroupcache.Group) -> Any:
-            found = link_for(group)
-            if not calls:
-                calls.append(group.name)
-                group.attach_to(last)
-            return found
-
-        process.current().link_for = late  # type: ignore[method-assign]
-        key = "of-one-only"
-        go, asked = threading.Event(), threading.Event()
-
-        def hold(ctx: Any, key: str, dest: Sink) -> None:
-            asked.set()
-            assert go.wait(20)
-            dest.set_string("second's")
-
-        second._loader._function = hold
-        calls.append("not yet")
-        holder = threading.Thread(target=second.get, args=(key,))
-        holder.start()
-        assert asked.wait(20)
-        calls.clear()
-        try:
-            assert first.get(key, timeout=5) == "first"
-        finally:
-            go.set()
-            holder.join()
+        assert first.get(key, timeout=5) == "first"
     finally:
-        daemon.close()
-        process.current().close()
+        go.set()
+        holder.join()
 
 
 def test_a_refusal_fails_no_get(here: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -195,6 +196,7 @@ def test_the_embedded_coordinator_is_started_again(serve: Serve) -> None:
     wait_until(lambda: is_gone(dead), "its end")
     server.wait_answers("/get/k", pids)  # hits go on, in the memory that it left
     assert len(server.loads("k")) == 1
+    server.wait_answers("/process", pids, lambda about: not json.loads(about)["linked"])
     assert server.get("new").body == value_of("new")  # a miss needs one
     assert server.coordinator() != dead
     server.wait_answers("/get/new", pids)
@@ -206,7 +208,7 @@ def test_the_embedded_coordinator_is_started_again(serve: Serve) -> None:
 
 @pytest.mark.parametrize("worker_class", ["sync", "asgi"])
 def test_a_deploy_leaves_the_cache_warm(
-    serve: Serve, start_coordinator: Callable[..., Daemon], worker_class: str
+    start_coordinator: Callable[..., Daemon], serve: Serve, worker_class: str
 ) -> None:
     daemon = start_coordinator()
     keys = ["a", "b", "big:300000:c"]

@@ -41,7 +41,7 @@ def value_of(key: bytes) -> bytes:
     return key * ((ENTRY_BYTES - 2) // 2)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_victims_are_the_least_recently_used_across_processes(
     several: tuple[OpenArena, list[Child]], steps: list[tuple[Any, ...]]

@@ -1,4 +1,4 @@
-"""The C core by itself: stopped at every step, at full speed under sanitizers, and broken on purpose.
+"""The C core by itself: stopped at every step, killed at every store, under sanitizers, and broken on purpose.
 
 Needs a C compiler with its sanitizers (``CC``, else gcc). Where there really is none, ``MPGROUPCACHE_TEST_NATIVE=0``
 leaves this module out.
@@ -7,6 +7,7 @@ leaves this module out.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -40,7 +41,7 @@ MUTANTS = {
     ),
     "retire without looking at the pins": (
         "evict.c",
-        "if (!mgc_pinned(arena->control, arena->header->arena, offset)) {",
+        "if (!held(arena, offset)) {",
         "{",
     ),
     "growth without clearing the old words": (
@@ -52,6 +53,35 @@ MUTANTS = {
         "control.c",
         "region_at(control, i); /* ascending",
         "region_at(control, count - 1 - i); /*",
+    ),
+}
+# Each makes the next coordinator lose what it should find, or give out what somebody still reads.
+ADOPTION_MUTANTS = {
+    "words of other generations stay": (
+        "adopt.c",
+        "else if (atomic_load_explicit(place, memory_order_relaxed) != 0)",
+        "else if (0)",
+    ),
+    "pins are not looked at": (
+        "adopt.c",
+        "if (*pin == pins->count || pins->items[*pin] >= to) {",
+        "if (1) {",
+    ),
+    "a range is free as soon as the pin at its beginning is gone": (
+        "evict.c",
+        "mgc_pinned_within(arena->control, id, offset, offset + mgc_block_bytes(block))",
+        "mgc_pinned(arena->control, id, offset)",
+    ),
+    "the word before its slot": (
+        "arena.c",
+        "slot->checksum = mgc_checksum(arena->header->seed, block);",
+        "if (replaced != MGC_NO_SLOT) mgc_unpublish(arena, replaced, place, word), replaced = MGC_NO_SLOT;"
+        " slot->checksum = mgc_checksum(arena->header->seed, block);",
+    ),
+    "the end of the index is not told": (
+        "index.c",
+        "atomic_store_explicit(&arena->header->index_end, to, memory_order_relaxed);",
+        ";",
     ),
 }
 # The reader's, of the two: between the writer's store and its scan lies so much that it gets by without its own.
@@ -75,10 +105,11 @@ def compiler() -> list[str]:
     return command
 
 
-def build(
-    compiler: list[str], directory: Path, program: str, flags: list[str], mutant: tuple[str, str, str] | None = None
-) -> Path:
-    """Compile a program of ``tests/native``, with a file of the core changed if there is a mutant."""
+Mutant = tuple[str, str, str]
+
+
+def sources(directory: Path, mutant: Mutant | None) -> list[Path]:
+    """The core's files, one of them changed if there is a mutant."""
     core = {path.name: path for path in CORE}
     if mutant is not None:
         name, old, new = mutant
@@ -87,13 +118,36 @@ def build(
         (directory / name).write_text(source.replace(old, new))
         if name in core:
             core[name] = directory / name
-    # The interleavings' program includes the core, to stop it.
-    sources = [HERE / f"{program}.c", *(() if program == "interleave" else core.values())]
-    binary = directory / program
+    return list(core.values())
+
+
+def command_for(compiler: list[str], directory: Path, mutant: Mutant | None) -> list[str | Path]:
     warnings = ["-Wall", "-Wextra", "-Werror"] if mutant is None else ["-w"]
-    includes = ["-I", directory, "-I", HERE, "-I", SHM]
-    command = [*compiler, "-std=gnu11", "-pthread", *warnings, *flags, *includes, *sources, "-o", binary]
+    return [*compiler, "-std=gnu11", "-pthread", *warnings, "-I", directory, "-I", HERE, "-I", SHM]
+
+
+def build(compiler: list[str], directory: Path, program: str, flags: list[str], mutant: Mutant | None = None) -> Path:
+    """Compile a program of ``tests/native`` with the core."""
+    core = sources(directory, mutant)
+    # The interleavings' program includes the core, to stop it.
+    files = [HERE / f"{program}.c", *(() if program == "interleave" else core)]
+    binary = directory / program
+    command = [*command_for(compiler, directory, mutant), *flags, *files, "-o", binary]
     subprocess.run(command, check=True, timeout=PATIENCE)
+    return binary
+
+
+def build_crash(compiler: list[str], directory: Path, mutant: Mutant | None = None) -> Path:
+    """Compile ``crash.c``, and the core with calls of its functions before each store."""
+    core = sources(directory, mutant)
+    command = command_for(compiler, directory, mutant)
+    hooks = ["-fsanitize=thread", "-Wno-tsan", "-Dmemcpy=crash_copy", "-Dmemset=crash_set"]
+    objects = directory / "objects"
+    objects.mkdir()
+    subprocess.run([*command, "-O1", "-g", *hooks, "-c", *core], check=True, timeout=PATIENCE, cwd=objects)
+    binary = directory / "crash"
+    linked = [HERE / "crash.c", *objects.glob("*.o"), "-o", binary]
+    subprocess.run([*command, "-O1", "-g", *linked], check=True, timeout=PATIENCE)
     return binary
 
 
@@ -119,10 +173,31 @@ def test_no_interleaving_of_reader_and_writer_shows_a_wrong_byte(compiler: list[
 
 
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=list(MUTANTS))
-def test_interleavings_show_what_is_missing(compiler: list[str], tmp_path: Path, mutant: tuple[str, str, str]) -> None:
+def test_interleavings_show_what_is_missing(compiler: list[str], tmp_path: Path, mutant: Mutant) -> None:
     done = run(build(compiler, tmp_path, "interleave", SANITIZERS["plain"], mutant))
     assert done.returncode == 1, done.stdout
     assert "stopped in place" in done.stderr
+
+
+def test_a_coordinator_that_dies_at_any_store_is_followed_by_one_that_goes_on(
+    compiler: list[str], tmp_path: Path
+) -> None:
+    binary = build_crash(compiler, tmp_path)
+    done = run(binary, "walk", "1")
+    assert (done.returncode, done.stderr) == (0, "")
+    numbers = [int(number) for number in re.findall(r"\d+", done.stdout)]
+    stores, looked_at, of_adoptions = numbers
+    assert looked_at == stores > 10_000
+    assert of_adoptions > 1000
+    done = run(binary, "kill", "200")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("mutant", ADOPTION_MUTANTS.values(), ids=list(ADOPTION_MUTANTS))
+def test_crashes_show_what_is_missing(compiler: list[str], tmp_path: Path, mutant: Mutant) -> None:
+    done = run(build_crash(compiler, tmp_path, mutant), "walk", "1")
+    assert done.returncode == 1, done.stdout
+    assert ": put: " in done.stderr or ": remove: " in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("sanitizer", SANITIZERS)

@@ -15,7 +15,7 @@ def test_defaults() -> None:
 
 def test_flags_beat_environment_beats_file(tmp_path: Path) -> None:
     file = tmp_path / "cache.toml"
-    file.write_text('socket = "/run/file.sock"\nlinger = 1\nlease-timeout = 1\nmax-bytes = "1MiB"\n')
+    file.write_text('socket = "/run/file.sock"\nlinger = 1\ngroup = 1001\nlease-timeout = 1\nmax-bytes = "1MiB"\n')
     environment = {
         "MPGROUPCACHE_CONFIG": str(file),
         "MPGROUPCACHE_LINGER": "2",
@@ -23,7 +23,7 @@ def test_flags_beat_environment_beats_file(tmp_path: Path) -> None:
         "MPGROUPCACHE_APPLICATION": "not an option of the coordinator's",
     }
     assert parse(["--lease-timeout", "3"], environment) == Options(
-        "/run/file.sock", max_bytes=1 << 20, lease_timeout=3.0, linger=2.0
+        "/run/file.sock", group="1001", max_bytes=1 << 20, lease_timeout=3.0, linger=2.0
     )
 
 
@@ -42,6 +42,7 @@ def test_a_private_one_ends_some_time_after_its_clients() -> None:
         (["--socket", "/s", "--linger", "soon"], "--linger: got 'soon'"),
         (["--socket", "/s", "--max-bytes", "1MB"], "--max-bytes: got '1MB'"),
         (["--socket", "/s", "--max-value-share", "1.5"], "--max-value-share: got '1.5'"),
+        (["--socket", "/s", "--group", ""], "--group: got ''"),
         (["--socket", "/s", "--log-level", "loud"], "--log-level: got 'loud'"),
         (["--socket", "/s", "--config", "/nonexistent"], "/nonexistent"),
     ],
@@ -58,4 +59,4 @@ def test_an_unknown_key_of_the_file_is_named(tmp_path: Path, capsys: pytest.Capt
     file.write_text('sokcet = "/s"\n')
     with pytest.raises(SystemExit):
         parse(["--config", str(file)], {})
-    assert "got the key 'sokcet', expected some of socket, max-bytes" in capsys.readouterr().err
+    assert "got the key 'sokcet', expected some of socket, group, max-bytes" in capsys.readouterr().err

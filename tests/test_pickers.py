@@ -177,7 +177,7 @@ def test_a_peer_that_asks_for_its_own_key(here: Daemon) -> None:
         try:
             group.get(OWNED)
         except LoadCycleError as error:
-            errors.append(error)
+            errors.append(str(error))
             raise
         raise AssertionError
 
@@ -242,6 +242,21 @@ class Registering:
         for call in later:
             with pytest.raises(RuntimeError) as raised:
                 call()
+            errors.append(str(raised.value))
+        return errors
+
+    def register_after(self, first: str) -> list[str]:
+        """Sources of peers, each after another one; every one names that."""
+        sources: dict[str, Callable[[], object]] = {
+            "register_peer_picker": lambda: mpgroupcache.register_peer_picker(NoPeers),
+            "register_per_group_peer_picker": lambda: mpgroupcache.register_per_group_peer_picker(lambda name: None),
+            "HTTPPool": lambda: mpgroupcache.HTTPPool("http://10.0.0.1:80"),
+        }
+        sources.pop(first)()
+        errors = []
+        for register in sources.values():
+            with pytest.raises(RuntimeError) as raised:
+                register()
             errors.append(str(raised.value))
         return errors
 

@@ -79,16 +79,18 @@ def test_workers_that_start_at_once_share_one(environment: dict[str, str], direc
         assert worker.returncode == 0
 
 
-def test_a_new_one_takes_the_place_of_a_killed_one(environment: dict[str, str], directory: Path) -> None:
+def test_a_new_one_goes_on_for_a_killed_one(environment: dict[str, str], directory: Path) -> None:
     worker = start(environment, "one")
     assert worker.stdout is not None
     assert worker.stdout.readline() == "one\n"
+    witness = start(environment, "none")
+    assert witness.communicate("\n", timeout=30)[0] == "one\none\n"  # so it is stored: loading does not wait for that
     (coordinator,) = coordinators(directory)
     coordinator.kill()
     wait_until(lambda: coordinators(directory) == [])
     other = start(environment, "two")
     assert other.stdout is not None
-    assert other.stdout.readline() == "two\n"  # its own, from a new instance
+    assert other.stdout.readline() == "one\n"  # which the new one has taken over
     other.communicate("\n", timeout=30)
     worker.communicate("\n", timeout=30)
     assert worker.returncode == other.returncode == 0

@@ -5,22 +5,18 @@ Each value carries its key, its length and a checksum, so that a wrong byte, a t
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
 import zlib
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
 import pytest
-from workers import PATIENCE, Daemon, wait_until
+from checked import Checked
+from workers import PATIENCE, leave, wait_until
 
 import mpgroupcache
 from mpgroupcache import ByteView, Sink
@@ -94,34 +90,6 @@ def load(ctx: Any, key: str, dest: Sink) -> None:
     dest.set_bytes(make_value(key))
 
 
-class Checked(Daemon):
-    """The coordinator of checked_coordinator.py."""
-
-    def __init__(self, socket: str) -> None:
-        self.socket = socket
-        self.log = []
-        script = str(Path(__file__).with_name("checked_coordinator.py"))
-        self.process = subprocess.Popen(
-            [sys.executable, script, "--socket", socket],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def check(self) -> Any:
-        self.send(signal.SIGUSR1)
-        assert self.process.stdout is not None
-        return json.loads(self.process.stdout.readline())
-
-    def close(self) -> None:
-        super().close()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-
 @pytest.mark.slow
 def test_no_wrong_byte(socket_path: str) -> None:
     daemon = Checked(socket_path)
@@ -162,22 +130,11 @@ def test_no_wrong_byte(socket_path: str) -> None:
         assert stats.gets >= GETS
         assert group.cache_stats(mpgroupcache.CacheType.MAIN_CACHE).evictions > 1000
         assert stats.local_load_errs == 0
-        wait_until(lambda: daemon.check() == [{"faults": [], "limbo": 0}], "a sound arena with nothing pinned")
+        wait_until(lambda: daemon.check().at_rest, "a sound arena with nothing pinned")
     finally:
         stop.set()
         for worker in workers:
             worker.kill()
             worker.join(PATIENCE)
-        forget()
+        leave()
         daemon.close()
-
-
-def forget() -> None:
-    """Undo that this process was a worker."""
-    from mpgroupcache import process, registry
-
-    mpgroupcache.configure()
-    registry._groups.pop("stress").detach()
-    if process._process is not None:
-        process._process.close()
-        process._process = None

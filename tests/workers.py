@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import itertools
 import multiprocessing
@@ -18,7 +19,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import mpgroupcache
-from mpgroupcache import process
+from mpgroupcache import process, registry
 from mpgroupcache.ipc import memfd, wire
 from mpgroupcache.ipc.channel import Channel
 from mpgroupcache.ipc.link import connect
@@ -45,14 +46,22 @@ def value_of(key: str) -> bytes:
     return (seed * (size // 32 + 1))[:size]
 
 
+def descriptors_of(pid: int) -> int:
+    """How many files a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
 class Daemon:
     """A coordinator process."""
+
+    program: Sequence[str] = ("-m", "mpgroupcache.ipc.coordinator")
+    """What Python runs."""
 
     def __init__(self, socket: str, *options: str, prefix: Sequence[str] = (), **popen: Any) -> None:
         """``prefix``: a command that becomes the coordinator, such as ``ip netns exec NAME``."""
         self.socket = socket
         self.process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "mpgroupcache.ipc.coordinator", "--socket", socket, *options],
+            [*prefix, sys.executable, *self.program, "--socket", socket, *options],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -68,10 +77,18 @@ class Daemon:
             self.log.append(line)
 
     def wait_serving(self) -> Daemon:
-        """Return once it answers."""
-        wait_until(lambda: self.process.poll() is not None or _answers(self.socket), "the coordinator's socket")
+        """Return once it says that it serves; what it had to say before that is in the log."""
+
+        def serves() -> bool:
+            return self.process.poll() is not None or any("serving on" in line for line in self.log)
+
+        wait_until(serves, "a coordinator that serves")
         assert self.process.poll() is None, "".join(self.log)
         return self
+
+    def wait_says(self, text: str, times: int = 1) -> None:
+        """Return once its log has ``text`` so many times."""
+        wait_until(lambda: "".join(self.log).count(text) >= times, f"{text!r} in the coordinator's log")
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -96,12 +113,43 @@ class Daemon:
         self.wait()
 
 
-def _answers(socket: str) -> bool:
-    try:
-        connect(socket).close()
-    except mpgroupcache.CoordinatorUnavailable:
-        return False
-    return True
+def leave() -> None:
+    """Undo that this process was a worker: while one is there, a coordinator keeps its segments."""
+    mpgroupcache.configure()
+    while registry._groups:
+        _, group = registry._groups.popitem()
+        group.detach()
+        group._link = None
+    if process._process is not None:
+        process._process.close()
+        process._process = None
+
+    def left() -> bool:
+        gc.collect()
+        return not process._readers
+
+    wait_until(left, "the end of this process's regions")
+
+
+def count_asks() -> Callable[[], int]:
+    """Count the ASKs that this process sends from now on: returns what tells how many there were."""
+    send = Channel.send
+    asked = 0
+
+    def counted(channel: Channel, message: wire.Message, request_id: int = 0, fd: int = -1) -> None:
+        nonlocal asked
+        send(channel, message, request_id, fd)
+        asked += isinstance(message, wire.Ask)
+
+    Channel.send = counted  # type: ignore[method-assign]
+    return lambda: asked
+
+
+def flush() -> None:
+    """Return when the coordinator has acted on what this worker sent: it answers a PING that comes behind it."""
+    link = process.current().working_link
+    assert link is not None
+    link.channel.request(wire.Ping())
 
 
 def segments_of(socket: str) -> list[str]:
@@ -212,17 +260,25 @@ class HandWorker:
     """A worker's call connection on which a test says every word itself."""
 
     def __init__(self, socket: str) -> None:
+        self.open(socket)
+        assert isinstance(self.ask(wire.Hello("call", os.getpid(), os.urandom(16))), wire.Welcome)
+
+    def open(self, socket: str) -> None:
+        """Connect, and say nothing."""
         self.sock = connect(socket)
         self.sock.settimeout(PATIENCE)
         self._decoder = wire.Decoder()
         self._numbers = itertools.count(1)
-        assert isinstance(self.ask(wire.Hello("call", os.getpid(), os.urandom(16))), wire.Welcome)
 
     def send(self, message: wire.Message, fd: int = -1) -> int:
         """Send a message, perhaps with a descriptor, and return its request id."""
         number = next(self._numbers)
         self.sock.sendmsg([wire.encode(message, number)], memfd.passed(fd) if fd >= 0 else [])
         return number
+
+    def send_together(self, *messages: wire.Message, then: bytes = b"") -> None:
+        """Send messages for the coordinator to find in one read, and perhaps something that is none."""
+        self.sock.sendall(b"".join([wire.encode(message, next(self._numbers)) for message in messages]) + then)
 
     def receive(self) -> wire.Message:
         """The next message; ``EOFError`` at the end. A descriptor that comes with it is lost."""
@@ -261,19 +317,10 @@ class _Working:
         self._sending = threading.Lock()
         self._held: dict[str, threading.Event] = {}
         self._views: dict[str, mpgroupcache.ByteView] = {}
+        self._leaked: list[mpgroupcache.ByteView] = []
         self.quitting = threading.Event()
-        self._asked = 0
-        self._count_asks()
+        self.asked = count_asks()
         self.group = mpgroupcache.new_group(GROUP, cache_bytes, self.load, **options)
-
-    def _count_asks(self) -> None:
-        send = Channel.send
-
-        def counted(channel: Channel, message: wire.Message, request_id: int = 0, fd: int = -1) -> None:
-            send(channel, message, request_id, fd)
-            self._asked += isinstance(message, wire.Ask)
-
-        Channel.send = counted  # type: ignore[method-assign]
 
     def load(self, ctx: Any, key: str, dest: mpgroupcache.Sink) -> None:
         self.tell(-1, True, key)
@@ -328,6 +375,12 @@ class _Working:
     def drop_view(self, key: str) -> None:
         del self._views[key]
 
+    def leak(self, keys: list[str]) -> int:
+        """Get them and keep their views for good; how many were right."""
+        views = [self.group.get(key) for key in keys]
+        self._leaked += views
+        return sum(view == value_of(key) for view, key in zip(views, keys, strict=True))
+
     def release(self, name: str) -> None:
         self._hold(name).set()
 
@@ -337,15 +390,8 @@ class _Working:
     def attached(self) -> bool:
         return self.group.attached
 
-    def asked(self) -> int:
-        """How many ASKs have been sent."""
-        return self._asked
-
     def flush(self) -> None:
-        """Return when the coordinator has acted on what was sent: it answers a PING that comes behind it."""
-        link = process.current().working_link
-        assert link is not None
-        link.channel.request(wire.Ping())
+        flush()
 
     def has_link(self) -> bool:
         return process.current().working_link is not None
@@ -356,7 +402,7 @@ class _Working:
     def census(self) -> tuple[int, int]:
         """Service threads, and open descriptors."""
         threads = [thread for thread in threading.enumerate() if thread.name == "mpgroupcache-service"]
-        return len(threads), len(os.listdir("/proc/self/fd"))
+        return len(threads), descriptors_of(os.getpid())
 
     def storm(self, keys: list[str], threads: int) -> list[list[bytes]]:
         """Every thread gets every key, all at once."""

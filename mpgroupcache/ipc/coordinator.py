@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -20,12 +21,14 @@ from mpgroupcache.ipc import private
 from mpgroupcache.ipc.application import import_app
 from mpgroupcache.ipc.options import Options
 from mpgroupcache.ipc.peering import Peering
-from mpgroupcache.ipc.server import Coordinator
+from mpgroupcache.ipc.server import MAX_CONNECTIONS, Coordinator
 
 if TYPE_CHECKING:
     from mpgroupcache.pool import HTTPPool
 
 logger = logging.getLogger(__name__)
+
+MOST_DESCRIPTORS = 2 * MAX_CONNECTIONS  # for workers, and as many for peers, segments and values
 
 
 class ExitCode(IntEnum):
@@ -38,16 +41,17 @@ class ExitCode(IntEnum):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a coordinator until SIGTERM or SIGINT; returns the exit code."""
+    """Run a coordinator until SIGTERM or SIGINT; returns the exit code. SIGUSR2 begins it anew, with its cache."""
     options = options_module.parse(arguments)
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s mpgroupcache[%(process)d] %(levelname)s: %(message)s"
     )
     writer = private.detach() if options.detach else -1
+    _raise_descriptor_limit()
     try:
         pool = None if options.app is None else _import_pool(options.app, options.socket)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(options, writer, pool))
+            restarts = runner.run(_run(options, writer, pool))
     except AlreadyRunning as error:
         logger.error("--socket %s: %s; stop it first, or choose another path", options.socket, error)
         return ExitCode.ALREADY_RUNNING
@@ -57,7 +61,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:  # which names its option
         logger.error("%s", error)
         return ExitCode.BAD_OPTION
+    if restarts:
+        _restart(options)
     return ExitCode.OK
+
+
+def _raise_descriptor_limit() -> None:
+    """The usual soft limit of 1024 is for those who ``select()``. No higher than is of use: loaders inherit it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(MOST_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _restart(options: Options) -> None:
+    """Become the next coordinator, as it is installed now: the same process, with the same arguments."""
+    # What a private one was started with would have it leave its starter once more, and end sooner without.
+    arguments = [argument for argument in sys.orig_argv[1:] if argument != "--detach"]
+    if options.detach:
+        arguments.append(f"--linger={options.linger:g}")
+    os.execv(sys.executable, [sys.executable, *arguments])
 
 
 def _import_pool(app: str, socket: str) -> HTTPPool | None:
@@ -68,20 +91,28 @@ def _import_pool(app: str, socket: str) -> HTTPPool | None:
     return None if pool is None else pool.made()
 
 
-async def _run(options: Options, writer: int, pool: HTTPPool | None) -> None:
+async def _run(options: Options, writer: int, pool: HTTPPool | None) -> bool:
+    """Serve until it is to end; returns whether it is to begin again."""
     loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
+    stopping, restarting = asyncio.Event(), asyncio.Event()
+
+    def restart() -> None:
+        restarting.set()
+        stopping.set()
+
+    loop.add_signal_handler(signal.SIGUSR2, restart)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)  # before there is a segment that a signal's default would leave
     peering = Peering(options, pool)
     loop.add_signal_handler(signal.SIGHUP, peering.refresh)
-    coordinator = Coordinator(options, stopping, peering)
+    coordinator = Coordinator(options, stopping, restarting, peering)
     await coordinator.open()
     if writer >= 0:
         private.report_ready(options.socket, writer)
     logger.info("serving on %s, instance %s", options.socket, coordinator.instance)
     await coordinator.serve()
     logger.info("ended")
+    return restarting.is_set()
 
 
 if __name__ == "__main__":

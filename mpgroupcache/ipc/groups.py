@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from mpgroupcache.errors import ArenaError
 from mpgroupcache.net.promotion import Promotion, fill
 from mpgroupcache.shm._writer import Arena, Control, arena_size
-from mpgroupcache.shm.segment import DIRECTORY, Segment, arena_name
+from mpgroupcache.shm.segment import ARENA_MODE, DIRECTORY, Segment, arena_name, clear_arenas, left_arenas
 from mpgroupcache.sizes import format_size
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ class HostGroup:
     cache_bytes: int
     load_timeout: float | None
     picks: bool  # its workers pick peers themselves
+    declared: bool = True  # else a dead coordinator knew of it
     arena: Arena | None = None
     segment: Segment | None = None
     incarnation: int = 0
@@ -73,12 +74,14 @@ class HostGroup:
             reservation.abandon()
             raise
 
-    def close(self) -> None:
-        """Tell attached workers to let go, and remove the arena."""
+    def close(self, keep: bool = False) -> None:
+        """Tell attached workers to let go, and remove the arena; or keep it for the next coordinator."""
         if self.arena is not None and self.segment is not None:
-            self.arena.retire()
+            if not keep:
+                self.arena.retire()
             self.arena.close()
-            self.segment.unlink()
+            if not keep:
+                self.segment.unlink()
             self.segment.close()
             self.arena = self.segment = None
 
@@ -86,11 +89,21 @@ class HostGroup:
 class Groups:
     """All groups of an instance, by name and by id."""
 
-    def __init__(self, instance: str, control: Control, max_bytes: int | None, max_value_share: float) -> None:
+    def __init__(
+        self,
+        instance: str,
+        control: Control,
+        max_bytes: int | None,
+        max_value_share: float,
+        checksums: bool,
+        gid: int | None,
+    ) -> None:
         self._instance = instance
         self._control = control
         self._max_bytes = max_bytes
         self._max_value_share = max_value_share
+        self._checksums = checksums
+        self._gid = gid
         self._by_name: dict[str, HostGroup] = {}
         self._by_id: dict[int, HostGroup] = {}
 
@@ -105,7 +118,10 @@ class Groups:
 
     def declare(self, name: str, cache_bytes: int, load_timeout: float | None, picks: bool) -> HostGroup:
         """The group of that name, as its first declaration has it. Raises ``ArenaError`` for the 257th group."""
-        if (group := self._by_name.get(name)) is not None:
+        group = self._by_name.get(name)
+        if group is not None and not group.declared:
+            self._declare_again(group, cache_bytes, load_timeout, picks)
+        elif group is not None:
             if group.cache_bytes != cache_bytes:
                 logger.warning(
                     "group %r: got cache_bytes of %s, the first declaration said %s and stays in force until the "
@@ -121,18 +137,69 @@ class Groups:
                     name,
                     *(("with", "without") if picks else ("without", "with")),
                 )
-            return group
-        group = HostGroup(self._control.add_group(name, cache_bytes), name, cache_bytes, load_timeout, picks)
-        self._by_name[name] = self._by_id[group.id] = group
-        if budget := self._affordable(name, cache_bytes):
-            self._make_arena(group, budget)
+        else:
+            group = HostGroup(self._control.add_group(name, cache_bytes), name, cache_bytes, load_timeout, picks)
+            self._by_name[name] = self._by_id[group.id] = group
+            if budget := self._affordable(name, cache_bytes):
+                self._make_arena(group, budget)
         return group
+
+    def _declare_again(self, group: HostGroup, cache_bytes: int, load_timeout: float | None, picks: bool) -> None:
+        """The first declaration of a group that a dead coordinator knew of; its arena is of use if its budget is."""
+        group.load_timeout, group.picks, group.declared = load_timeout, picks, True
+        if group.cache_bytes != cache_bytes and group.arena is not None:
+            was, now = format_size(group.cache_bytes), format_size(cache_bytes)
+            logger.warning("group %r: cache_bytes was %s and is %s; its cache begins anew", group.name, was, now)
+            group.close()
+        group.cache_bytes = cache_bytes
+        if group.arena is None and (budget := self._affordable(group.name, cache_bytes)):
+            self._make_arena(group, budget)
+
+    # ---- What a dead coordinator has left
+
+    def take_over(self) -> None:
+        """Go on with its groups and arenas, as far as they are of use; the rest is retired and removed."""
+        for number, (name, cache_bytes) in enumerate(self._control.groups()):
+            if name is None or name in self._by_name:
+                continue  # its number is spent
+            group = HostGroup(number, name, cache_bytes, None, picks=False, declared=False)
+            self._by_name[name] = self._by_id[number] = group
+            for left in left_arenas(self._instance, number):
+                if group.arena is None:
+                    self._take_over_arena(group, left)
+        kept = {group.segment.name for group in self if group.segment is not None}
+        clear_arenas(self._instance, kept)
+
+    def _take_over_arena(self, group: HostGroup, name: str) -> None:
+        segment = None
+        try:
+            segment = Segment.attach(name)
+            segment.share(self._gid, ARENA_MODE)
+            arena = Arena(
+                self._control, segment.buffer, segment.fd, group=group.id, checksums=self._checksums, adopt=True
+            )
+        except (ArenaError, OSError, ValueError) as error:
+            logger.warning("group %r: %s; its cache begins anew", group.name, error)
+            if segment is not None:
+                segment.close()
+            return
+        arena.max_entry = int(arena.budget * self._max_value_share)
+        group.arena, group.segment, group.incarnation = arena, segment, arena.incarnation
+        if self._max_bytes is not None and self._budgets() > self._max_bytes:
+            logger.warning("group %r: --max-bytes leaves no room for its arena; its cache begins anew", group.name)
+            group.close()
+            return
+        entries, dropped = arena.taken_over
+        logger.info("group %r: took over %d entries, dropped %d that were damaged", group.name, entries, dropped)
+
+    def _budgets(self) -> int:
+        return sum(group.arena.budget for group in self if group.arena is not None)
 
     def _affordable(self, name: str, cache_bytes: int) -> int:
         """The budget that --max-bytes and shared memory leave for a new group, with a warning where that is less."""
         budget = cache_bytes
         if self._max_bytes is not None:
-            left = self._max_bytes - sum(group.arena.budget for group in self if group.arena is not None)
+            left = self._max_bytes - self._budgets()
             if budget > left:
                 budget = max(left, 0)
                 logger.warning(
@@ -162,6 +229,7 @@ class Groups:
             logger.error("group %r is served without a cache: %s", group.name, error)
             return
         try:
+            segment.share(self._gid, ARENA_MODE)
             group.arena = Arena(
                 self._control,
                 segment.buffer,
@@ -171,8 +239,9 @@ class Groups:
                 budget=budget,
                 max_entry=int(budget * self._max_value_share),
                 seed=secrets.randbits(64),
+                checksums=self._checksums,
             )
-        except ArenaError as error:
+        except (ArenaError, OSError) as error:
             logger.error("group %r is served without a cache: %s", group.name, error)
             segment.unlink()
             segment.close()
@@ -203,6 +272,7 @@ class Groups:
                 group.arena.retry_memory()
                 group.retry_memory_at = now + MEMORY_RETRY
 
-    def close(self) -> None:
+    def close(self, keep: bool = False) -> None:
+        """Remove all arenas, or keep them for the next coordinator."""
         for group in self:
-            group.close()
+            group.close(keep)

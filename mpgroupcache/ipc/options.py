@@ -26,8 +26,10 @@ class Options:
     """What a coordinator is told. ``OPTIONS`` has their flags."""
 
     socket: str
+    group: str | None = None  # of this host, whose members may be workers, too
     max_bytes: int | None = None  # of all groups' budgets together; None: no bound but the host's
     max_value_share: float = 0.25  # of a group's budget that one key and value may take
+    checksums: bool = False  # of values, so that the next coordinator drops those that are damaged
     lease_timeout: float = 10.0  # s; longer than a loader's native call that keeps the GIL, short enough to wait out
     linger: float | None = None  # s without clients after which it ends; None: never, but for a private one
     listen: str | None = None  # where peers' requests are served; None: nowhere
@@ -45,6 +47,11 @@ class Options:
     loaders: int = 1  # processes that load for it
     log_level: str = "info"
     detach: bool = False
+
+    @property
+    def private(self) -> bool:
+        """Whether it is an application's own, or ends by itself for another reason."""
+        return self.linger is not None
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for options that cannot be together."""
@@ -94,10 +101,21 @@ def _choice(*choices: str) -> Callable[[Any, str], str]:
     return convert
 
 
+def _boolean(value: Any, option: str) -> bool:
+    said = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}.get(str(value).lower())
+    if said is None:
+        raise ValueError(f"{option}: got {value!r}, expected yes or no")
+    return said
+
+
 def _text(value: Any, option: str) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{option}: got {value!r}, expected text")
     return value
+
+
+def _name(value: Any, option: str) -> str:
+    return _text(str(value) if type(value) is int else value, option)
 
 
 def _list(value: Any, option: str) -> tuple[str, ...]:
@@ -133,12 +151,14 @@ class Option:
     help: str
     convert: Callable[[Any, str], Any]
     repeatable: bool = False
+    switch: bool = False  # its flag alone says yes
 
 
 _SECONDS = _number(1e6, "seconds above 0")
 
 OPTIONS: Mapping[str, Option] = {
     "socket": Option("socket", "PATH", "Unix socket to serve workers on (required)", _path),
+    "group": Option("group", "NAME", "Unix group whose members may use the cache, too (default: none)", _name),
     "max-bytes": Option("max_bytes", "SIZE", 'bound on all budgets together, such as "512MiB"', _size),
     "max-value-share": Option(
         "max_value_share",
@@ -146,9 +166,14 @@ OPTIONS: Mapping[str, Option] = {
         "largest entry, as a share of its budget (0.25)",
         _number(1.0, "a share above 0, at most 1"),
     ),
+    "checksums": Option(
+        "checksums", "yes|no", "of values, so that damaged ones are not taken over (no)", _boolean, switch=True
+    ),
     "lease-timeout": Option("lease_timeout", "SECONDS", "silence after which a loader's lease moves on (10)", _SECONDS),
     "linger": Option("linger", "SECONDS", "end after so long without clients (default: never)", _SECONDS),
-    "listen": Option("listen", "HOST:PORT", "serve peers there (default: not at all)", _text),
+    "listen": Option(
+        "listen", "HOST:PORT", "serve peers there; without HOST, on loopback alone (default: not at all)", _text
+    ),
     "self": Option("self_url", "URL", "this peer's base URL, as the ring has it", _text),
     "peer": Option(
         "peers",
@@ -191,8 +216,10 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     for name, option in OPTIONS.items():
-        action = "append" if option.repeatable else "store"
-        parser.add_argument(f"--{name}", metavar=option.metavar, help=option.help, action=action, dest=name)
+        how: dict[str, Any] = {"action": "append" if option.repeatable else "store"}
+        if option.switch:
+            how |= {"nargs": "?", "const": "yes"}
+        parser.add_argument(f"--{name}", metavar=option.metavar, help=option.help, dest=name, **how)
     parser.add_argument("--config", metavar="FILE", help="TOML file with options")
     parser.add_argument("--detach", action="store_true", help=argparse.SUPPRESS)  # of the embedded default
     return parser

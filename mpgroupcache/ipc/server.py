@@ -9,13 +9,14 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import socket
 import stat
-import struct
 import time
 
 from mpgroupcache.errors import ProtocolError
 from mpgroupcache.ipc import wire
+from mpgroupcache.ipc.access import Access
 from mpgroupcache.ipc.connection import Connection
 from mpgroupcache.ipc.groups import Groups
 from mpgroupcache.ipc.loaders import Loaders
@@ -30,30 +31,51 @@ TICK = 0.25  # s between drains of the touch rings while workers hit; a busy wor
 IDLE_TICK = 1.0  # s between looks when nothing was touched; each costs some 50 us
 DRAIN_TIMEOUT = 5.0  # s that SIGTERM leaves to loads under way; their workers need no coordinator to finish
 BACKLOG = 4096  # connections in one burst that wait to be accepted; the kernel caps it at somaxconn
-SPARE_REGIONS = 8  # free at any time: workers claim them without asking
+# Workers' connections. Each of them has two, and there are regions for 4096 of them at a time.
+MAX_CONNECTIONS = 2 * 4096
+SPARE_DESCRIPTORS = 64  # that connections leave to segments, large values and peers
+REPORT_INTERVAL = 10.0  # s between two log messages on connections beyond that
+SPARE_REGIONS = 8  # free at any time, beside one for each worker that is about to claim: for children of forks
 
 
 class Coordinator:
     """One instance, from its socket to its segments."""
 
-    def __init__(self, options: Options, stopping: asyncio.Event, peering: Peering) -> None:
-        """Take the instance over; ``stopping`` is to end it.
+    def __init__(self, options: Options, stopping: asyncio.Event, restarting: asyncio.Event, peering: Peering) -> None:
+        """Take the instance over, with what a dead coordinator has left of it. ``stopping`` is to end it.
 
-        Raises ``AlreadyRunning``, ``ArenaError``, or ``OSError`` for the socket.
+        ``restarting``: set first where the next one is about to begin, and is to find the cache warm.
+
+        Raises ``AlreadyRunning``, ``ArenaError``, ``OSError`` for the socket, or ``ValueError`` for the group.
         """
         self._options = options
+        self._access = Access(options.group)
         self.instance = instance_name(options.socket)
         self._loop = asyncio.get_running_loop()
-        self._segment, self._control = open_instance(self.instance)  # before the socket: binding would take a live one
-        self._groups = Groups(self.instance, self._control, options.max_bytes, options.max_value_share)
+        # Before the socket: binding would take a live one.
+        self._segment, self._control = open_instance(self.instance, self._access.gid)
+        self._restarting = restarting
+        self._control.reap()  # so that what dead workers had pinned is free
+        self._groups = Groups(
+            self.instance,
+            self._control,
+            options.max_bytes,
+            options.max_value_share,
+            options.checksums,
+            self._access.gid,
+        )
+        self._groups.take_over()
         self._misses = Misses(self._groups, self._control, options.lease_timeout, peering)
         self._peering = peering
         self._loaders: Loaders | None = None
         self._connections: set[Connection] = set()
+        self._joining: set[Connection] = set()  # welcomed, and not heard of since: each worker is to claim a region
+        self._most_connections = _most_connections()
+        self._reported_most = -REPORT_INTERVAL
         self._idle_since = time.monotonic()
         self._stopping = stopping
         try:
-            self._listener = _bind(options.socket)
+            self._listener = _bind(options.socket, self._access.gid)
         except BaseException:
             self._release()
             raise
@@ -119,11 +141,24 @@ class Coordinator:
             self._close_listener()
         for connection in list(self._connections):
             connection.close()
-        self._groups.close()
-        self._control.retire()
+        keep = self._is_kept()
+        self._groups.close(keep)
+        if not keep:
+            self._control.retire()
         self._control.close()
-        self._segment.unlink()
+        if not keep:
+            self._segment.unlink()
         self._segment.close()
+
+    def _is_kept(self) -> bool:
+        """Whether the cache is left for the next coordinator: while there are workers, which go on with it meanwhile.
+
+        Its own loaders have ended before. A private one that is told to end is not followed by another.
+        """
+        if self._restarting.is_set():
+            return True
+        self._control.reap()
+        return not self._options.private and self._control.attached > 0
 
     async def _tick(self) -> None:
         while True:
@@ -154,12 +189,28 @@ class Coordinator:
                 self._loop.remove_reader(self._listener.fileno())
                 self._loop.call_later(1.0, self._resume_accepting)
                 return
-            if not _may_enter(sock):
+            if len(self._connections) >= self._most_connections:
+                sock.close()
+                self._report_most()
+                continue
+            if (refusal := self._access.refusal(sock)) is not None:
+                logger.warning("%s; its connection is refused", refusal)
                 sock.close()
                 continue
             connection = Connection(sock, self._loop)
             self._connections.add(connection)
             self._loop.add_reader(connection.fileno(), self._receive, connection)
+
+    def _report_most(self) -> None:
+        now = time.monotonic()
+        if now - self._reported_most >= REPORT_INTERVAL:
+            self._reported_most = now
+            logger.warning(
+                "workers: got more than %d connections; new ones are closed. Each worker has two; the limit of "
+                "descriptors (ulimit -H -n) bounds them up to %d",
+                self._most_connections,
+                MAX_CONNECTIONS,
+            )
 
     def _resume_accepting(self) -> None:
         if self._listener.fileno() >= 0:  # else it was closed meanwhile, and its number may be another file's
@@ -183,22 +234,22 @@ class Coordinator:
             return
         connection.close()
         self._connections.discard(connection)
+        self._joining.discard(connection)
         self._misses.lose(connection)
         self._idle_since = time.monotonic()
 
     def _handle(self, connection: Connection, request_id: int, message: wire.Message, fd: int) -> None:
         try:
             match message:
-                case wire.Hello(role=role, pid=pid, worker=worker) if connection.role is None:
-                    connection.role, connection.pid, connection.worker = role, pid, worker
-                    connection.send(wire.Welcome(self.instance, control_name(self.instance), os.getpid()), request_id)
-                    if role == "service":
-                        self._misses.add_service(connection)
+                case wire.Hello() if connection.role is None:
+                    self._welcome(connection, request_id, message)
                 case wire.Ping():
                     connection.send(wire.Pong(), request_id)
                 case wire.Pong():
                     self._misses.heard(connection)
                 case _ if connection.role == "call":
+                    if self._joining:
+                        self._joining.discard(connection)
                     self._misses.handle(connection, request_id, message, fd)
                 case _:
                     got = f"got {type(message).__name__} on a {connection.role or 'new'} connection"
@@ -207,30 +258,43 @@ class Coordinator:
             if fd >= 0:
                 os.close(fd)
 
+    def _welcome(self, connection: Connection, request_id: int, hello: wire.Hello) -> None:
+        connection.role, connection.pid, connection.worker = hello.role, hello.pid, hello.worker
+        if hello.role == "service":
+            self._misses.add_service(connection)
+        else:  # a worker that finds no free region has its hits copied by the coordinator, as long as it stays
+            self._joining.add(connection)
+            self._control.spare_regions(SPARE_REGIONS + len(self._joining))
+        connection.send(wire.Welcome(self.instance, control_name(self.instance), os.getpid()), request_id)
 
-def _bind(path: str) -> socket.socket:
-    """Take ``path``; nobody else does, since this process holds the instance's writer lock."""
+
+def _most_connections() -> int:
+    """How many connections workers may have: without the last descriptors, large values could not be sent."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return min(MAX_CONNECTIONS, max(limit - SPARE_DESCRIPTORS, limit // 2))
+
+
+def _bind(path: str, gid: int | None) -> socket.socket:
+    """Take ``path``; nobody else does, since this process holds the instance's writer lock.
+
+    It is 0600 from the first moment; for a group, 0660: nobody connects before it listens, and then it is the group's.
+    """
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise OSError(f"--socket: {path} exists and is no socket; remove it, or choose another path")
         os.unlink(path)  # a dead instance's
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
-        umask = os.umask(0o177)  # 0600 from the first moment
+        umask = os.umask(0o177 if gid is None else 0o117)
         try:
             listener.bind(path)
         finally:
             os.umask(umask)
+        if gid is not None:
+            os.chown(path, -1, gid, follow_symlinks=False)
     except OSError as error:
         listener.close()
         raise OSError(f"--socket: {path} cannot be served: {error}") from error
     return listener
-
-
-def _may_enter(sock: socket.socket) -> bool:
-    """Whether the process at the other end is of this user, or root's. The socket's mode says so too; this is exact."""
-    pid, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    if uid in (os.geteuid(), 0):
-        return True
-    logger.warning("process %d: got user %d, expected %d; its connection is refused", pid, uid, os.geteuid())
-    return False

@@ -26,8 +26,8 @@ def retire_segment(path: str) -> None:
 class Control:
     """The writer of a control segment: ``memory`` is its whole buffer, ``fd`` a locked description of it."""
 
-    def __new__(cls, memory: Buffer, fd: int, boot_id: bytes) -> Control:
-        """Format it. Raises ``ArenaError`` where there is no memory for its first regions."""
+    def __new__(cls, memory: Buffer, fd: int, boot_id: bytes, *, adopt: bool = False) -> Control:
+        """Format it, or go on with a dead coordinator's. ``ArenaError``: no memory, or it cannot be taken over."""
 
     @property
     def boot_id(self) -> bytes: ...
@@ -43,6 +43,13 @@ class Control:
 
     def add_group(self, name: str, budget: int) -> int:
         """Add a group's row and return its id. ``ArenaError`` after ``MAX_GROUPS``."""
+
+    def groups(self) -> list[tuple[str | None, int]]:
+        """(name, budget in bytes) of each group's row, in the order of their ids. A name that is no text is None."""
+
+    @property
+    def attached(self) -> int:
+        """How many workers had a region at the last ``reap``."""
 
     def spare_regions(self, spare: int) -> int:
         """Commit regions until ``spare`` are free above all claimed ones, and return how many are."""
@@ -74,12 +81,18 @@ class Arena:
         fd: int,
         *,
         group: int,
-        incarnation: int,
-        budget: int,
-        max_entry: int,
-        seed: int,
+        incarnation: int = 0,
+        budget: int = 0,
+        max_entry: int = ...,
+        seed: int = 0,
+        checksums: bool = False,
+        adopt: bool = False,
     ) -> Arena:
-        """Format it in ``memory`` of ``arena_size(budget)`` zero bytes. ``ArenaError`` where there is no memory."""
+        """Format it in ``memory`` of ``arena_size(budget)`` zero bytes, or go on with a dead coordinator's.
+
+        ``checksums``: of values, too, so that none that is damaged is taken over; a dead one's arena has to have them.
+        ``ArenaError``: no memory for it, or it cannot be taken over.
+        """
 
     @property
     def budget(self) -> int:
@@ -87,7 +100,17 @@ class Arena:
 
     @property
     def max_entry(self) -> int:
-        """The largest key plus value, in bytes; at most the budget."""
+        """The largest key plus value, in bytes; at most the budget. It can be set to less."""
+
+    @max_entry.setter
+    def max_entry(self, most: int) -> None: ...
+    @property
+    def incarnation(self) -> int:
+        """The number that tells this segment from earlier ones of the group."""
+
+    @property
+    def taken_over(self) -> tuple[int, int]:
+        """(entries, dropped ones) of the dead coordinator's; dropped were those that were damaged."""
 
     @property
     def committed(self) -> int:

@@ -7,7 +7,7 @@ This code assumes that one thread at a time calls it, with the GIL held.
 cimport cython
 from cpython.buffer cimport PyBUF_READ, PyBUF_WRITABLE, PyBUF_WRITE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from libc.errno cimport EAGAIN
+from libc.errno cimport EAGAIN, ENOMEM, EPROTO, ESTALE
 from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
@@ -21,6 +21,9 @@ cdef extern from "reader.h" nogil:
     enum: MGC_WRITER_LOCK
     int mgc_lock(int fd, uint32_t byte)
 
+cdef extern from "<errno.h>":
+    enum: EUCLEAN
+
 cdef extern from "writer.h":
     enum: MGC_TOO_LARGE, MGC_NO_ROOM, MGC_COUNTERS, MGC_MAX_GROUPS, MGC_MAX_KEY, MGC_GROUP_NAME_BYTES, MGC_RATE_SECOND
     size_t MGC_CONTROL_SIZE, MGC_TOTALS_OFFSET
@@ -32,6 +35,7 @@ cdef extern from "writer.h":
         uint64_t items
         uint64_t evictions
     struct mgc_arena_header:
+        uint32_t incarnation
         uint64_t committed
         uint64_t limbo_bytes
         mgc_list_stats lists[2]
@@ -53,9 +57,22 @@ cdef extern from "writer.h":
         uint64_t budget
         uint64_t max_entry
         uint64_t seed
+        uint32_t checksums
         uint8_t boot_id[16]
     void mgc_segment_retire(int)
     int mgc_control_format(mgc_control *, uint8_t *, int, const uint8_t *)
+    struct mgc_group_row:
+        uint64_t budget
+        uint32_t name_length
+        uint8_t name[300]
+    struct mgc_adopted:
+        uint64_t entries
+        uint64_t dropped
+    int mgc_control_adopt(mgc_control *, uint8_t *, int, const uint8_t *)
+    uint32_t mgc_control_groups(const mgc_control *)
+    const mgc_group_row *mgc_control_group(const mgc_control *, uint32_t)
+    uint32_t mgc_control_attached(const mgc_control *)
+    int mgc_arena_adopt(mgc_arena *, uint8_t *, uint64_t, int, mgc_control *, const mgc_arena_options *, mgc_adopted *)
     void mgc_control_close(mgc_control *)
     void mgc_control_retire(mgc_control *)
     int mgc_control_add_group(mgc_control *, const uint8_t *, size_t, uint64_t)
@@ -81,6 +98,12 @@ cdef extern from "writer.h":
 
 
 CONTROL_SIZE = MGC_CONTROL_SIZE
+UNADOPTED = {
+    -EPROTO: "another layout, of another version of mpgroupcache",
+    -ESTALE: "it is of another boot or group, with other --checksums, or was given up",
+    -EUCLEAN: "it is damaged",
+    -ENOMEM: "out of memory",
+}
 MAX_GROUPS = MGC_MAX_GROUPS
 
 
@@ -117,7 +140,10 @@ def retire_segment(str path not None) -> None:
 @cython.no_gc  # refers to a buffer and bytes: never a cycle, and arenas need it whole until they are gone
 @cython.final
 cdef class Control:
-    """The writer of a control segment: ``memory`` is its whole buffer, ``fd`` a locked description of it."""
+    """The writer of a control segment: ``memory`` is its whole buffer, ``fd`` a locked description of it.
+
+    ``adopt``: it is a dead coordinator's, to go on with. ``ArenaError`` says why that cannot be; a new one is formatted.
+    """
 
     cdef mgc_control *control    # NULL: closed
     cdef Py_buffer memory
@@ -126,7 +152,7 @@ cdef class Control:
     cdef double opened           # on the monotonic clock
     cdef readonly bytes boot_id
 
-    def __cinit__(self, memory, int fd, bytes boot_id not None):
+    def __cinit__(self, memory, int fd, bytes boot_id not None, *, bint adopt=False):
         PyObject_GetBuffer(memory, &self.memory, PyBUF_WRITABLE)
         self.held = True
         if self.memory.len < <Py_ssize_t> MGC_CONTROL_SIZE or len(boot_id) != 16:
@@ -136,7 +162,14 @@ cdef class Control:
             raise MemoryError()
         self.boot_id = boot_id
         self.opened = time.monotonic()
-        cdef int error = mgc_control_format(self.control, <uint8_t *> self.memory.buf, fd, <const uint8_t *> <const char *> boot_id)
+        cdef const uint8_t *boot = <const uint8_t *> <const char *> boot_id
+        cdef int error
+        if adopt:
+            error = mgc_control_adopt(self.control, <uint8_t *> self.memory.buf, fd, boot)
+            if error:
+                raise ArenaError(f"the control segment cannot be taken over: {UNADOPTED[error]}")
+            return
+        error = mgc_control_format(self.control, <uint8_t *> self.memory.buf, fd, boot)
         if error:
             raise ArenaError(f"no shared memory for the control segment: {os.strerror(-error)}; enlarge /dev/shm")
 
@@ -175,6 +208,26 @@ cdef class Control:
             raise ArenaError(f"group {name!r}: expected at most {MGC_MAX_GROUPS} groups, with names of at most "
                              f"{MGC_GROUP_NAME_BYTES} bytes")
         return group
+
+    def groups(self) -> list:
+        """(name, budget in bytes) of each group's row, in the order of their ids. A name that is no text is None."""
+        self.check_open()
+        cdef const mgc_group_row *row
+        found = []
+        for i in range(mgc_control_groups(self.control)):
+            row = mgc_control_group(self.control, i)
+            try:
+                name = (<const char *> row.name)[:min(row.name_length, MGC_GROUP_NAME_BYTES)].decode()
+            except UnicodeDecodeError:
+                name = None
+            found.append((name, row.budget))
+        return found
+
+    @property
+    def attached(self) -> int:
+        """How many workers had a region at the last ``reap``."""
+        self.check_open()
+        return mgc_control_attached(self.control)
 
     def spare_regions(self, uint32_t spare) -> int:
         """Commit regions until ``spare`` are free above all claimed ones, and return how many are.
@@ -230,7 +283,11 @@ cdef void report_line(void *context, const char *line) noexcept:
 @cython.no_gc  # refers to its control segment and a buffer: never a cycle
 @cython.final
 cdef class Arena:
-    """One group's arena: the index, the entries, the main and hot LRU lists (Go: a ``Group``'s two ``cache``s)."""
+    """One group's arena: the index, the entries, the main and hot LRU lists (Go: a ``Group``'s two ``cache``s).
+
+    ``adopt``: the segment is a dead coordinator's, to go on with; budget, seed and incarnation are those that it has.
+    ``checksums``: of values, too, so that adoption drops those that are damaged.
+    """
 
     cdef mgc_arena arena
     cdef Control control
@@ -239,26 +296,46 @@ cdef class Arena:
     cdef bint open
     cdef bint retired
     cdef Py_ssize_t exports      # memoryviews of reservations: they write to the memory
+    cdef mgc_adopted adopted
 
-    def __cinit__(self, Control control not None, memory, int fd, *, uint32_t group, uint32_t incarnation,
-                  uint64_t budget, uint64_t max_entry, uint64_t seed):
+    def __cinit__(self, Control control not None, memory, int fd, *, uint32_t group, uint32_t incarnation=0,
+                  uint64_t budget=0, uint64_t max_entry=UINT64_MAX, uint64_t seed=0, bint checksums=False,
+                  bint adopt=False):
         cdef mgc_arena_options options
         control.check_open()
         PyObject_GetBuffer(memory, &self.memory, PyBUF_WRITABLE)
         self.held = True
+        self.control = control
+        if adopt:
+            self.adopt(fd, group, checksums)
+            return
         if <uint64_t> self.memory.len < arena_size(budget) or group >= MGC_MAX_GROUPS:
             raise ValueError(f"arena of {budget} bytes: got a segment of {self.memory.len} bytes for group {group}, "
                              f"expected {arena_size(budget)} bytes and a group below {MGC_MAX_GROUPS}")
         options.arena, options.incarnation = group, incarnation
         options.budget, options.max_entry, options.seed = budget, max_entry, seed
+        options.checksums = checksums
         memcpy(options.boot_id, <const char *> control.boot_id, 16)
-        self.control = control
         cdef int error = mgc_arena_format(&self.arena, <uint8_t *> self.memory.buf, fd, control.control, &options)
         if error:
             raise ArenaError(f"no shared memory for an arena of {budget} bytes: {os.strerror(-error)}; "
                              "enlarge /dev/shm (docker run --shm-size) or lower cache_bytes")
         self.open = True
         control.arenas += 1
+
+    cdef int adopt(self, int fd, uint32_t group, bint checksums) except -1:
+        cdef mgc_arena_options options
+        if group >= MGC_MAX_GROUPS:
+            raise ValueError(f"arena: got group {group}, expected one below {MGC_MAX_GROUPS}")
+        options.arena, options.max_entry, options.checksums = group, UINT64_MAX, checksums
+        memcpy(options.boot_id, <const char *> self.control.boot_id, 16)
+        cdef int error = mgc_arena_adopt(&self.arena, <uint8_t *> self.memory.buf, self.memory.len, fd,
+                                         self.control.control, &options, &self.adopted)
+        if error:
+            raise ArenaError(f"the arena of group {group} cannot be taken over: {UNADOPTED[error]}")
+        self.open = True
+        self.control.arenas += 1
+        return 0
 
     def __dealloc__(self):
         self.close()
@@ -362,6 +439,22 @@ cdef class Arena:
         """The largest key plus value, in bytes."""
         self.check_open()
         return self.arena.max_entry
+
+    @max_entry.setter
+    def max_entry(self, uint64_t most):
+        self.check_open()
+        self.arena.max_entry = min(most, self.arena.max_entry)
+
+    @property
+    def incarnation(self) -> int:
+        """The number that tells this segment from earlier ones of the group."""
+        self.check_open()
+        return self.arena.header.incarnation
+
+    @property
+    def taken_over(self) -> tuple:
+        """(entries, dropped ones) of the dead coordinator's; dropped were those that were damaged."""
+        return self.adopted.entries, self.adopted.dropped
 
     @property
     def committed(self) -> int:

@@ -9,18 +9,14 @@
 #define ENTRIES_MIN (1u << 20)
 #define BYTES_PER_SLOT 64u /* of entries' address space: the least that an entry with a few bytes takes */
 
-struct plan {
-    uint64_t slots, slots_offset, index_offset, entries_offset, size;
-};
-
-static struct plan plan_for(uint64_t budget) {
-    struct plan plan;
+struct mgc_plan mgc_arena_plan(uint64_t budget) {
+    struct mgc_plan plan;
     if (budget > MGC_MAX_ARENA)
         budget = MGC_MAX_ARENA; /* too large in any case; what follows must not overflow */
     uint64_t entries = mgc_page_up(budget * ENTRIES_PER_BUDGET + ENTRIES_MIN);
     plan.slots = entries / BYTES_PER_SLOT;
-    if (plan.slots > MGC_SLOT_NONE - 1)
-        plan.slots = MGC_SLOT_NONE - 1;
+    if (plan.slots > MGC_SLOT_RANGE - 1)
+        plan.slots = MGC_SLOT_RANGE - 1;
     uint64_t buckets = 1ull << MGC_INDEX_MIN_LOG2;
     while (buckets * MGC_BUCKET_WORDS * 3 / 4 < plan.slots)
         buckets *= 2;
@@ -32,7 +28,7 @@ static struct plan plan_for(uint64_t budget) {
 }
 
 uint64_t mgc_arena_size(uint64_t budget) {
-    uint64_t size = plan_for(budget).size;
+    uint64_t size = mgc_arena_plan(budget).size;
     return size <= MGC_MAX_ARENA ? size : 0;
 }
 
@@ -47,30 +43,37 @@ int mgc_arena_commit(struct mgc_arena *arena, uint64_t offset, uint64_t bytes) {
     return error;
 }
 
+void mgc_arena_begin(struct mgc_arena *arena, uint8_t *base, int fd, struct mgc_control *control,
+                     const struct mgc_plan *plan, uint64_t budget, uint64_t max_entry) {
+    memset(arena, 0, sizeof *arena);
+    arena->base = base;
+    arena->fd = fd;
+    arena->header = (struct mgc_arena_header *)base;
+    arena->control = control;
+    arena->budget = budget;
+    /* What is larger could only be refused after making room for it. */
+    arena->max_entry = max_entry < budget ? max_entry : budget;
+    if (arena->max_entry > MGC_HEAP_MAX_BYTES - MGC_PAGE)
+        arena->max_entry = MGC_HEAP_MAX_BYTES - MGC_PAGE;
+    arena->commit_limit = UINT64_MAX;
+    arena->entries_limit = plan->size;
+    arena->slots = (struct mgc_slot *)(base + plan->slots_offset);
+    arena->slots_limit = (uint32_t)plan->slots;
+    arena->index_limit = plan->entries_offset;
+    mgc_heap_init(&arena->heap, base, plan->entries_offset);
+    mgc_lru_init(arena);
+}
+
 int mgc_arena_format(struct mgc_arena *arena, uint8_t *base, int fd, struct mgc_control *control,
                      const struct mgc_arena_options *options) {
-    struct plan plan = plan_for(options->budget);
+    struct mgc_plan plan = mgc_arena_plan(options->budget);
     if (plan.size > MGC_MAX_ARENA)
         return -EFBIG;
     int error = mgc_commit(fd, 0, MGC_PAGE);
     if (error)
         return error;
-    struct mgc_arena_header *header = (struct mgc_arena_header *)base;
-    memset(arena, 0, sizeof *arena);
-    arena->base = base;
-    arena->fd = fd;
-    arena->header = header;
-    arena->control = control;
-    arena->budget = options->budget;
-    /* What is larger could only be refused after making room for it. */
-    arena->max_entry = options->max_entry < options->budget ? options->max_entry : options->budget;
-    if (arena->max_entry > MGC_HEAP_MAX_BYTES - MGC_PAGE)
-        arena->max_entry = MGC_HEAP_MAX_BYTES - MGC_PAGE;
-    arena->commit_limit = UINT64_MAX;
-    arena->entries_limit = plan.size;
-    arena->slots = (struct mgc_slot *)(base + plan.slots_offset);
-    arena->slots_limit = (uint32_t)plan.slots;
-    arena->index_limit = plan.entries_offset;
+    mgc_arena_begin(arena, base, fd, control, &plan, options->budget, options->max_entry);
+    struct mgc_arena_header *header = arena->header;
     header->magic = MGC_ARENA_MAGIC;
     header->version = MGC_LAYOUT_VERSION;
     memcpy(header->boot_id, options->boot_id, sizeof header->boot_id);
@@ -82,10 +85,10 @@ int mgc_arena_format(struct mgc_arena *arena, uint8_t *base, int fd, struct mgc_
     header->entries_offset = plan.entries_offset;
     header->arena = options->arena;
     header->incarnation = options->incarnation;
+    header->checksums = options->checksums;
     atomic_store_explicit(&header->committed, MGC_PAGE, memory_order_relaxed);
     atomic_store_explicit(&header->entries_end, plan.entries_offset, memory_order_relaxed);
-    mgc_heap_init(&arena->heap, base, plan.entries_offset);
-    mgc_lru_init(arena);
+    atomic_store_explicit(&header->slots_end, plan.slots_offset, memory_order_relaxed);
     error = mgc_index_init(arena);
     if (error)
         return error;
@@ -150,7 +153,7 @@ int mgc_arena_reserve(struct mgc_arena *arena, const uint8_t *key, size_t key_le
     block->expires = 0;
     memcpy((uint8_t *)block + MGC_KEY_OFFSET, key, key_length);
     atomic_store_explicit(&arena->slots[slot].word, 0, memory_order_relaxed);
-    arena->slots[slot].list = list;
+    arena->slots[slot].list = list & 1;
     arena->links[slot].hash = hash;
     arena->filling += bytes;
     *reservation = (struct mgc_reservation){
@@ -182,6 +185,7 @@ void mgc_arena_publish(struct mgc_arena *arena, const struct mgc_reservation *re
     }
     /* The slot before the word: whoever adopts the segment finds for each published word a slot that knows it. */
     slot->checksum = mgc_checksum(arena->header->seed, block);
+    slot->value_checksum = arena->header->checksums ? mgc_value_checksum(arena->header->seed, block) : 0;
     atomic_store_explicit(&slot->word, word, memory_order_relaxed);
     arena->links[reservation->slot].rate = rate;
     if (replaced != MGC_NO_SLOT) {

@@ -55,6 +55,9 @@ static void check_entry(struct checking *c, uint64_t offset, const struct mgc_bl
     EXPECT_EQUAL(c, "list in an entry's slot", arena->slots[block->slot].list, block->list);
     EXPECT_EQUAL(c, "checksum in an entry's slot", arena->slots[block->slot].checksum,
                  mgc_checksum(arena->header->seed, block));
+    if (arena->header->checksums)
+        EXPECT_EQUAL(c, "checksum of an entry's value", arena->slots[block->slot].value_checksum,
+                     mgc_value_checksum(arena->header->seed, block));
     if (!mgc_index_place(arena, block->slot))
         fault(c, "block at %llu: its word is not in the index", (unsigned long long)offset);
 }
@@ -77,7 +80,7 @@ static uint64_t check_blocks(struct checking *c, struct sums *sums) {
             fault(c, "block at %llu: free, and so is its predecessor", (unsigned long long)offset);
         if (!is_free)
             sums->used += mgc_block_bytes(block);
-        if (block->slot == MGC_SLOT_NONE)
+        if (block->slot == MGC_SLOT_NONE || block->slot == MGC_SLOT_RANGE)
             sums->limbo += mgc_block_bytes(block);
         else if (!is_free)
             check_entry(c, offset, block, sums);

@@ -5,16 +5,13 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "reader.h" /* mgc_lock */
 
 static struct mgc_control_header *header_of(const struct mgc_control *control) {
     return (struct mgc_control_header *)control->base;
-}
-
-static uint32_t region_count(const struct mgc_control *control) {
-    return atomic_load_explicit(&header_of(control)->region_count, memory_order_relaxed); /* its only writer is here */
 }
 
 static struct mgc_region *region_at(const struct mgc_control *control, uint32_t i) {
@@ -40,8 +37,40 @@ int mgc_control_format(struct mgc_control *control, uint8_t *base, int fd, const
     header->magic = MGC_CONTROL_MAGIC;
     header->version = MGC_LAYOUT_VERSION;
     memcpy(header->boot_id, boot_id, sizeof header->boot_id);
+    control->regions = MGC_REGION_STEP;
     atomic_store_explicit(&header->region_count, MGC_REGION_STEP, memory_order_relaxed);
     atomic_store_explicit(&header->state, MGC_SEGMENT_LIVE, memory_order_release);
+    return 0;
+}
+
+int mgc_control_adopt(struct mgc_control *control, uint8_t *base, int fd, const uint8_t boot_id[16]) {
+    memset(control, 0, sizeof *control);
+    control->base = base;
+    control->fd = fd;
+    struct stat status;
+    struct mgc_control_header *header = header_of(control);
+    if (fstat(fd, &status) != 0 || status.st_size < (off_t)MGC_CONTROL_SIZE || status.st_blocks == 0 ||
+        header->magic != MGC_CONTROL_MAGIC || header->version != MGC_LAYOUT_VERSION)
+        return -EPROTO;
+    if (memcmp(header->boot_id, boot_id, sizeof header->boot_id) != 0 ||
+        atomic_load_explicit(&header->state, memory_order_acquire) != MGC_SEGMENT_LIVE)
+        return -ESTALE;
+    uint32_t regions = atomic_load_explicit(&header->region_count, memory_order_relaxed);
+    uint32_t groups = atomic_load_explicit(&header->group_count, memory_order_relaxed);
+    if (regions == 0 || regions > MGC_MAX_REGIONS || regions % MGC_REGION_STEP || groups > MGC_MAX_GROUPS ||
+        (uint64_t)status.st_blocks * 512 < MGC_CONTROL_COMMIT(regions))
+        return -EUCLEAN;
+    for (uint32_t i = 0; i < groups; i++)
+        if (mgc_control_group(control, i)->name_length > MGC_GROUP_NAME_BYTES)
+            return -EUCLEAN;
+    control->regions = regions;
+    control->groups = groups;
+    /* The dead one may have been folding. What it had moved and not yet zeroed is counted twice: at most one counter. */
+    uint32_t epoch = atomic_load_explicit(&header->fold_epoch, memory_order_relaxed);
+    atomic_store_explicit(&header->fold_epoch, epoch + (epoch & 1), memory_order_release);
+    /* Touches since its last drain are forgotten: it may have died while it brought them in. */
+    for (uint32_t i = 0; i < regions; i++)
+        control->tails[i] = atomic_load_explicit(&region_at(control, i)->touch_head, memory_order_acquire);
     return 0;
 }
 
@@ -78,15 +107,31 @@ void mgc_segment_retire(int fd) {
 
 int mgc_control_add_group(struct mgc_control *control, const uint8_t *name, size_t length, uint64_t budget) {
     struct mgc_control_header *header = header_of(control);
-    uint32_t id = atomic_load_explicit(&header->group_count, memory_order_relaxed);
+    uint32_t id = control->groups;
     if (id >= MGC_MAX_GROUPS || length > MGC_GROUP_NAME_BYTES)
         return -ENOSPC;
     struct mgc_group_row *row = (struct mgc_group_row *)(control->base + MGC_GROUPS_OFFSET) + id;
     row->budget = budget;
     row->name_length = (uint32_t)length;
     memcpy(row->name, name, length);
-    atomic_store_explicit(&header->group_count, id + 1, memory_order_release);
+    control->groups = id + 1;
+    atomic_store_explicit(&header->group_count, control->groups, memory_order_release);
     return (int)id;
+}
+
+uint32_t mgc_control_groups(const struct mgc_control *control) {
+    return control->groups;
+}
+
+const struct mgc_group_row *mgc_control_group(const struct mgc_control *control, uint32_t group) {
+    return (const struct mgc_group_row *)(control->base + MGC_GROUPS_OFFSET) + group;
+}
+
+uint32_t mgc_control_attached(const struct mgc_control *control) {
+    uint32_t attached = 0, count = control->regions;
+    for (uint32_t i = 0; i < count; i++)
+        attached += atomic_load_explicit(&region_at(control, i)->state, memory_order_relaxed) == MGC_REGION_LIVE;
+    return attached;
 }
 
 void mgc_control_count_request(struct mgc_control *control, uint32_t group) {
@@ -95,12 +140,12 @@ void mgc_control_count_request(struct mgc_control *control, uint32_t group) {
 }
 
 uint32_t mgc_control_spare_regions(struct mgc_control *control, uint32_t spare) {
-    uint32_t count = region_count(control), claimed = count;
+    uint32_t count = control->regions, claimed = count;
     while (claimed && atomic_load_explicit(&region_at(control, claimed - 1)->state, memory_order_relaxed) == MGC_REGION_FREE)
         claimed--;
     while (count - claimed < spare && count + MGC_REGION_STEP <= MGC_MAX_REGIONS &&
            mgc_commit(control->fd, MGC_CONTROL_COMMIT(count), MGC_REGION_STEP * MGC_REGION_SIZE) == 0) {
-        count += MGC_REGION_STEP;
+        control->regions = count += MGC_REGION_STEP;
         /* Every scan after this store covers the new regions. One that is under way does not: a pin in a region claimed
          * after that scan's fence belongs to a get() that finds the words of that scan's victims gone. */
         atomic_store_explicit(&header_of(control)->region_count, count, memory_order_release);
@@ -126,7 +171,7 @@ static void fold(struct mgc_control *control, struct mgc_region *region) {
 }
 
 uint32_t mgc_control_reap(struct mgc_control *control) {
-    uint32_t reaped = 0, count = region_count(control);
+    uint32_t reaped = 0, count = control->regions;
     for (uint32_t i = 0; i < count; i++) {
         struct mgc_region *region = region_at(control, i);
         /* A region that is locked but not LIVE yet is being claimed: it has nothing to reap. */
@@ -177,7 +222,7 @@ void mgc_control_scan(struct mgc_control *control) {
         memset(control->pins, 0, control->pin_room * sizeof *control->pins);
         control->pin_count = 0;
     }
-    uint32_t count = region_count(control);
+    uint32_t count = control->regions;
     for (uint32_t i = 0; i < count; i++) {
         struct mgc_region *region = region_at(control, i); /* ascending: see mgc_region_copy_pins() */
         uint32_t limit = atomic_load_explicit(&region->pin_limit, memory_order_relaxed);
@@ -188,6 +233,14 @@ void mgc_control_scan(struct mgc_control *control) {
                 add_pin(control, word);
         }
     }
+}
+
+int mgc_pinned_within(const struct mgc_control *control, uint32_t arena, uint64_t from, uint64_t to) {
+    uint64_t first = mgc_pin_word(arena, from / MGC_GRANULE), last = mgc_pin_word(arena, (to - 1) / MGC_GRANULE);
+    for (size_t i = 0; control->pin_count && i < control->pin_room; i++)
+        if (control->pins[i] >= first && control->pins[i] <= last)
+            return 1;
+    return 0;
 }
 
 int mgc_pinned(const struct mgc_control *control, uint32_t arena, uint64_t offset) {
@@ -246,7 +299,7 @@ static int compare_newest_first(const void *a, const void *b) {
 
 size_t mgc_control_drain(struct mgc_control *control) {
     size_t count = 0;
-    uint32_t regions = region_count(control);
+    uint32_t regions = control->regions;
     for (uint32_t i = 0; i < regions; i++) {
         if (atomic_load_explicit(&region_at(control, i)->touch_head, memory_order_relaxed) == control->tails[i])
             continue;

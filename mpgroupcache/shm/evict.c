@@ -43,6 +43,14 @@ void mgc_evict(struct mgc_arena *arena, uint32_t slot) {
     mgc_unpublish(arena, slot, mgc_index_place(arena, slot), 0);
 }
 
+/* Whether a view may lie in a block that is in no index. */
+static int held(const struct mgc_arena *arena, uint64_t offset) {
+    const struct mgc_block *block = mgc_heap_block(&arena->heap, offset);
+    uint32_t id = arena->header->arena;
+    return block->slot == MGC_SLOT_RANGE ? mgc_pinned_within(arena->control, id, offset, offset + mgc_block_bytes(block))
+                                         : mgc_pinned(arena->control, id, offset);
+}
+
 void mgc_retire(struct mgc_arena *arena) {
     if (!arena->retiring.count && !arena->limbo.count)
         return;
@@ -56,7 +64,7 @@ void mgc_retire(struct mgc_arena *arena) {
         size_t kept = 0;
         for (size_t i = 0; i < sources[s]->count; i++) {
             uint64_t offset = sources[s]->items[i];
-            if (!mgc_pinned(arena->control, arena->header->arena, offset)) {
+            if (!held(arena, offset)) {
                 mgc_heap_free(&arena->heap, offset);
                 continue;
             }
@@ -173,7 +181,7 @@ static double cost_of(const struct mgc_arena *arena, uint64_t offset, uint64_t n
     const struct mgc_block *block = mgc_heap_block(&arena->heap, offset);
     if (block->slot == MGC_SLOT_FREE)
         return 0;
-    if (block->slot == MGC_SLOT_NONE || block->slot == keep || mgc_slot_word(arena, block->slot) == 0 ||
+    if (block->slot >= MGC_SLOT_RANGE || block->slot == keep || mgc_slot_word(arena, block->slot) == 0 ||
         pinned(arena, block->slot))
         return -1; /* limbo, being filled, or in use */
     uint64_t tick = arena->slots[block->slot].tick;
@@ -232,7 +240,7 @@ static int evict_window(struct mgc_arena *arena, uint64_t bytes, uint32_t keep) 
         return 0;
     for (uint64_t offset = best.from, next; offset && offset < best.to; offset = next) {
         next = mgc_heap_next(&arena->heap, offset);
-        if (mgc_heap_block(&arena->heap, offset)->slot < MGC_SLOT_NONE)
+        if (mgc_heap_block(&arena->heap, offset)->slot < MGC_SLOT_RANGE)
             mgc_evict(arena, mgc_heap_block(&arena->heap, offset)->slot);
     }
     mgc_retire(arena);

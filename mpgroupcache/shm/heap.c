@@ -155,3 +155,21 @@ void mgc_heap_free(struct mgc_heap *heap, uint64_t offset) {
     heap->used -= mgc_block_bytes(mgc_heap_block(heap, offset));
     add_free(heap, offset);
 }
+
+void mgc_heap_lay(struct mgc_heap *heap, uint64_t bytes, uint32_t slot) {
+    while (bytes) {
+        uint64_t part = slot != MGC_SLOT_FREE || bytes < MGC_HEAP_MAX_BYTES ? bytes : MGC_HEAP_MAX_BYTES;
+        uint64_t offset = heap->end;
+        struct mgc_block *block = mgc_heap_block(heap, offset);
+        block->prev_size = heap->last ? mgc_heap_block(heap, heap->last)->size : 0;
+        block->size = (uint32_t)(part / MGC_GRANULE);
+        block->slot = slot;
+        heap->last = offset;
+        heap->end += part;
+        if (slot == MGC_SLOT_FREE)
+            push_free(heap, offset);
+        else
+            heap->used += part;
+        bytes -= part;
+    }
+}

@@ -34,6 +34,10 @@ uint64_t mgc_heap_alloc(struct mgc_heap *heap, uint64_t bytes);
 
 void mgc_heap_free(struct mgc_heap *heap, uint64_t offset);
 
+/* Builds the heap of blocks that are there already: the next block, at `end`, has `bytes` and belongs to `slot`; with
+ * MGC_SLOT_FREE it is a free one, or several where one could not be so large. */
+void mgc_heap_lay(struct mgc_heap *heap, uint64_t bytes, uint32_t slot);
+
 static inline struct mgc_block *mgc_heap_block(const struct mgc_heap *heap, uint64_t offset) {
     return (struct mgc_block *)(heap->base + offset);
 }

@@ -48,6 +48,7 @@ static int prepare(struct mgc_arena *arena, uint64_t from, uint64_t to) {
         if (error)
             return error;
         arena->index_committed = to;
+        atomic_store_explicit(&arena->header->index_end, to, memory_order_relaxed);
     }
     return 0;
 }

@@ -38,6 +38,8 @@
  *   reserved             none            its slot             the writer, who is filling it
  *   published            one             its slot             everybody, with a pin
  *   limbo                none            MGC_SLOT_NONE        readers that pinned it before it was unpublished
+ *   limbo of a dead      none            MGC_SLOT_RANGE       the same: adoption does not know where in it which blocks
+ *   coordinator's                                             were, so that a pin on any of it keeps all of it
  *
  * Integers are in the host's byte order: a segment never leaves its machine. All shared fields that change after their
  * publication are _Atomic; each names its writer, its readers, and the memory order.
@@ -49,7 +51,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MGC_LAYOUT_VERSION 1u
+#define MGC_LAYOUT_VERSION 3u
 #define MGC_CONTROL_MAGIC 0x6c72746e6f63676dull /* "mgcontrl" */
 #define MGC_ARENA_MAGIC 0x616e65726163676dull   /* "mgcarena" */
 
@@ -163,8 +165,9 @@ struct mgc_arena_header {
     uint64_t budget;
     uint64_t slots_offset, index_offset, entries_offset;
     uint32_t arena;       /* the group's id */
-    uint32_t incarnation; /* how often this group's arena was made anew */
-    uint8_t pad0[MGC_LINE * 2 - 88];
+    uint32_t incarnation; /* of this group's arenas: random, so that none is taken for another */
+    uint32_t checksums;   /* 1: of values, too */
+    uint8_t pad0[MGC_LINE * 2 - 92];
     /* Read by every get(), written seldom. */
     _Atomic uint64_t index;       /* descriptor in force; 0: retired. coordinator release, readers acquire */
     _Atomic uint64_t entries_end; /* offset; coordinator: before the release of any word beyond the old one */
@@ -177,6 +180,9 @@ struct mgc_arena_header {
     } lists[2]; /* MGC_MAIN, MGC_HOT */
     _Atomic uint64_t committed;   /* bytes of the segment that hold memory */
     _Atomic uint64_t limbo_bytes; /* blocks unpublished, but pinned when last looked at */
+    /* The writer's own, for whoever adopts the segment: offsets up to which slots and generations are committed. Stored
+     * behind the commit, so that they never tell of memory that is not there. */
+    _Atomic uint64_t slots_end, index_end;
 };
 
 enum { MGC_MAIN = 0, MGC_HOT = 1 };
@@ -184,29 +190,31 @@ enum { MGC_MAIN = 0, MGC_HOT = 1 };
 struct mgc_slot {
     _Atomic uint64_t word; /* as published in the index; 0: unused or only reserved */
     uint64_t tick;         /* mgc_ticks() of the last touch that was drained */
-    uint32_t checksum;     /* of the block's header and key: adoption drops what does not match */
-    uint32_t list;         /* MGC_MAIN or MGC_HOT */
+    uint32_t checksum : 31; /* of the block's header and key: adoption drops what does not match */
+    uint32_t list : 1;      /* MGC_MAIN or MGC_HOT */
+    uint32_t value_checksum; /* likewise, in an arena with checksums */
 };
 
 #define MGC_SLOT_FREE 0xffffffffu
 #define MGC_SLOT_NONE 0xfffffffeu
+#define MGC_SLOT_RANGE 0xfffffffdu
 
-/* `size`, `slot`, the lengths and the bytes behind them do not change while the block is published. */
+/* `size`, `slot`, the lengths and the bytes behind them do not change while the block is published. What readers look at is
+ * the second half, next to the key: from three of the four places in a cache line where a block may begin, that and a
+ * short key are in one line. */
 struct mgc_block {
     uint32_t size;      /* granules, this header included */
     uint32_t prev_size; /* granules of the block in front of it, 0: the first. Writer's own, changes at any time */
+    union {
+        uint64_t expires;   /* room for an expiry time; 0: never */
+        uint64_t next_free; /* of a free block: the allocator's list, as offsets in granules ... */
+    };
     uint32_t slot;
     uint32_t key_length : 24;
     uint32_t list : 8;
     union {
-        struct {
-            uint64_t value_length;
-            uint64_t expires; /* room for an expiry time; 0: never */
-        };
-        struct { /* free blocks only: the allocator's list, as offsets in granules */
-            uint64_t next_free;
-            uint64_t prev_free;
-        };
+        uint64_t value_length;
+        uint64_t prev_free; /* ... and back */
     };
     /* key_length bytes of key, padding to 8, value_length bytes of value */
 };

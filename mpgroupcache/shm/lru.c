@@ -21,6 +21,7 @@ static int more_slots(struct mgc_arena *arena) {
         if (error)
             return error;
         arena->slots_committed += more;
+        atomic_store_explicit(&arena->header->slots_end, arena->header->slots_offset + from + bytes, memory_order_relaxed);
     }
     if (arena->slot_count == arena->links_room) {
         uint32_t room = arena->links_room + arena->links_room / 4 + 256;

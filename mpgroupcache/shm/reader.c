@@ -33,8 +33,9 @@ int mgc_map_attach(struct mgc_map *map, const void *base, uint64_t size) {
 static off_t region_offset(int i) { return (off_t)(MGC_REGIONS_OFFSET + (size_t)i * MGC_REGION_SIZE); }
 
 static int claim(int fd, const struct mgc_control_header *control, int above, struct mgc_region **region) {
-    int count = (int)atomic_load_explicit(&control->region_count, memory_order_acquire);
-    for (int i = above + 1; i < count; i++) {
+    /* The number of regions is read each time: while this process sleeps here, others may claim all that there were, and
+     * the coordinator has made more for whoever of them it welcomed. */
+    for (int i = above + 1; i < (int)atomic_load_explicit(&control->region_count, memory_order_acquire); i++) {
         const struct mgc_region *seen = (const struct mgc_region *)((const uint8_t *)control + region_offset(i));
         if (atomic_load_explicit(&seen->state, memory_order_acquire) != MGC_REGION_FREE)
             continue;

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
+import mmap
 import os
 import secrets
 import sys
@@ -20,10 +22,14 @@ from mpgroupcache.errors import AlreadyRunning, ArenaError
 from mpgroupcache.shm._writer import CONTROL_SIZE, Control, lock_writer, retire_segment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
+
+logger = logging.getLogger(__name__)
 
 DIRECTORY = Path("/dev/shm")
 PREFIX = "mpgroupcache"
+CONTROL_MODE = 0o660  # with a group: its workers lock and write their regions
+ARENA_MODE = 0o640  # with a group: its workers read
 ATTEMPTS = 100  # to make a control segment while others make them, and die
 
 
@@ -56,7 +62,7 @@ def boot_id() -> bytes:
 
 
 class Segment:
-    """A segment that this process made: its memory, and a descriptor to commit and lock it with."""
+    """A segment of this coordinator's: its memory, and a descriptor to commit and lock it with."""
 
     def __init__(self, name: str, size: int) -> None:
         """Make it, sparse. Raises ``ArenaError`` where there is no shared memory, ``FileExistsError``, and
@@ -67,7 +73,7 @@ class Segment:
         self.name = name
         self.fd = -1
         try:
-            self._memory = _create(name, size)
+            self._memory: SharedMemory | _Mapped = _create(name, size)
         except FileExistsError:
             raise
         except OSError as error:
@@ -78,15 +84,48 @@ class Segment:
             self._memory.close()
             raise
 
+    @classmethod
+    def attach(cls, name: str) -> Segment:
+        """A segment that a dead coordinator has left.
+
+        Raises ``OSError``, ``ValueError`` for an empty file, and ``ArenaError`` for another user's: names can be
+        guessed, and everybody may make files there.
+        """
+        segment = cls.__new__(cls)
+        segment.name = name
+        segment.fd = os.open(segment_path(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            if (owner := os.fstat(segment.fd).st_uid) != os.geteuid():
+                raise _foreign(name, owner)
+            segment._memory = _Mapped(segment.fd)
+        except BaseException:
+            os.close(segment.fd)
+            raise
+        return segment
+
     @property
     def buffer(self) -> memoryview:
         """The whole segment, writable; memory beyond what is committed must not be touched."""
-        if self._memory.buf is None:
-            raise ValueError(f"segment {self.name} is closed")
         buffer = self._memory.buf
         if buffer is None:
             raise ValueError(f"segment {self.name} is closed")
         return buffer
+
+    def share(self, gid: int | None, mode: int) -> None:
+        """Let the members of a group in, with ``mode``; None: nobody but this user.
+
+        Raises ``ArenaError`` for a segment that has let others in: who has it open keeps it for as long as he likes.
+        """
+        status = os.fstat(self.fd)
+        others = status.st_mode & 0o077
+        if others and (gid is None or status.st_gid != gid or others & ~mode):
+            raise ArenaError(
+                f"segment {self.name}: got mode {status.st_mode & 0o777:04o} and group {status.st_gid}, expected "
+                f"{'no group' if gid is None else f'group {gid}'}; --group has changed"
+            )
+        if gid is not None:
+            os.fchown(self.fd, -1, gid)
+            os.fchmod(self.fd, mode)
 
     def rename(self, name: str) -> None:
         """Give it another name, in one step. Raises ``FileExistsError`` where there is such a segment."""
@@ -104,6 +143,20 @@ class Segment:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+class _Mapped:
+    """What ``SharedMemory`` is to a segment that is there already: that class unlinks one which it fails to attach."""
+
+    def __init__(self, fd: int) -> None:
+        self._mapping = mmap.mmap(fd, 0)
+        self.buf: memoryview | None = memoryview(self._mapping)
+
+    def close(self) -> None:
+        if self.buf is not None:
+            self.buf.release()
+            self.buf = None
+        self._mapping.close()
 
 
 def _create(name: str, size: int) -> SharedMemory:
@@ -125,32 +178,91 @@ def unlink(name: str) -> None:
         os.unlink(segment_path(name))
 
 
-def open_instance(instance: str) -> tuple[Segment, Control]:
-    """Become the coordinator of an instance: its control segment, formatted, with nothing left of a dead one.
+def open_instance(instance: str, gid: int | None = None) -> tuple[Segment, Control]:
+    """Become the coordinator of an instance: go on with what a dead one has left, or begin anew.
 
-    Raises ``AlreadyRunning`` where a living coordinator holds it, ``ArenaError`` where there is no shared memory.
+    ``gid``: the group whose members may be workers. Raises ``AlreadyRunning`` where a living coordinator holds it,
+    ``ArenaError`` where there is no shared memory, or another user has taken its name.
 
-    The segment is locked and formatted under a name of its own, and only then gets the instance's. So under that name
+    A new segment is locked and formatted under a name of its own, and only then gets the instance's. So under that name
     there is never one that workers cannot read yet, nor one that its maker has yet to lock, which others would take for
     a dead coordinator's and remove.
     """
     for _ in range(ATTEMPTS):
-        _clear_dead(instance)
-        # Others may have been faster: to name theirs, or to clear ours away before it was locked.
+        # Others may have been faster: to take it over, to name theirs, or to clear ours away before it was locked.
         with contextlib.suppress(FileExistsError, FileNotFoundError):
-            segment, control = _make_control(instance)
+            opened = _take_over(instance, gid) or _make_control(instance, gid)
             _clear_drafts(instance)
-            return segment, control
+            return opened
     raise ArenaError(f"segment {control_name(instance)}: made and left by others {ATTEMPTS} times during this start")
 
 
-def _make_control(instance: str) -> tuple[Segment, Control]:
+def _take_over(instance: str, gid: int | None) -> tuple[Segment, Control] | None:
+    """A dead coordinator's control segment; None where none is of use, and then nothing is left of the instance."""
+    name = control_name(instance)
+    try:
+        segment = Segment.attach(name)
+    except (FileNotFoundError, ValueError, PermissionError, ArenaError) as error:
+        if isinstance(error, ArenaError):
+            logger.warning("instance %s: %s; its cache begins anew", instance, error)
+        _clear_dead(instance)
+        return None
+    try:
+        lock_writer(segment.fd)
+        if not _is_named(segment.fd, name):  # another has removed it before this lock
+            raise FileNotFoundError(name)
+        segment.share(gid, CONTROL_MODE)
+        return segment, Control(segment.buffer, segment.fd, boot_id(), adopt=True)
+    except BaseException as error:
+        segment.close()
+        if isinstance(error, (ArenaError, ValueError)):
+            logger.warning("instance %s: %s; its cache begins anew", instance, error)
+            _clear_dead(instance)
+            return None
+        raise
+
+
+def left_arenas(instance: str, group: int) -> list[str]:
+    """The names of a group's arenas that a dead coordinator has left."""
+    return sorted(path.name for path in DIRECTORY.glob(f"{instance}-g{group}-*"))
+
+
+def clear_arenas(instance: str, but: Collection[str]) -> None:
+    """Retire and remove all arenas of an instance that are not among these."""
+    for path in DIRECTORY.glob(f"{instance}-g*"):
+        if path.name not in but:
+            clear(path.name)
+
+
+def clear(name: str) -> None:
+    """Retire and remove a segment that nobody writes any more."""
+    _retire(name)
+    _remove(name)
+
+
+def _retire(name: str) -> None:
+    """Another user's is not touched: he could cut it off meanwhile, and that would be a SIGBUS."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.lstat(segment_path(name)).st_uid == os.geteuid():
+            retire_segment(segment_path(name))
+
+
+def _remove(name: str) -> None:
+    """Another user's stays, unless this is root; it is nothing to us, since no segment of ours gets its name."""
+    try:
+        unlink(name)
+    except PermissionError as error:
+        logger.warning("segment %s: another user's file stays: %s", name, error)
+
+
+def _make_control(instance: str, gid: int | None) -> tuple[Segment, Control]:
     name = control_name(instance)
     segment = Segment(f"{name}-{secrets.token_hex(8)}", CONTROL_SIZE)
     control = None
     try:
         lock_writer(segment.fd)
         control = Control(segment.buffer, segment.fd, boot_id())
+        segment.share(gid, CONTROL_MODE)
         segment.rename(name)
     except BaseException:
         if control is not None:
@@ -169,23 +281,28 @@ def _clear_dead(instance: str) -> None:
             # The control segment last: until it is gone, others find the lock on it taken.
             names = [*(path.name for path in DIRECTORY.glob(f"{instance}-g*")), name]
             for left in names:
-                retire_segment(segment_path(left))
+                _retire(left)
             for left in names:
-                unlink(left)
+                _remove(left)
 
 
 def _clear_drafts(instance: str) -> None:
     """Remove control segments that were never finished. Whoever has yet to lock his finds out, and that we live."""
     for path in DIRECTORY.glob(f"{control_name(instance)}-*"):
-        with contextlib.suppress(AlreadyRunning), _locked(path.name) as fd:
+        with contextlib.suppress(AlreadyRunning, ArenaError), _locked(path.name) as fd:
             if fd is not None:
                 unlink(path.name)
 
 
 @contextlib.contextmanager
 def _locked(name: str) -> Iterator[int | None]:
-    """Hold the lock of a control segment. None where there is no such segment; ``AlreadyRunning`` if it is locked."""
+    """Hold the lock of a control segment. None where there is no such segment.
+
+    Raises ``AlreadyRunning`` if it is locked, ``ArenaError`` if it is another user's; root removes that.
+    """
     try:
+        if (owner := os.lstat(segment_path(name)).st_uid) != os.geteuid() != 0:
+            raise _foreign(name, owner)
         fd = os.open(segment_path(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         yield None
@@ -195,6 +312,13 @@ def _locked(name: str) -> Iterator[int | None]:
         yield fd if _is_named(fd, name) else None  # another may have removed it before this lock
     finally:
         os.close(fd)
+
+
+def _foreign(name: str, owner: int) -> ArenaError:
+    return ArenaError(
+        f"segment {name}: got one of user {owner}, expected one of user {os.geteuid()}; remove {segment_path(name)}, "
+        "or choose another --socket"
+    )
 
 
 def _is_named(fd: int, name: str) -> bool:

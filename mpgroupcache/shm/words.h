@@ -113,7 +113,11 @@ static inline uint32_t mgc_checksum(uint64_t seed, const struct mgc_block *block
     uint64_t lengths[2] = {(uint64_t)block->size << 32 | block->slot,
                            block->value_length ^ (uint64_t)block->key_length << 40 ^ (uint64_t)block->list << 32};
     uint64_t hash = mgc_hash(seed, (const uint8_t *)block + MGC_KEY_OFFSET, block->key_length);
-    return (uint32_t)mgc_fold(hash ^ lengths[0], ~lengths[1] ^ 0x9e3779b97f4a7c15ull);
+    return (uint32_t)mgc_fold(hash ^ lengths[0], ~lengths[1] ^ 0x9e3779b97f4a7c15ull) >> 1;
+}
+
+static inline uint32_t mgc_value_checksum(uint64_t seed, const struct mgc_block *block) {
+    return (uint32_t)mgc_hash(seed, (const uint8_t *)block + MGC_VALUE_OFFSET(block->key_length), block->value_length);
 }
 
 #endif

@@ -23,6 +23,9 @@ struct mgc_touched {
 struct mgc_control {
     uint8_t *base;
     int fd;
+    /* What the header says, too. It is not read back: whoever may write the segment, as every worker may, could have the
+     * coordinator go beyond its end. */
+    uint32_t regions, groups;
     uint64_t tails[MGC_MAX_REGIONS]; /* touches of each region that were drained */
     struct mgc_arena *arenas[MGC_MAX_GROUPS];
     uint64_t *pins; /* the last scan's: a set of pin words, hashed; 0: empty */
@@ -77,9 +80,18 @@ struct mgc_reservation {
     uint64_t length;
 };
 
+struct mgc_plan {
+    uint64_t slots, slots_offset, index_offset, entries_offset, size;
+};
+
+struct mgc_adopted {
+    uint64_t entries, dropped;
+};
+
 struct mgc_arena_options {
     uint32_t arena, incarnation;
     uint64_t budget, max_entry, seed;
+    uint32_t checksums; /* 1: of values, too */
     uint8_t boot_id[16];
 };
 
@@ -87,6 +99,9 @@ struct mgc_arena_options {
 
 /* Formats a control segment of MGC_CONTROL_SIZE and commits its first regions. 0, or a negative errno (ENOSPC). */
 int mgc_control_format(struct mgc_control *control, uint8_t *base, int fd, const uint8_t boot_id[16]);
+/* Takes over a control segment of MGC_CONTROL_SIZE whose coordinator is dead, with its regions, rows and totals. 0;
+ * -EPROTO: another layout; -ESTALE: of another boot, or not LIVE; -EUCLEAN: damaged. Only the first changes anything. */
+int mgc_control_adopt(struct mgc_control *control, uint8_t *base, int fd, const uint8_t boot_id[16]);
 void mgc_control_close(struct mgc_control *control);
 void mgc_control_retire(struct mgc_control *control);
 
@@ -95,6 +110,12 @@ void mgc_segment_retire(int fd);
 
 /* Adds a group's row. Its number, or -ENOSPC after MGC_MAX_GROUPS. */
 int mgc_control_add_group(struct mgc_control *control, const uint8_t *name, size_t length, uint64_t budget);
+
+uint32_t mgc_control_groups(const struct mgc_control *control);
+const struct mgc_group_row *mgc_control_group(const struct mgc_control *control, uint32_t group);
+
+/* Regions of workers that were alive at the last reap. */
+uint32_t mgc_control_attached(const struct mgc_control *control);
 
 /* Counts a get that came from a peer. */
 void mgc_control_count_request(struct mgc_control *control, uint32_t group);
@@ -110,6 +131,8 @@ uint32_t mgc_control_reap(struct mgc_control *control);
  * the fence in front of it: the caller's. */
 void mgc_control_scan(struct mgc_control *control);
 int mgc_pinned(const struct mgc_control *control, uint32_t arena, uint64_t offset);
+/* Whether any pin names a place in the range. Looks at all pins. */
+int mgc_pinned_within(const struct mgc_control *control, uint32_t arena, uint64_t from, uint64_t to);
 
 /* Brings the touches of all regions into the LRU lists, in their order in time, and counts them in the rates, as of
  * control->now. Returns how many there were. */
@@ -117,8 +140,14 @@ size_t mgc_control_drain(struct mgc_control *control);
 
 /* ---- arena.c ---- */
 
-/* The address range that an arena of this budget reserves; 0 where words could not name all of its blocks. */
+/* Where the parts of an arena of this budget lie. */
+struct mgc_plan mgc_arena_plan(uint64_t budget);
+/* The address range that it reserves; 0 where words could not name all of its blocks. */
 uint64_t mgc_arena_size(uint64_t budget);
+
+/* The private half of a writer that has nothing yet. */
+void mgc_arena_begin(struct mgc_arena *arena, uint8_t *base, int fd, struct mgc_control *control,
+                     const struct mgc_plan *plan, uint64_t budget, uint64_t max_entry);
 
 /* Formats an arena of mgc_arena_size(). 0, or a negative errno: ENOSPC when not even its first pages can be committed. */
 int mgc_arena_format(struct mgc_arena *arena, uint8_t *base, int fd, struct mgc_control *control,
@@ -146,6 +175,15 @@ int mgc_arena_remove(struct mgc_arena *arena, const uint8_t *key, size_t key_len
 
 /* Frees what was in limbo and is no longer pinned. */
 void mgc_arena_sweep(struct mgc_arena *arena);
+
+/* ---- adopt.c ---- */
+
+/* Takes over the arena of a dead coordinator, a file of `size` bytes: its entries, their order, and what views still hold.
+ * The control segment is adopted before. What is damaged is dropped; `adopted` says how much. 0; -EPROTO: another layout;
+ * -ESTALE: of another boot, not LIVE, another group's, or with other checksums; -EUCLEAN: nothing of it can be trusted;
+ * -ENOMEM. */
+int mgc_arena_adopt(struct mgc_arena *arena, uint8_t *base, uint64_t size, int fd, struct mgc_control *control,
+                    const struct mgc_arena_options *options, struct mgc_adopted *adopted);
 
 /* ---- index.c: words of the index ---- */
 

@@ -33,6 +33,7 @@ static struct mgc_control *control;
 static struct generation generations[ARENAS];
 static _Atomic uint32_t current; /* generation that readers look in */
 static _Atomic int stopping;
+static _Atomic uint64_t deaths;
 static uint64_t seed;
 
 struct held {
@@ -50,7 +51,7 @@ struct reader {
     struct mgc_region *region, *lock; /* the lock's mapping */
     struct held held[HELD];
     uint32_t held_count, step;
-    uint64_t gets, hits, held_hits, deaths, forks;
+    uint64_t gets, hits, held_hits, forks;
 };
 
 /* ---- Readers ---- */
@@ -135,9 +136,9 @@ static void die(struct reader *r) {
         stop_using(r->held[i].generation);
     }
     r->held_count = 0;
+    atomic_fetch_add_explicit(&deaths, 1, memory_order_release); /* before the lock goes; with reap() */
     mgc_region_unmap(r->lock);
     r->region = NULL;
-    r->deaths++;
 }
 
 static void live_in(struct reader *r, int number, struct mgc_region *lock) {
@@ -208,6 +209,13 @@ static uint64_t random_key(void) {
     return below(&writer.random, 2) ? below(&writer.random, HOT_KEYS) : below(&writer.random, KEYS);
 }
 
+/* What orders a dead reader's last reads before the reuse of what it had pinned is the file lock, which a ThreadSanitizer
+ * knows nothing of: it sees the same order in the number of deaths. */
+static void reap(void) {
+    mgc_control_reap(control);
+    (void)atomic_load_explicit(&deaths, memory_order_acquire);
+}
+
 static void insert_many(struct mgc_arena *arena) {
     struct {
         struct mgc_reservation reservation;
@@ -242,7 +250,7 @@ static void insert_many(struct mgc_arena *arena) {
         }
         writer.growths += arena->descriptor != descriptor;
         if (n % 256 == 0) {
-            mgc_control_reap(control);
+            reap();
             mgc_control_spare_regions(control, 8);
         }
         if (n % 64 == 0)
@@ -312,11 +320,10 @@ int main(int count, char **arguments) {
         sum.gets += readers[i].gets;
         sum.hits += readers[i].hits;
         sum.held_hits += readers[i].held_hits;
-        sum.deaths += readers[i].deaths;
         sum.forks += readers[i].forks;
     }
     uint32_t last = atomic_load(&current);
-    mgc_control_reap(control);
+    reap();
     mgc_control_scan(control);
     REQUIRE(control->pin_count == 0, "%zu pins of nobody", control->pin_count);
     unmap_unused(last);
@@ -329,9 +336,9 @@ int main(int count, char **arguments) {
     printf("%llu gets, %llu hits, %llu held; %llu deaths, %llu forks; %llu inserts, %llu refused, %llu evictions, %llu "
            "growths, %u arenas\n",
            (unsigned long long)sum.gets, (unsigned long long)sum.hits, (unsigned long long)sum.held_hits,
-           (unsigned long long)sum.deaths, (unsigned long long)sum.forks, (unsigned long long)writer.inserts,
+           (unsigned long long)deaths, (unsigned long long)sum.forks, (unsigned long long)writer.inserts,
            (unsigned long long)writer.refused, (unsigned long long)writer.evictions, (unsigned long long)writer.growths,
            last + 1);
-    REQUIRE(sum.hits && sum.held_hits && sum.deaths && sum.forks && tried_everything(), "something was not tried");
+    REQUIRE(sum.hits && sum.held_hits && deaths && sum.forks && tried_everything(), "something was not tried");
     return 0;
 }
