@@ -27,7 +27,7 @@ from mpgroupcache.keys import decode_key, encode_key
 from mpgroupcache.leases import HeldLease, LocalLease, SharedLease, held_leases
 from mpgroupcache.peers import PeerAnswer, PeerPicker, ProtoGetter, make_request, picker_of, read_response
 from mpgroupcache.process import Process, current
-from mpgroupcache.shm._group import GroupCore
+from mpgroupcache.shm._group import GroupCore, with_own_get
 from mpgroupcache.shm._view import ByteView
 from mpgroupcache.shm.segment import segment_path
 from mpgroupcache.sinks import Sink
@@ -43,6 +43,7 @@ _UNSERVED = (CoordinatorUnavailable, CoordinatorError, ProtocolError)  # of a re
 _running: set[asyncio.Task[ByteView]] = set()  # loads of ``aget``: a task that nobody refers to may be collected
 
 
+@with_own_get
 class Group(GroupCore):
     """A namespace of keys with its loader and its share of the cache (Go: ``Group``). Made by ``new_group``."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import threading
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +28,7 @@ from mpgroupcache import (
 )
 from mpgroupcache.ipc.channel import Answer
 from mpgroupcache.ipc.wire import Failed, FailureCode, Pong
+from mpgroupcache.shm._group import with_own_get
 
 
 def load(ctx: Any, key: str | bytes, dest: Sink) -> None:
@@ -402,3 +405,20 @@ def test_an_arena_that_is_gone_fails_no_get(here: Daemon) -> None:
         if not name.endswith("-control"):
             os.unlink(f"/dev/shm/{name}")
     assert group.get("k") == "None:str:'k'"
+
+
+def test_get_is_a_method_of_its_class_alone() -> None:
+    """An inherited one, or a Python function, takes the interpreter twice as long to call."""
+    get = vars(mpgroupcache.Group)["get"]
+    assert type(get) is types.MethodDescriptorType
+    assert get.__objclass__ is mpgroupcache.Group
+    assert str(inspect.signature(get)) == "(self, /, key, dest=None, *, ctx=None, timeout=None)"
+    assert "DeadlineExceeded" in inspect.getdoc(get)  # type: ignore[operator]
+
+
+def test_no_other_class_is_given_the_get_of_groups() -> None:
+    """It would read other objects' memory as a group's."""
+    with pytest.raises(TypeError, match="got Other, expected a subclass of GroupCore"):
+        with_own_get(type("Other", (), {}))
+    with pytest.raises(TypeError, match="doesn't apply to a 'object' object"):
+        mpgroupcache.Group.get(object(), "k")  # type: ignore[call-overload]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from arenas import Lookup, OpenArena
+from arenas import Instance, Lookup, OpenArena
 
 from mpgroupcache.shm._reader import Mapping, Reader
 from mpgroupcache.shm._view import ByteView
@@ -309,6 +309,35 @@ def test_release_gives_the_value_up_at_once(lookup: Lookup) -> None:
     for use in uses:
         with pytest.raises(ValueError, match="was released"):
             use()
+
+
+def test_memory_goes_on_from_view_to_view_of_a_pin(lookup: Lookup) -> None:
+    """But not while a view lives that gave its pin up."""
+    first = view_of(lookup, b"key")
+    address = id(first)
+    del first
+    second = view_of(lookup, b"text")
+    assert id(second) == address
+    assert second == "Grüße"
+    second.release()
+    third = view_of(lookup, b"short")
+    assert id(third) != address
+    assert third == b"short"
+    with pytest.raises(ValueError, match="was released"):
+        bytes(second)
+    del second
+    assert third == b"short"
+    del third
+    assert lookup.reader.live_pins == 0
+
+
+def test_a_view_outlives_its_reader(opened: OpenArena, instance: Instance) -> None:
+    view = view_of(Lookup(*opened.address), b"key")
+    gc.collect()
+    assert view == VALUE
+    del view
+    gc.collect()
+    assert instance.control.reap() == 1
 
 
 def test_with_releases(lookup: Lookup) -> None:

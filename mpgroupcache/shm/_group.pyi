@@ -1,9 +1,11 @@
 """Types of ``_group.pyx``, which has the reasons."""
 
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 from mpgroupcache.shm._reader import Reader
 from mpgroupcache.shm._view import ByteView
+
+T = TypeVar("T", bound=GroupCore)
 
 class GroupCore:
     """What of ``Group`` is native: ``get`` up to the hit. The subclass gives ``_load``, which runs on every miss."""
@@ -49,6 +51,9 @@ class GroupCore:
     @overload
     def get(self, key: str | bytes, dest: Any, *, ctx: Any = None, timeout: float | None = None) -> None:
         """Fill ``dest``, a ``Sink``, with the value of ``key``."""
+
+def with_own_get(subclass: type[T]) -> type[T]:
+    """Decorate a subclass of ``GroupCore``, whose instances' ``get`` it becomes."""
 
 class SharedCounter:
     """A 64-bit counter in a page that children inherit: threads and processes add to it atomically."""

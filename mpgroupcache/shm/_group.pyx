@@ -1,7 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: embedsignature=True, embedsignature.format=clinic
 """The hit path of ``Group.get``, and the counts of a group. Thin: the protocol is in reader.h."""
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
 from libc.errno cimport ESTALE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
@@ -24,9 +27,19 @@ cdef extern from "Python.h":
     bint PyUnicode_IS_COMPACT_ASCII(object)
     char *PyUnicode_DATA(object)
     Py_ssize_t PyUnicode_GET_LENGTH(object)
-    const char *PyUnicode_AsUTF8AndSize(object, Py_ssize_t *) except NULL
+    const char *PyUnicode_AsUTF8AndSize(object, Py_ssize_t *)
+    void PyErr_Clear()
     bint PyUnicode_Check(object)
     bint PyBytes_Check(object)
+
+cdef extern from "Python.h":
+    ctypedef void (*PyCFunction)()
+    ctypedef object (*CallWithKeywords "_PyCFunctionFastWithKeywords")(object, PyObject *const *, Py_ssize_t, PyObject *)
+    ctypedef struct PyMethodDef:
+        PyCFunction ml_meth
+    ctypedef struct PyMethodDescrObject:
+        PyMethodDef *d_method
+    object PyDescr_NewMethod(type, PyMethodDef *)
 
 cdef extern from *:
     """
@@ -154,7 +167,6 @@ cdef class GroupCore:
         cdef uint32_t pin
         cdef int outcome
         cdef mgc_hit hit
-        cdef bytes copied
         if not self.mapped or self.reader.lookup_epoch != process_epoch[0] or self.reader.region == NULL:
             return None
         if PyUnicode_Check(key):
@@ -162,9 +174,9 @@ cdef class GroupCore:
                 data = <const uint8_t *> PyUnicode_DATA(key)
                 length = PyUnicode_GET_LENGTH(key)
             else:
-                try:
-                    data = <const uint8_t *> PyUnicode_AsUTF8AndSize(key, &length)
-                except UnicodeEncodeError:
+                data = <const uint8_t *> PyUnicode_AsUTF8AndSize(key, &length)
+                if data == NULL:
+                    PyErr_Clear()  # _load() says what is wrong
                     return None
         elif PyBytes_Check(key):
             data = <const uint8_t *> PyBytes_AS_STRING(key)
@@ -180,18 +192,23 @@ cdef class GroupCore:
         if self.reader.free_count and not self.reader.forks:
             pin = self.reader.free_pins[self.reader.free_count - 1]
         outcome = mgc_get(&self.map, self.reader.region, pin, data, length, &hit)
-        if outcome != MGC_HIT:
-            if outcome == MGC_DETACHED:
-                self.detach()
-            return None
-        if pin == MGC_COPY_PIN:
-            try:
-                copied = PyBytes_FromStringAndSize(<const char *> hit.value, hit.length)
-            finally:
-                mgc_unpin(self.reader.region, MGC_COPY_PIN)
-            return ByteView(copied)
-        return pinned_view(self.reader, pin, hit.value, hit.length)
+        if outcome == MGC_HIT:
+            if pin != MGC_COPY_PIN:
+                return pinned_view(self.reader, pin, hit.value, hit.length)
+            return self._copied(&hit)
+        if outcome == MGC_DETACHED:
+            self.detach()
+        return None
 
+    cdef object _copied(self, const mgc_hit *hit):
+        cdef bytes copied
+        try:
+            copied = PyBytes_FromStringAndSize(<const char *> hit.value, hit.length)
+        finally:
+            mgc_unpin(self.reader.region, MGC_COPY_PIN)
+        return ByteView(copied)
+
+    @cython.binding(False)  # a method descriptor: see get_key()
     def get(self, key, dest=None, *, ctx=None, timeout=None):
         """Return the value of ``key``, loading it if no cache of the ring has it (Go: ``Group.Get``).
 
@@ -211,6 +228,32 @@ cdef class GroupCore:
         view = self._lookup(key)
         fill(view if view is not None else self._load(key, ctx, timeout))
         return None
+
+
+# ---- How get() is called --------------------------------------------------------------------------------------------
+
+# A call of a C method costs the interpreter the least if the descriptor's class is the object's very class, which an
+# inherited method's is not, and the function takes its arguments as they come. So each class of groups has a descriptor
+# of its own, and get(key) alone begins here; every other call goes on to what Cython makes of GroupCore.get.
+
+cdef PyMethodDef full_get = (<PyMethodDescrObject *> GroupCore.__dict__["get"]).d_method[0]
+cdef PyMethodDef quick_get = full_get  # of the same name, flags (METH_FASTCALL | METH_KEYWORDS) and documentation
+quick_get.ml_meth = <PyCFunction> <void *> get_key
+
+
+cdef object get_key(GroupCore self, PyObject *const *args, Py_ssize_t count, PyObject *names):
+    if count != 1 or names != NULL:
+        return (<CallWithKeywords> <void *> full_get.ml_meth)(self, args, count, names)
+    view = self._lookup(<object> args[0])
+    return view if view is not None else self._load(<object> args[0], None, None)
+
+
+def with_own_get(type subclass not None):
+    """Decorate a subclass of ``GroupCore``, whose instances' ``get`` it becomes."""
+    if not issubclass(subclass, GroupCore):
+        raise TypeError(f"with_own_get: got {subclass.__name__}, expected a subclass of GroupCore")
+    subclass.get = PyDescr_NewMethod(subclass, &quick_get)
+    return subclass
 
 
 cdef class SharedCounter:

@@ -3,6 +3,8 @@
 cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from cpython.object cimport PyObject
+
 from mpgroupcache.shm._core cimport mgc_region, mgc_unpin
 
 cdef uint64_t *process_epoch
@@ -29,6 +31,7 @@ cdef class Reader:
     cdef unsigned long fork_thread   # ... this thread
     cdef uint32_t free_count, deferred_count
     cdef uint16_t free_pins[1024]    # a stack; pin 0 is never in it
+    cdef PyObject *views[1024]       # of each pin: the view that has it or had it last, whose memory the next one takes
     cdef uint16_t deferred[1024]     # unpinned between the hooks
     cdef int control_fd              # to open the segment again at a fork, when its name may be another's
     cdef uint64_t inode, device

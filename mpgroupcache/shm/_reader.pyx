@@ -5,6 +5,8 @@ Thin: the protocol is in reader.h. This module adds the free list of pins (guard
 """
 
 cimport cython
+from cpython.mem cimport PyObject_Free
+from cpython.object cimport PyObject
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from posix.stat cimport fstat, struct_stat
@@ -137,6 +139,10 @@ cdef class Reader:
                 mgc_region_unmap(self.child_region)
         if self._owns_descriptor():
             posix_close(self.control_fd)
+        cdef PyObject *view
+        for view in self.views:  # all of them have ended: a live one refers to its reader
+            if view != NULL:
+                PyObject_Free(view)
 
     cdef bint _owns_descriptor(self) noexcept:
         # A daemon may have closed it, and its number may be another file's by now.

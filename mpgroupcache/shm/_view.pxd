@@ -1,6 +1,8 @@
 """What the hit path sees of a view."""
 
 cimport cython
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
 from libc.stdint cimport uint8_t, uint32_t
 
 from mpgroupcache.shm._reader cimport Reader
@@ -19,4 +21,24 @@ cdef class ByteView:
     cdef void drop_hold(self) noexcept
     cdef int check(self) except -1
 
-cdef ByteView pinned_view(Reader reader, uint32_t pin, const uint8_t *data, Py_ssize_t length)
+cdef extern from *:
+    """
+    /* A reference to memory in which an object has ended: of this type, and with all fields as they were. */
+    static inline PyObject *mgc_revived(PyObject *memory) { return PyObject_Init(memory, Py_TYPE(memory)); }
+    """
+    object mgc_revived(PyObject *)
+
+cdef ByteView first_view(Reader reader, uint32_t pin)
+
+cdef inline object pinned_view(Reader reader, uint32_t pin, const uint8_t *data, Py_ssize_t length):
+    """A view that takes ``pin``, the top of ``reader``'s stack, and gives it back at its end."""
+    cdef ByteView view
+    if reader.views[pin] == NULL:
+        view = first_view(reader, pin)  # where there is no memory for it, the pin is still in the stack
+    else:
+        view = mgc_revived(reader.views[pin])
+        Py_INCREF(reader)  # which view.owner is
+    reader.free_count -= 1
+    view.data = data
+    view.length = length
+    return view

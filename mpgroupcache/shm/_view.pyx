@@ -4,6 +4,7 @@
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy
@@ -11,6 +12,10 @@ from libc.string cimport memcmp, memcpy
 from mpgroupcache.shm._reader cimport Mapping, Reader, process_epoch
 
 cdef extern from "Python.h":
+    ctypedef void (*destructor)(PyObject *)
+    ctypedef struct PyTypeObject:
+        destructor tp_dealloc
+    void mgc_decref "Py_DECREF"(PyObject *)
     const char *PyUnicode_AsUTF8AndSize(object, Py_ssize_t *) except NULL
     bint PyBytes_CheckExact(object)
 
@@ -23,19 +28,33 @@ cdef inline ByteView make_view(object owner, const uint8_t *data, Py_ssize_t len
     return view
 
 
-cdef ByteView pinned_view(Reader reader, uint32_t pin, const uint8_t *data, Py_ssize_t length):
-    """A view that takes ``pin``, the top of ``reader``'s stack, and gives it back at its end."""
-    cdef ByteView view = ByteView.__new__(ByteView)  # where there is no memory for it, the pin is still in the stack
-    reader.free_count -= 1
+# ---- Views of hits --------------------------------------------------------------------------------------------------
+
+# The memory of a hit's view is never freed while its reader lives: each pin has one, which is a view whenever the pin is
+# taken. And it ends without what Cython generates around __dealloc__ (it keeps the current exception, and the object
+# alive meanwhile). Making and ending a view this way takes half the time, a tenth of that of a hit.
+
+cdef ByteView first_view(Reader reader, uint32_t pin):
+    """A view in memory that is the pin's from now on."""
+    cdef ByteView view = ByteView.__new__(ByteView)
     view.owner = reader
-    view.data = data
-    view.length = length
     view.pin = pin
+    reader.views[pin] = <PyObject *> view
     return view
 
 
+cdef void end_view(ByteView view) noexcept:
+    """``tp_dealloc``."""
+    cdef PyObject *reader
+    if view.pin == 0:
+        end_other_view(<PyObject *> view)
+        return
+    reader = <PyObject *> view.owner
+    (<Reader> reader).give_pin(view.pin)
+    mgc_decref(reader)  # perhaps the last one, and then the memory of all its views is gone
+
+
 @cython.no_gc  # refers to a reader, a mapping, bytes or another view: never a cycle
-@cython.freelist(64)
 @cython.final
 cdef class ByteView:
     """An immutable view of a cached value (Go: ``ByteView``).
@@ -65,14 +84,12 @@ cdef class ByteView:
         self.length = PyBytes_GET_SIZE(value)
 
     def __dealloc__(self):
-        if self.pin:
-            (<Reader> self.owner).give_pin(self.pin)
-        else:
-            self.let_go()
+        self.let_go()  # no hit: those end in end_view()
 
     cdef void let_go(self) noexcept:
         """Give up the value: with the last of view, slices and memoryviews."""
         if self.pin:
+            (<Reader> self.owner).views[self.pin] = NULL  # the pin's next view begins while this one still lives
             (<Reader> self.owner).give_pin(self.pin)
             self.pin = 0
         elif type(self.owner) is ByteView:
@@ -238,3 +255,7 @@ cdef class ByteView:
         from mpgroupcache.viewio import iter_chunks
 
         return iter_chunks(self[:], size)
+
+
+cdef destructor end_other_view = (<PyTypeObject *> ByteView).tp_dealloc
+(<PyTypeObject *> ByteView).tp_dealloc = <destructor> end_view

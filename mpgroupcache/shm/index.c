@@ -17,9 +17,10 @@ static _Atomic uint64_t *place_at(mgc_bucket *buckets[2], unsigned i) {
     return &(*buckets[i / MGC_BUCKET_WORDS])[i % MGC_BUCKET_WORDS];
 }
 
-/* An empty word of a hash's buckets, or NULL: of the first bucket while more than half of that is empty, so that readers need only one
- * cache line; then of the emptier one, which keeps buckets so even that they seldom fill before the index as a whole
- * does. There its home, or the next behind it. */
+/* An empty word of a hash's buckets, or NULL. Of the first bucket while that has more than NEARLY_FULL left, so that readers
+ * need only one cache line; then of the emptier one, which keeps buckets so even that few generations are left because two
+ * are full. There its home, or the next behind it: see mgc_near(). */
+#define NEARLY_FULL 3
 static _Atomic uint64_t *empty_place(const struct mgc_arena *arena, uint64_t descriptor, uint64_t hash) {
     mgc_bucket *buckets[2];
     unsigned empty[2], home = mgc_home(hash);
@@ -29,7 +30,7 @@ static _Atomic uint64_t *empty_place(const struct mgc_arena *arena, uint64_t des
         for (unsigned i = 0; i < MGC_BUCKET_WORDS; i++)
             empty[b] += atomic_load_explicit(&(*buckets[b])[i], memory_order_relaxed) == 0;
     }
-    mgc_bucket *bucket = buckets[empty[0] <= MGC_BUCKET_WORDS / 2 && empty[1] > empty[0]];
+    mgc_bucket *bucket = buckets[empty[0] <= NEARLY_FULL && empty[1] > empty[0]];
     for (unsigned i = 0; i < MGC_BUCKET_WORDS; i++) {
         _Atomic uint64_t *place = &(*bucket)[(home + i) % MGC_BUCKET_WORDS];
         if (atomic_load_explicit(place, memory_order_relaxed) == 0)

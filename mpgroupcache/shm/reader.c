@@ -30,6 +30,47 @@ int mgc_map_attach(struct mgc_map *map, const void *base, uint64_t size) {
     return 0;
 }
 
+/* How often a get begins again when words change under it. Each time needs a whole eviction or publication between two of
+ * its instructions; what gives up is only a miss, and the coordinator looks again. */
+#define ATTEMPTS 8
+
+/* Bit i: word i of the bucket has this tag. Relaxed: it only says which words are to be loaded. Without branches, since
+ * the word in question differs from key to key, and one wrong guess costs more than all these loads. */
+static unsigned matches_in(mgc_bucket *bucket, uint64_t tag) {
+    unsigned matches = 0;
+    for (unsigned i = 0; i < MGC_BUCKET_WORDS; i++)
+        matches |= (unsigned)(atomic_load_explicit(&(*bucket)[i], memory_order_relaxed) >> MGC_TAG_SHIFT == tag) << i;
+    return matches;
+}
+
+int mgc_search(const struct mgc_map *map, struct mgc_region *region, uint32_t pin, const uint8_t *key, size_t key_length,
+               uint64_t hash, uint64_t ticks, struct mgc_hit *hit) {
+    const struct mgc_arena_header *header = mgc_header(map);
+    for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
+        uint64_t descriptor = atomic_load_explicit(&header->index, memory_order_acquire); /* as in mgc_get() */
+        if (descriptor == 0)
+            return MGC_DETACHED;
+        mgc_bucket *buckets[2];
+        mgc_buckets(map->base, descriptor, hash, buckets);
+        __builtin_prefetch(buckets[1]);
+        unsigned matches = matches_in(buckets[0], mgc_tag(hash));
+        matches |= matches_in(buckets[1], mgc_tag(hash)) << MGC_BUCKET_WORDS;
+        int found = MGC_MISS;
+        for (; matches && found == MGC_MISS; matches &= matches - 1) {
+            unsigned i = (unsigned)__builtin_ctz(matches);
+            _Atomic uint64_t *place = &(*buckets[i / MGC_BUCKET_WORDS])[i % MGC_BUCKET_WORDS];
+            uint64_t word = atomic_load_explicit(place, memory_order_acquire); /* pairs with the release of publish() */
+            if (word >> MGC_TAG_SHIFT == mgc_tag(hash) && word != 0)
+                found = mgc_pin_entry(map, region, pin, place, word, key, key_length, ticks, hit);
+        }
+        if (found == MGC_HIT)
+            return MGC_HIT;
+        if (found == MGC_MISS && atomic_load_explicit(&header->index, memory_order_relaxed) == descriptor)
+            return MGC_MISS;
+    }
+    return MGC_MISS;
+}
+
 static off_t region_offset(int i) { return (off_t)(MGC_REGIONS_OFFSET + (size_t)i * MGC_REGION_SIZE); }
 
 static int claim(int fd, const struct mgc_control_header *control, int above, struct mgc_region **region) {

@@ -22,11 +22,11 @@ struct mgc_hit {
     uint64_t length;
 };
 
-enum { MGC_MISS = 0, MGC_HIT = 1, MGC_DETACHED = 2 };
+enum { MGC_MISS = 0, MGC_HIT = 1, MGC_DETACHED = 2, MGC_CHANGED = 3 };
 
-/* How often get() begins again when words change under it. Each time needs a whole eviction or publication between two
- * of its instructions; what gives up is only a miss, and the coordinator looks again. */
-#define MGC_GET_ATTEMPTS 8
+static inline const struct mgc_arena_header *mgc_header(const struct mgc_map *map) {
+    return (const struct mgc_arena_header *)map->base;
+}
 
 static inline void mgc_unpin(struct mgc_region *region, uint32_t pin) {
     /* Pairs with the acquire in the coordinator's scan: reads of the block happen before it is reused. */
@@ -48,82 +48,88 @@ static inline void mgc_note_touch(struct mgc_region *region, uint64_t word, uint
     atomic_store_explicit(&region->touch_head, head + 1, memory_order_release);
 }
 
-/* Bit i: word i of the bucket has this tag. Relaxed: it only says which words get() is to load. Without branches, since
- * the word in question differs from key to key, and one wrong guess costs more than all these loads. */
-static inline unsigned mgc_matches(mgc_bucket *bucket, uint64_t tag) {
-    unsigned matches = 0;
-    for (unsigned i = 0; i < MGC_BUCKET_WORDS; i++)
-        matches |= (unsigned)(atomic_load_explicit(&(*bucket)[i], memory_order_relaxed) >> MGC_TAG_SHIFT == tag) << i;
-    return matches;
+static inline int mgc_same_key(const uint8_t *a, const uint8_t *b, size_t length) {
+    if (MGC_UNLIKELY(length < 8 || length > 32)) /* for others a call is as good */
+        return memcmp(a, b, length) == 0;
+    uint64_t differ = mgc_read64(a + length - 8) ^ mgc_read64(b + length - 8);
+    for (size_t i = 0; i + 8 < length; i += 8)
+        differ |= mgc_read64(a + i) ^ mgc_read64(b + i);
+    return differ == 0;
 }
 
-/* Pins the entry of `key` under `pin`, a free pin of this region. MGC_MISS and MGC_DETACHED leave the pin free. */
+/* Pins what `word`, found at `place`, names. MGC_HIT if that is the key's entry; else the pin is free again: MGC_MISS is
+ * another key with the same tag, MGC_CHANGED a word that has gone. */
+static inline int mgc_pin_entry(const struct mgc_map *map, struct mgc_region *region, uint32_t pin,
+                                const _Atomic uint64_t *place, uint64_t word, const uint8_t *key, size_t key_length,
+                                uint64_t ticks, struct mgc_hit *hit) {
+    uint64_t offset = mgc_word_offset(word);
+    const struct mgc_block *block = (const struct mgc_block *)(map->base + offset);
+    /* The block's header and the end of its key, half of the time in another line, come while the fence below waits.
+     * Only hints: nothing is read before the pin holds. */
+    __builtin_prefetch(&block->slot);
+    __builtin_prefetch((const uint8_t *)block + MGC_KEY_OFFSET + key_length);
+    /* The interleaving that the fence and the second load prevent: this thread loads the word; the coordinator
+     * unpublishes it, scans, sees no pin, reuses the block; this thread stores its pin and reads another entry. */
+    if (MGC_UNLIKELY(atomic_load_explicit(&region->pin_limit, memory_order_relaxed) <= pin))
+        atomic_store_explicit(&region->pin_limit, pin + 1, memory_order_relaxed);
+    atomic_store_explicit(&region->pins[pin], mgc_pin_word(map->arena, word), memory_order_release);
+    atomic_thread_fence(memory_order_seq_cst); /* with the fence of retire() */
+    if (MGC_UNLIKELY(atomic_load_explicit(place, memory_order_acquire) != word)) {
+        mgc_unpin(region, pin);
+        return MGC_CHANGED;
+    }
+    /* From here on the block is pinned. An honest coordinator never fails the two bounds; a damaged word must not become
+     * a read outside of committed memory, which is a SIGBUS. */
+    uint64_t end = atomic_load_explicit(&mgc_header(map)->entries_end, memory_order_relaxed);
+    if (MGC_LIKELY(offset >= map->entries_offset && offset + sizeof *block <= end)) {
+        uint64_t value = offset + MGC_VALUE_OFFSET(block->key_length);
+        if (MGC_LIKELY(block->key_length == key_length && value <= end && block->value_length <= end - value &&
+                       mgc_same_key((const uint8_t *)block + MGC_KEY_OFFSET, key, key_length))) {
+            struct mgc_counters *counters = &region->counters[map->arena];
+            hit->value = map->base + value;
+            hit->length = block->value_length;
+            mgc_note_touch(region, word, map->arena, ticks);
+            mgc_count(block->list == MGC_HOT ? &counters->hot_hits : &counters->main_hits, 1);
+            return MGC_HIT;
+        }
+    }
+    mgc_unpin(region, pin);
+    return MGC_MISS;
+}
+
+/* The place of the bucket where the word of this hash is if it is at its home or not far behind. Relaxed: it only says which
+ * word is to be loaded. Without branches, since the place differs from key to key, and a wrong guess costs more than this. */
+static inline _Atomic uint64_t *mgc_near(mgc_bucket bucket, uint64_t hash) {
+    unsigned home = mgc_home(hash), near = home;
+#pragma GCC unroll 4
+    for (unsigned i = 1; i < MGC_BUCKET_WORDS / 2; i++) {
+        uint64_t word = atomic_load_explicit(&bucket[(home + i) % MGC_BUCKET_WORDS], memory_order_relaxed);
+        near = word >> MGC_TAG_SHIFT == mgc_tag(hash) ? home + i : near;
+    }
+    return &bucket[near % MGC_BUCKET_WORDS];
+}
+
+/* The rest of get(): looks through both buckets of the key. */
+int mgc_search(const struct mgc_map *map, struct mgc_region *region, uint32_t pin, const uint8_t *key, size_t key_length,
+               uint64_t hash, uint64_t ticks, struct mgc_hit *hit);
+
+/* Pins the entry of `key` under `pin`, a free pin of this region. MGC_MISS and MGC_DETACHED leave the pin free.
+ *
+ * Most words are near their homes; this is for them, and inlined, so it is short. */
 static inline int mgc_get(const struct mgc_map *map, struct mgc_region *region, uint32_t pin, const uint8_t *key,
                           size_t key_length, struct mgc_hit *hit) {
-    const struct mgc_arena_header *header = (const struct mgc_arena_header *)map->base;
-    struct mgc_counters *counters = &region->counters[map->arena];
     uint64_t ticks = mgc_ticks(); /* slow to answer: asked for here, the hash needs not wait for it */
-    uint64_t hash = mgc_hash(map->seed, key, key_length), tag = mgc_tag(hash);
-    for (int attempt = 0; attempt < MGC_GET_ATTEMPTS; attempt++) {
-        /* Pairs with the release in grow(): the generation's words are seen filled. */
-        uint64_t descriptor = atomic_load_explicit(&header->index, memory_order_acquire);
-        if (MGC_UNLIKELY(descriptor == 0))
-            return MGC_DETACHED;
-        mgc_bucket *buckets[2];
-        int changed = 0, scanned = 0;
-        mgc_buckets(map->base, descriptor, hash, buckets);
-        __builtin_prefetch(buckets[1]);
-        /* Home first: most words are there, so that the branch is well guessed. Then both buckets whole. */
-        unsigned matches = 1u << mgc_home(hash);
-        for (; matches || !scanned; matches &= matches - 1) {
-            if (!matches) {
-                scanned = 1;
-                matches = mgc_matches(buckets[0], tag) | mgc_matches(buckets[1], tag) << MGC_BUCKET_WORDS;
-                if (!matches)
-                    break;
-            }
-            unsigned i = (unsigned)__builtin_ctz(matches);
-            _Atomic uint64_t *place = &(*buckets[i / MGC_BUCKET_WORDS])[i % MGC_BUCKET_WORDS];
-            uint64_t word = atomic_load_explicit(place, memory_order_acquire); /* pairs with the release of publish() */
-            if (word >> MGC_TAG_SHIFT != tag || word == 0)
-                continue;
-            /* The block's header and the end of its key, half of the time in another line, come while the fence below
-             * waits. Only hints: nothing is read before the pin holds. */
-            __builtin_prefetch(map->base + mgc_word_offset(word));
-            __builtin_prefetch(map->base + mgc_word_offset(word) + MGC_KEY_OFFSET + key_length);
-            /* The interleaving that the fence and the second load prevent: this thread loads the word; the coordinator
-             * unpublishes it, scans, sees no pin, reuses the block; this thread stores its pin and reads another entry. */
-            if (MGC_UNLIKELY(atomic_load_explicit(&region->pin_limit, memory_order_relaxed) <= pin))
-                atomic_store_explicit(&region->pin_limit, pin + 1, memory_order_relaxed);
-            atomic_store_explicit(&region->pins[pin], mgc_pin_word(map->arena, word), memory_order_release);
-            atomic_thread_fence(memory_order_seq_cst); /* with the fence of retire() */
-            if (MGC_UNLIKELY(atomic_load_explicit(place, memory_order_acquire) != word)) {
-                mgc_unpin(region, pin);
-                changed = 1;
-                break;
-            }
-            /* From here on the block is pinned. An honest coordinator never fails the two bounds; a damaged word must
-             * not become a read outside of committed memory, which is a SIGBUS. */
-            uint64_t offset = mgc_word_offset(word);
-            uint64_t end = atomic_load_explicit(&header->entries_end, memory_order_relaxed);
-            const struct mgc_block *block = (const struct mgc_block *)(map->base + offset);
-            if (MGC_LIKELY(offset >= map->entries_offset && offset + sizeof *block <= end)) {
-                uint64_t value = offset + MGC_VALUE_OFFSET(block->key_length);
-                if (block->key_length == key_length && value <= end && block->value_length <= end - value &&
-                    memcmp((const uint8_t *)block + MGC_KEY_OFFSET, key, key_length) == 0) {
-                    hit->value = map->base + value;
-                    hit->length = block->value_length;
-                    mgc_note_touch(region, word, map->arena, ticks);
-                    mgc_count(block->list == MGC_HOT ? &counters->hot_hits : &counters->main_hits, 1);
-                    return MGC_HIT;
-                }
-            }
-            mgc_unpin(region, pin); /* another key with the same tag */
-        }
-        if (!changed && atomic_load_explicit(&header->index, memory_order_relaxed) == descriptor)
-            return MGC_MISS;
-    }
-    return MGC_MISS;
+    uint64_t hash = mgc_hash(map->seed, key, key_length);
+    /* Pairs with the release in grow(): the generation's words are seen filled. */
+    uint64_t descriptor = atomic_load_explicit(&mgc_header(map)->index, memory_order_acquire);
+    if (MGC_UNLIKELY(descriptor == 0))
+        return MGC_DETACHED;
+    _Atomic uint64_t *place = mgc_near(*mgc_first_bucket(map->base, descriptor, hash), hash);
+    uint64_t word = atomic_load_explicit(place, memory_order_acquire); /* pairs with the release of publish() */
+    if (MGC_LIKELY(word >> MGC_TAG_SHIFT == mgc_tag(hash) && word != 0) &&
+        MGC_LIKELY(mgc_pin_entry(map, region, pin, place, word, key, key_length, ticks, hit) == MGC_HIT))
+        return MGC_HIT;
+    return mgc_search(map, region, pin, key, key_length, hash, ticks, hit);
 }
 
 /* Looks at an arena of `size` bytes that was mapped at `base`. 0, or a negative errno: EPROTO for another layout, ESTALE

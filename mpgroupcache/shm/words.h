@@ -96,16 +96,23 @@ static inline uint64_t mgc_index_buckets(uint64_t descriptor) {
 
 typedef _Atomic uint64_t mgc_bucket[MGC_BUCKET_WORDS];
 
-/* The two buckets of a hash. The second comes from other bits, so that keys that share one seldom share both. */
-static inline void mgc_buckets(const uint8_t *base, uint64_t descriptor, uint64_t hash, mgc_bucket *buckets[2]) {
+static inline mgc_bucket *mgc_bucket_at(const uint8_t *base, uint64_t descriptor, uint64_t number) {
     mgc_bucket *index = (mgc_bucket *)(uintptr_t)(base + mgc_index_offset(descriptor));
-    uint64_t mask = mgc_index_buckets(descriptor) - 1;
-    buckets[0] = &index[hash & mask];
-    buckets[1] = &index[(hash * 0x9e3779b97f4a7c15ull >> 24) & mask];
+    return &index[number & (mgc_index_buckets(descriptor) - 1)];
 }
 
-/* The word of the first bucket where a hash's word is put if that is empty, and looked for first. From bits that neither
- * choose the bucket nor are in the tag. */
+static inline mgc_bucket *mgc_first_bucket(const uint8_t *base, uint64_t descriptor, uint64_t hash) {
+    return mgc_bucket_at(base, descriptor, hash);
+}
+
+/* The two buckets of a hash. The second comes from other bits, so that keys that share one seldom share both. */
+static inline void mgc_buckets(const uint8_t *base, uint64_t descriptor, uint64_t hash, mgc_bucket *buckets[2]) {
+    buckets[0] = mgc_first_bucket(base, descriptor, hash);
+    buckets[1] = mgc_bucket_at(base, descriptor, hash * 0x9e3779b97f4a7c15ull >> 24);
+}
+
+/* The word of a bucket where a hash's word is put if that is empty; else it is in the next empty one behind. From bits that
+ * neither choose the bucket nor are in the tag. */
 static inline unsigned mgc_home(uint64_t hash) { return hash >> (MGC_TAG_SHIFT - 3) & (MGC_BUCKET_WORDS - 1); }
 
 /* The bytes of a block that readers compare and adoption verifies: the lengths, the slot and the key. */
