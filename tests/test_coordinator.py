@@ -43,6 +43,29 @@ def test_sigterm_drains_and_exits_0(start_coordinator: Start, spawn_on: SpawnOn)
     start_coordinator()  # to go on with the segments, and to end after its workers
 
 
+def test_a_coordinator_that_is_about_to_end_begins_no_loads(start_coordinator: Start, spawn_on: SpawnOn) -> None:
+    """Of busy workers one load or another is always under way: it would never end before its time is over."""
+    daemon = start_coordinator()
+    worker, other = spawn_on(daemon.socket), spawn_on(daemon.socket)
+    loading = worker.begin_loading("hold:a")
+    waiting = other.begin_waiting("hold:a")
+    daemon.send(signal.SIGTERM)
+    wait_until(lambda: not os.path.exists(daemon.socket))
+    alone = other.begin_loading("hold:b")
+    assert other.get("c") == worker.get("c") == value_of("c")
+    assert worker.loads == ["hold:a", "c"]
+    joining = worker.begin_waiting("hold:a")
+    worker.release("a")
+    assert loading.result(10) == waiting.result(10) == joining.result(10) == value_of("hold:a")
+    assert daemon.wait() == ExitCode.OK
+    other.release("b")
+    assert alone.result(10) == value_of("hold:b")
+    start_coordinator()
+    wait_until(lambda: worker.do("connect"))
+    assert worker.get("hold:a") == value_of("hold:a")
+    assert worker.loads == ["hold:a", "c"]
+
+
 def test_sigterm_while_it_starts(socket_path: str) -> None:
     daemon = Daemon(socket_path)
     wait_until(lambda: segments_of(socket_path))

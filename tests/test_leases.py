@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from workers import BUDGET, Daemon, Worker, value_of, wait_until
+from workers import BUDGET, Daemon, HandWorker, Worker, value_of, wait_until
 
 from mpgroupcache import DeadlineExceeded, LoadCycleError, LoadError
+from mpgroupcache.ipc import wire
 
 Spawn = Callable[..., Worker]
 
@@ -101,6 +103,54 @@ def test_a_loader_that_raises(spawn: Spawn) -> None:
     waiter.release("boom")
     with pytest.raises(ValueError, match="boom"):  # nothing failed is kept: the next get loads
         waiter.get("raise:boom")
+
+
+def test_a_value_and_the_next_miss_that_come_together(
+    start_coordinator: Callable[..., Daemon], spawn_on: Callable[..., Worker]
+) -> None:
+    """The miss is answered first, and finds the value where it is the one that it asks for."""
+    daemon = start_coordinator()
+    reader = spawn_on(daemon.socket)
+    assert reader.do("connect")
+    with contextlib.closing(HandWorker(daemon.socket)) as worker:
+        group = worker.declare()
+
+        def ask(key: bytes) -> wire.Ask:
+            return wire.Ask(group, key, (), True, False)
+
+        lease = worker.lease(group, b"a")
+        worker.send_together(wire.Store(lease, b"A"), ask(b"b"))
+        answer = worker.receive()
+        assert isinstance(answer, wire.Lease)
+        wait_until(lambda: reader.do("lookup", "a") == b"A", "a value that is stored")
+        worker.send_together(wire.Store(answer.lease, b"B"), ask(b"b"))
+        assert worker.receive() == wire.Value(b"B", wire.Origin.CACHE)
+
+        # Whoever waits has it at once.
+        lease = worker.lease(group, b"c")
+        worker.send_together(ask(b"c"), wire.Store(lease, b"C"), ask(b"c"))
+        assert worker.receive() == wire.Value(b"C", wire.Origin.FLIGHT)
+        assert worker.receive() == wire.Value(b"C", wire.Origin.CACHE)
+        lease = worker.lease(group, b"d")
+        worker.send_together(ask(b"d"), wire.Store(lease, b"D"), ask(b"e"))
+        assert worker.receive() == wire.Value(b"D", wire.Origin.FLIGHT)
+        assert isinstance(worker.receive(), wire.Lease)
+
+        # A value that came is kept, whatever comes after it.
+        lease = worker.lease(group, b"f")
+        worker.send_together(wire.Store(lease, b"F"), then=b"no frame of ours")
+        with pytest.raises(EOFError):
+            worker.receive()
+        wait_until(lambda: reader.do("lookup", "f") == b"F", "a value that is stored")
+
+
+def test_of_a_group_that_caches_nothing_a_value_ends_its_flight(start_coordinator: Callable[..., Daemon]) -> None:
+    daemon = start_coordinator()
+    with contextlib.closing(HandWorker(daemon.socket)) as worker:
+        group = worker.declare(cache_bytes=0)
+        lease = worker.lease(group, b"a")
+        worker.send_together(wire.Store(lease, b"A"), wire.Ask(group, b"a", (), True, False))
+        assert isinstance(worker.receive(), wire.Lease)
 
 
 def test_a_lease_that_is_returned_goes_to_the_next_waiter(spawn: Spawn) -> None:

@@ -52,6 +52,8 @@ class Misses:
         self._heard: dict[bytes, float] = {}  # last sign of life, of workers that are being pinged
         self._copying: set[asyncio.Task[None]] = set()
         self._arriving: dict[int, _Value] = {}  # what is being copied, by lease
+        self._unsettled: dict[tuple[int, bytes], tuple[int, wire.Store]] = {}  # by key: a lease and its value
+        self._draining = False
 
     @property
     def under_way(self) -> int:
@@ -62,10 +64,17 @@ class Misses:
         """Whether something is under way for this worker."""
         return bool(self._flights.waiters_of(connection)) or bool(self._copying)
 
+    def drain(self) -> None:
+        """Let what is under way end, and begin nothing: busy workers, which always ask, would have it never end."""
+        self._draining = True
+
     # ---- Messages
 
     def handle(self, connection: Connection, request_id: int, message: wire.Message, fd: int) -> None:
-        """Act on a message of a call connection. ``fd`` came with it, and stays the caller's."""
+        """Act on a message of a call connection. ``fd`` came with it, and stays the caller's.
+
+        ``settle`` follows, before anything else is told of the connection.
+        """
         match message:
             case wire.Ask():
                 self._ask(connection, request_id, message)
@@ -119,9 +128,15 @@ class Misses:
         if group is None:
             connection.send(_refused(f"group {message.group}: no such group; DECLARE it first"), request_id)
             return
+        key = (group.id, message.key)
+        if key in self._unsettled:
+            self.settle()
         # Another flight may have ended since the worker looked.
         if group.arena is not None and (found := group.arena.find(message.key)) is not None:
             self._send_found(connection, request_id, found, message.copy)
+            return
+        if self._draining and self._flights.flight(key) is None:
+            connection.send(_refused("the coordinator is about to end, and has no load begun"), request_id)
             return
         waiter = flights.Waiter(owner=connection, held=message.held, request=request_id)
         peer: object = None
@@ -129,7 +144,7 @@ class Misses:
             peer = flights.PICKED
         elif (peers := self._peering.peers) is not None:
             peer = peers.owner(message.key)
-        self._carry_out(self._flights.ask((group.id, message.key), waiter, peer, here=message.here))
+        self._carry_out(self._flights.ask(key, waiter, peer, here=message.here))
 
     def _send_found(self, connection: Connection, request_id: int, found: memoryview, copy: bool) -> None:
         """Answer with a cached value. ``found`` is good until the arena's next call."""
@@ -156,16 +171,14 @@ class Misses:
     # ---- Values
 
     def _store(self, lease: flights.Lease, message: wire.Store, fd: int) -> None:
+        if isinstance(message.value, bytes):
+            self._unsettled[lease.flight.key] = lease.id, message
+            if lease.flight.waiters:
+                self.settle()
+            return
         group = self._groups.get(lease.flight.key[0])
         assert group is not None  # groups are never taken away
         key = lease.flight.key[1]
-        if isinstance(message.value, bytes):
-            if isinstance(message, wire.Fetched):
-                group.promote(key, message.value, message.minute_qps)
-            else:
-                group.put(key, message.value)
-            self._deliver(lease.id, _Value(message.value))
-            return
         if lease.id in self._arriving:
             raise ProtocolError(f"lease {lease.id}: got a second value, expected one")
         size = message.value
@@ -178,6 +191,24 @@ class Misses:
         task = asyncio.get_running_loop().create_task(copy)
         self._copying.add(task)
         task.add_done_callback(self._copying.discard)
+
+    def settle(self) -> None:
+        """Store the values that nobody waits for.
+
+        A worker's next miss often comes with its last one's value, in one read; it is answered first, and loads while
+        its predecessor is stored.
+        """
+        while self._unsettled:
+            group_id, key = next(iter(self._unsettled))
+            lease_id, message = self._unsettled.pop((group_id, key))
+            assert isinstance(message.value, bytes)
+            group = self._groups.get(group_id)
+            assert group is not None
+            if isinstance(message, wire.Fetched):
+                group.promote(key, message.value, message.minute_qps)
+            else:
+                group.put(key, message.value)
+            self._deliver(lease_id, _Value(message.value))
 
     async def _store_from(
         self, group: HostGroup, lease_id: int, key: bytes, value: _Value, size: int, hot: bool

@@ -112,8 +112,12 @@ class Coordinator:
             self._release()
 
     async def _drain(self) -> None:
-        """No new connections; what is under way may end. A connection without any is closed: its worker loads alone."""
+        """No new connections, no new loads; what is under way may end.
+
+        A connection without any is closed. Its worker, and whoever asks for something new, loads alone.
+        """
         self._close_listener()
+        self._misses.drain()
         deadline = time.monotonic() + DRAIN_TIMEOUT
         await self._peering.close()  # first: peers' requests need the workers' connections
         if self._loaders is not None:
@@ -218,8 +222,11 @@ class Coordinator:
 
     def _receive(self, connection: Connection) -> None:
         try:
-            for request_id, message, fd in connection.receive():
-                self._handle(connection, request_id, message, fd)
+            try:
+                for request_id, message, fd in connection.receive():
+                    self._handle(connection, request_id, message, fd)
+            finally:
+                self._misses.settle()
         except EOFError:
             self._close(connection)
         except (ProtocolError, OSError) as error:
