@@ -11,14 +11,17 @@ BACKLOG: Final = 1024  # connections in one burst that wait to be accepted; the 
 
 
 def parse_address(text: str, option: str = "--listen") -> tuple[str, int]:
-    """Read ``HOST:PORT``; an IPv6 host is in brackets, and no host is "". Raises ``ValueError``."""
-    host, colon, port = text.rpartition(":")
+    """Read ``HOST:PORT``; an IPv6 host is in brackets, and no host, with or without the colon, is "".
+
+    Raises ``ValueError``.
+    """
+    host, _, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if bracketed:
         host = host[1:-1]
     number = int(port) if port.isascii() and port.isdecimal() and len(port) <= 5 else -1
-    if not colon or not 0 <= number <= 65535 or bracketed != (":" in host) or "[" in host or "]" in host:
-        raise ValueError(f"{option}: got {text!r}, expected HOST:PORT, such as 127.0.0.1:8080, [::1]:8080 or :8080")
+    if not 0 <= number <= 65535 or bracketed != (":" in host) or "[" in host or "]" in host:
+        raise ValueError(f"{option}: got {text!r}, expected HOST:PORT, such as 127.0.0.1:8080, [::1]:8080 or 8080")
     return host, number
 
 
@@ -28,10 +31,10 @@ def format_address(host: str, port: int) -> str:
 
 
 async def listen(loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[socket.socket]:
-    """Sockets on all addresses of ``host``, with one port."""
+    """Sockets on all addresses of ``host``, with one port. "" is loopback: whoever wants all says 0.0.0.0, or [::]."""
     where = f"--listen {format_address(host, port)}"
     try:
-        found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise OSError(error.errno, f"{where}: {error.strerror}") from None
     listeners: list[socket.socket] = []

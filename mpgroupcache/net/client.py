@@ -225,28 +225,33 @@ class PeerClient:
         connection = Connection(self, self._options.max_response_bytes, reserved)
         self._connections.add(connection)
         connection.opening = self._loop.create_task(self._connect(connection))
-        connection.opening.add_done_callback(partial(self._opened, connection, self._loop.time()))
+        late = self._loop.call_later(self._options.connect_timeout, connection.give_up)
+        connection.opening.add_done_callback(partial(self._opened, connection, self._loop.time(), late))
 
     async def _connect(self, connection: Connection) -> None:
+        # Whose time is bounded by `give_up`, and not by a cancellation that may come when it is already open: uvloop
+        # closes its transport then without telling the protocol, which would be idle, or wait for an answer, for ever.
         url, tls = self._parts, self._options.tls if self._parts.tls else None
-        async with asyncio.timeout(self._options.connect_timeout):
-            await self._loop.create_connection(
-                lambda: connection, url.host, url.port, ssl=tls, server_hostname=url.host if tls else None
-            )
+        await self._loop.create_connection(
+            lambda: connection, url.host, url.port, ssl=tls, server_hostname=url.host if tls else None
+        )
 
-    def _opened(self, connection: Connection, began: float, opening: asyncio.Task[None]) -> None:
+    def _opened(
+        self, connection: Connection, began: float, late: asyncio.TimerHandle, opening: asyncio.Task[None]
+    ) -> None:
+        late.cancel()
         error = None if opening.cancelled() else opening.exception()
         if connection.is_open:
             if error or opening.cancelled():  # in the last moment: `lost` will have the last word
                 connection.close()
             return
         self._discard(connection)
-        if error is None:  # closed here
-            return
-        if isinstance(error, TimeoutError) and not error.errno:
+        if connection.given_up:
             reason = f"{self.url}: no connection in {self._options.connect_timeout:g} s"
-        else:
+        elif error is not None:
             reason = f"{self.url}: no connection: {explain(error)}"
+        else:  # closed here
+            return
         exchange = connection.reserved
         self._blame(began, reason, exchange is not None and exchange is self._probe)
         if exchange is not None:

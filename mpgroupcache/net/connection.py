@@ -73,6 +73,7 @@ class Limits:
     request_timeout: float = 10.0  # s from a request's first byte to the end of its headers; also for a TLS handshake
     idle_timeout: float = 120.0  # s; longer than Go's clients keep theirs (90), so that they close and not we
     stall_timeout: float = 30.0  # s in which a client has to read some of what it asked for
+    value_bytes: int = wire.MAX_RESPONSE_BYTES - 64  # of one; a client of ours takes no more, with what goes around it
     unread_bytes: int = 256 << 20  # of answers that all clients together have not read; more is refused with 503
 
 
@@ -187,7 +188,8 @@ class Connection(asyncio.Protocol):
         usual = self._usual
         if usual is not None and data.endswith(usual) and data.startswith(b"GET "):
             target = data[4 : -len(usual)]
-            if b" " not in target:  # else there are several requests
+            # A space: there are several requests. What is not ASCII the parser refuses, and so must this.
+            if b" " not in target and target.isascii():
                 self._answer(target, self._usual_headers, _PLAIN)
                 return
         if len(data) <= SLICE and not self._unread:
@@ -392,6 +394,10 @@ class Connection(asyncio.Protocol):
         """Answer with a value; nothing refers to its memory after that."""
         size = len(value)
         server = self._server
+        if size > server.limits.value_bytes:
+            text = f"value: got {size} bytes, expected at most {server.limits.value_bytes}; load it where it is needed"
+            self.send_error(wire.error_response(503, text), manner)
+            return
         if size > PROGRESS and 0 < server.unread_bytes > server.limits.unread_bytes - size:
             text = f"busy: clients have {server.unread_bytes} bytes of answers to read; ask again later"
             self.send_error(wire.error_response(503, text), manner)

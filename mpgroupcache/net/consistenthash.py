@@ -47,7 +47,7 @@ HASHES: Final[Mapping[str, Hash]] = {
 
 
 class Map:
-    """A ring of peers.
+    """A ring of peers (Go: ``consistenthash.Map``).
 
     Adding replaces the whole ring at once: a ``get`` in another thread sees the old or the new one.
     """
@@ -74,7 +74,7 @@ class Map:
         return not self._ring[0]
 
     def add(self, *keys: str) -> None:
-        """Add peers. Raises ``ValueError``, and adds nothing, where the hash function does not give 32 bits."""
+        """Add peers (Go: ``Add``). Raises ``ValueError``, and adds nothing, where ``hash_fn`` does not give 32 bits."""
         owners = self._owners.copy()
         for key in keys:
             name = key.encode()
@@ -90,6 +90,6 @@ class Map:
         self._ring = (points, names + names[:1] if names else [""])
 
     def get(self, key: str | bytes) -> str:
-        """Return the peer that owns ``key``, or "" if there is none. Text counts as its UTF-8."""
+        """Return the peer that owns ``key``, or "" if there is none (Go: ``Get``). Text counts as its UTF-8."""
         points, names = self._ring
         return names[bisect_left(points, self._hash(key.encode() if isinstance(key, str) else key))]

@@ -71,6 +71,8 @@ class Connection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self.reserved = reserved
         self.opening: asyncio.Task[None] | None = None
+        self.given_up = False
+        self._closed = False
         self.replies = 0
         self.idle_since = 0.0
         self._body: list[bytes] = []
@@ -99,8 +101,18 @@ class Connection(asyncio.Protocol):
         self._begin()
         self._transport.write(request)
 
+    def give_up(self) -> None:
+        """Close it, if it is not open yet."""
+        if not self.is_open:
+            self.given_up = True
+            self.close()
+
     def close(self) -> None:
-        """Close it at once. An exchange that is under way is forgotten."""
+        """Close it at once. An exchange that is under way is forgotten.
+
+        Of one that is not open yet the pool hears no more.
+        """
+        self._closed = True
         self._exchange = None
         if self._transport is not None:
             self._transport.abort()  # nothing is left to be sent, and a TLS peer may not say goodbye for a long time
@@ -110,6 +122,9 @@ class Connection(asyncio.Protocol):
     # ---- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._closed:  # just before; and its opening, being cancelled, may close the transport without a word
+            transport.abort()  # type: ignore[attr-defined]
+            return
         self._transport = transport  # type: ignore[assignment]
         self._parser = HttpResponseParser(self)
         self._pool.connected(self)
@@ -141,6 +156,8 @@ class Connection(asyncio.Protocol):
             self._pool.broke(exchange, f"{got}, expected headers of at most {MAX_FRAMING_BYTES}", alive=False)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._transport is None:
+            return
         exchange, self._exchange = self._exchange, None
         self._parser = None  # it refers to this object
         self._pool.lost(self, exchange, exc)

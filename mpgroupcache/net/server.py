@@ -94,7 +94,7 @@ class PeerServer:
         limits: Limits | None = None,
         context: Context | None = None,
     ) -> PeerServer:
-        """Listen on every address of ``host`` ("": all of this host), and ``port`` (0: a free one).
+        """Listen on every address of ``host`` ("": loopback), and ``port`` (0: a free one).
 
         ``instance``: random bytes that no other peer has. ``secret``: what peers have to know. ``context``: makes what
         the loader of a request is told. Raises ``OSError`` that
@@ -205,8 +205,8 @@ class PeerServer:
                 self.loop.call_later(1.0, self._resume_accepting, listener)
                 return
             if len(self._connections) >= self.limits.connections:
+                self.refused += 1  # before anybody can know
                 sock.close()
-                self.refused += 1
                 self.report(
                     "refused", "peers: got more than %d connections; new ones are closed", self.limits.connections
                 )

@@ -25,7 +25,7 @@ Answers that Go does not have::
     403  the secret is missing or another one
     414  the key, or the whole target, is too long
     421  this request comes from the peer that it is for
-    503  nobody here can load now; or clients have too much of their answers still to read
+    503  nobody here can load now; or the value is too large; or clients have too much of their answers still to read
     504  no value came within Mpgroupcache-Timeout
 
 How bytes become a path. Go's client escapes with ``url.QueryEscape`` (a space is ``+``, a plus ``%2B``), and Go's

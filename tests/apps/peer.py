@@ -16,7 +16,7 @@ def context(request: PeerRequest) -> dict[str, str]:
 def load(ctx: Any, key: str | bytes, dest: mpgroupcache.Sink) -> None:
     """What Go peers of the tests load, but for some keys."""
     raw = key if isinstance(key, bytes) else key.encode()
-    if raw == b"ctx":
+    if raw.startswith(b"ctx"):
         dest.set_string(f"{ctx['group']} {ctx['who']} {ctx['remote']}")
     elif raw.startswith(b"fail:"):
         raise ValueError(raw[5:].decode())

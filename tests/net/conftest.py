@@ -1,12 +1,13 @@
-"""Fixtures of real Go peers."""
+"""Fixtures of real Go peers, and of the peers' server."""
 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from gopeers import GoPeer, build
+from peerserver import Running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,3 +33,24 @@ def start_go_peer(go_program: Path) -> Iterator[Callable[..., GoPeer]]:
             return peer
 
         yield start
+
+
+@pytest.fixture
+def run_server() -> Iterator[Callable[..., Running]]:
+    """Start servers: ``run_server(host, **options)``."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*args: str, **options: Any) -> Running:
+            running = Running(*args, **options)
+            stack.callback(running.stop)
+            return running
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def shared_server() -> Iterator[Running]:
+    """One server for those tests of a module that leave it as it was."""
+    running = Running()
+    yield running
+    running.stop()

@@ -105,11 +105,12 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def exchange(url: str, target: bytes, method: bytes = b"GET") -> Answer | None:
+def exchange(url: str, target: bytes, method: bytes = b"GET", *headers: bytes) -> Answer | None:
     """Send a request whose target is these very bytes, on a connection of its own."""
     host = urlsplit(url).netloc
     with socket.create_connection(host.rsplit(":", 1), PATIENCE) as sock:  # type: ignore[arg-type]
-        sock.sendall(b"%s %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" % (method, target, host.encode()))
+        lines = [b"%s %s HTTP/1.1" % (method, target), b"Host: " + host.encode(), b"Connection: close", *headers]
+        sock.sendall(b"\r\n".join([*lines, b"", b""]))
         response = HTTPResponse(sock, method=method.decode())
         try:
             response.begin()

@@ -6,6 +6,7 @@ import collections
 import os
 import random
 import tempfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,25 @@ def value_of(key: bytes) -> bytes:
     """What the loaders of all hosts, and of Go peers, give for a key."""
     if key.startswith(b"size:"):
         return b"x" * int(key.split(b":")[1])
+    if key.startswith(b"whole:"):
+        return whole_value(key)
     return b"" if key.startswith(b"empty:") else b"V:" + GROUP.encode() + b":" + key
+
+
+def whole_value(key: bytes) -> bytes:
+    """The value of ``whole:N:...``: N bytes that are the key over and over, and their checksum."""
+    size = int(key.split(b":")[1])
+    body = (key * (size // len(key) + 1))[:size]
+    return body + zlib.crc32(body).to_bytes(4, "big")
+
+
+def check_whole(key: bytes, view: mpgroupcache.ByteView) -> None:
+    """Raise unless this is the whole, right value of ``whole:N:...``, by nothing but its own bytes."""
+    size = int(key.split(b":")[1])
+    assert len(view) == size + 4, (key, len(view))
+    with memoryview(view) as data:
+        assert data[: len(key)] == key[:size], (key, bytes(data[:40]))
+        assert zlib.crc32(data[:size]).to_bytes(4, "big") == data[size:], key
 
 
 class Getting:
@@ -92,10 +111,12 @@ class Host:
         *options: str,
         self_url: str | None = None,
         prefix: Sequence[str] = (),
+        kind: type[Daemon] = Daemon,
     ) -> None:
         self.url = self_url or f"http://{address}"
         self.socket = str(directory / address.replace(":", "-"))
         self._prefix = prefix
+        self._kind = kind
         self._options = ["--listen", address, *options]
         if ring:
             self._options += ["--self", self.url]
@@ -106,11 +127,20 @@ class Host:
 
     def start(self) -> None:
         """Start the coordinator; again, if it ended."""
-        self.daemon = Daemon(self.socket, *self._options, prefix=self._prefix).wait_serving()
+        self.begin_start()
+        self.daemon.wait_serving()
+
+    def begin_start(self) -> None:
+        """The same, without waiting for it."""
+        self.daemon = self._kind(self.socket, *self._options, prefix=self._prefix)
 
     def worker(self, cache_bytes: int = 64 << 20, pool: list[str] | None = None) -> Child:
         """Start a worker, which `Getting` describes; it has declared its group then. ``pool``: peers that it names."""
-        worker = Child(Getting, self.socket, cache_bytes, None if pool is None else (self.url, pool))
+        return self.child(Getting, cache_bytes, None if pool is None else (self.url, pool))
+
+    def child(self, kind: type[Getting], *args: Any) -> Child:
+        """Start a worker of any kind, which is made of the socket and ``args``."""
+        worker = Child(kind, self.socket, *args)
         self._workers.append(worker)
         worker.call("loads")
         return worker

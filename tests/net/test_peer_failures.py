@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import struct
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,6 +29,7 @@ from fakepeers import (
 )
 
 from mpgroupcache.net.client import PeerClient
+from mpgroupcache.net.exchange import Connection
 from mpgroupcache.net.outcomes import Fetched, OwnerError
 from mpgroupcache.net.wire import MAX_ERROR_BYTES, load_failed
 
@@ -141,6 +144,15 @@ async def flood_of_chunk_extensions(request: Request, writer: asyncio.StreamWrit
         await writer.drain()
 
 
+async def reset(request: Request, writer: asyncio.StreamWriter) -> None:
+    """Break off in the middle of an answer, so that the kernel says so."""
+    writer.write(VALUE[:-1])
+    await writer.drain()
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
 FAILURES: dict[str, tuple[Answer, str]] = {
     "silent": (never, "no answer in 0.25 s"),
     "stops in the head": (saying(b"HTTP/1.1 200 OK\r\nConte"), "answer incomplete after 0.25 s, at 22 bytes"),
@@ -150,6 +162,7 @@ FAILURES: dict[str, tuple[Answer, str]] = {
     "closes in the head": (saying(b"HTTP/1.1 200", close=True), "connection closed after 12 bytes of the answer"),
     "closes in the body": (saying(VALUE[:-1], close=True), "connection closed after"),
     "closes in a chunk": (saying(chunked(b"x" * 100, 100)[:-20], close=True), "connection closed after"),
+    "resets the connection": (reset, "Connection reset by peer"),
     "other protocol": (saying(b"SSH-2.0-OpenSSH_9.2\r\n"), "not HTTP/1.1"),
     "garbage": (saying(bytes(range(256))), "not HTTP/1.1"),
     "two lengths": (saying(VALUE.replace(b"\r\n\r\n", b"\r\nContent-Length: 9\r\n\r\n")), "not HTTP/1.1"),
@@ -204,6 +217,40 @@ async def test_a_connection_that_is_never_accepted_costs_the_connect_timeout() -
             assert "no connection in 0.25 s" in reason(await fetch(client))
             assert not client.available
             await client.close()
+
+
+@on_each_loop
+async def test_a_connection_that_is_open_just_before_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1. It opens, and the request goes out. 2. The loop stalls. 3. It sees the timeout before the opening's end."""
+    made = Connection.connection_made
+
+    def stall(connection: Connection, transport: asyncio.BaseTransport) -> None:
+        made(connection, transport)
+        time.sleep(2 * BAD_TIMEOUT)
+
+    async with asking(connect_timeout=BAD_TIMEOUT) as fixture:
+        monkeypatch.setattr(Connection, "connection_made", stall)
+        for _ in range(3):
+            assert await fixture.fetch() == Fetched(b"V:k", None)
+        assert fixture.peer.connections == 1
+
+
+@on_each_loop
+async def test_a_connection_that_is_open_just_after_it_was_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Connection.connection_made
+
+    def late(connection: Connection, transport: asyncio.BaseTransport) -> None:
+        connection.give_up()
+        made(connection, transport)
+
+    async with asking() as fixture:
+        with monkeypatch.context() as patch:
+            patch.setattr(Connection, "connection_made", late)
+            assert "no connection in 1 s" in reason(await fixture.fetch())
+        assert not fixture.client._connections
+        await until(lambda: fixture.client.available)
+        for _ in range(3):
+            assert await fixture.fetch() == Fetched(b"V:k", None)
 
 
 @on_each_loop

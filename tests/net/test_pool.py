@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from children import Child
-from gopeers import Answer, GoPeer, exchange
+from gopeers import Answer, GoPeer, Recorder, exchange
 from peerkeys import ODD_KEYS
 from rings import addresses
 from salted import salted
@@ -18,7 +19,7 @@ from workers import Daemon, wait_until
 
 import mpgroupcache
 from mpgroupcache.net import wire
-from mpgroupcache.net.consistenthash import Map
+from mpgroupcache.net.consistenthash import HASHES, Map
 
 HERE = Path(__file__).parent
 
@@ -30,8 +31,8 @@ def served(request: pytest.FixtureRequest, serve: Callable[..., Server]) -> Serv
     return serve(request.param, application=application)
 
 
-def ask(server: Server, path: str, method: bytes = b"GET") -> Answer:
-    answer = exchange(f"http://127.0.0.1:{server._port}", path.encode(), method)
+def ask(server: Server, path: str, method: bytes = b"GET", *headers: bytes) -> Answer:
+    answer = exchange(f"http://127.0.0.1:{server._port}", path.encode(), method, *headers)
     assert answer is not None
     return answer
 
@@ -54,6 +55,7 @@ def test_requests_are_answered_as_the_coordinator_does(served: Server) -> None:
     assert value(ask(served, "/_groupcache/g/size:300000")) == b"x" * 300_000
     assert value(ask(served, "/_groupcache/g/size:0")) == b""
     assert value(ask(served, "/_groupcache/g/ctx")) == b"g nobody 127.0.0.1"
+    assert value(ask(served, "/_groupcache/g/ctx2", b"GET", b"X-Who: ann")) == b"g ann 127.0.0.1"
     head = ask(served, "/_groupcache/g/size:300000", b"HEAD")
     assert (head.status, head.body) == (200, b"")
     bad = ask(served, "/_groupcache/g")
@@ -63,7 +65,7 @@ def test_requests_are_answered_as_the_coordinator_does(served: Server) -> None:
     failed = ask(served, "/_groupcache/g/fail:boom")
     assert (failed.status, failed.body) == (500, b"boom\n")
     assert wire.loader_error(500, [(n.encode(), v.encode()) for n, v in failed.headers.items()], failed.body)
-    wait_until(lambda: int(ask(served, "/").body) == 2 * len(keys) + 6, "requests that were counted")
+    wait_until(lambda: int(ask(served, "/").body) == 2 * len(keys) + 7, "requests that were counted")
 
 
 def test_a_go_peer_asks_an_application(served: Server, start_go_peer: Callable[..., GoPeer]) -> None:
@@ -175,21 +177,101 @@ class Pooled:
     def get(self, key: str) -> str:
         return str(self.group.get(key))
 
-    def get_direct(self, key: str) -> str:
-        return str(self.direct.get(key))
+    def get_direct(self, key: str, ctx: Any = None) -> str:
+        return str(self.direct.get(key, ctx=ctx))
+
+    def make_another(self) -> str:
+        with pytest.raises(RuntimeError) as raised:
+            mpgroupcache.HTTPPool("http://127.0.0.1:3")
+        return str(raised.value)
 
     def picked(self, keys: list[str]) -> list[str | None]:
         return [None if (peer := self.pool.pick_peer(key)) is None else repr(peer) for key in keys]
 
 
+class Naming(urllib.request.BaseHandler):
+    """Puts the ``ctx`` of the get into each request."""
+
+    def __init__(self, ctx: Any) -> None:
+        self._ctx = ctx
+
+    def http_request(self, request: urllib.request.Request) -> urllib.request.Request:
+        request.add_header("X-Ctx", str(self._ctx))
+        return request
+
+
+def naming(ctx: Any) -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}), Naming(ctx))
+
+
 def hooked_pool(socket: str, self_url: str, ring: list[str]) -> Pooled:
-    return Pooled(socket, self_url, ring, hash_fn=salted)
+    return Pooled(socket, self_url, ring, hash_fn=salted, transport=naming)
 
 
-def test_functions_that_the_coordinator_does_not_have(here: Daemon, child: Callable[..., Child]) -> None:
+def other_pool(socket: str, self_url: str, ring: list[str]) -> Pooled:
+    return Pooled(socket, self_url, ring, hash_fn="fnv1a", replicas=7, base_path="/cache/")
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    """A peer whose values are the targets that it is asked for."""
+
+    def answer(target: bytes) -> bytes:
+        body = b"".join([(parts := wire.response_head(len(target)))[0], target, parts[1]])
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n" % (wire.CONTENT_TYPE, len(body))
+        return head + body
+
+    recorder = Recorder(answer)
+    yield recorder
+    recorder.close()
+
+
+def test_functions_that_the_coordinator_does_not_have(
+    here: Daemon, child: Callable[..., Child], capfd: pytest.CaptureFixture[str]
+) -> None:
     ring = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
     worker = child(hooked_pool, here.socket, ring[0], ring)
     assert {worker.call("get", key) for key in map(str, range(20))} == {"own"}
+    assert "hash_fn and transport: got functions, which the coordinator does not have" in capfd.readouterr().err
+
+
+def test_functions_where_a_worker_asks_itself(here: Daemon, child: Callable[..., Child], recorder: Recorder) -> None:
+    """With the pool as a group's own picker they run in the worker, and the transport is told of the get's ``ctx``."""
+    ring = ["http://127.0.0.1:1", recorder.url]
+    worker = child(hooked_pool, here.socket, ring[0], ring)
+    points = Map(50, salted)
+    points.add(*ring)
+    theirs = [key for key in map(str, range(40)) if points.get(key) == recorder.url]
+    assert 0 < len(theirs) < 40
+    for key in map(str, range(40)):
+        value = worker.call("get_direct", key, f"ctx of {key}")
+        assert value == (f"/_groupcache/direct/{key}" if key in theirs else "own")
+    assert [
+        [line.lower() for line in headers if line.lower().startswith(b"x-ctx")] for _, headers in recorder.requests
+    ] == [[b"x-ctx: ctx of " + key.encode()] for key in theirs]
+
+
+@pytest.mark.parametrize("method", ["get", "get_direct"])
+def test_a_ring_of_another_kind(here: Daemon, child: Callable[..., Child], recorder: Recorder, method: str) -> None:
+    """Where its hash has a name the coordinator asks by it, as the worker does: Go's ``HTTPPoolOptions``."""
+    ring = ["http://127.0.0.1:1", recorder.url]
+    points = Map(7, HASHES["fnv1a"])
+    points.add(*ring)
+    # The recorder's port is as it comes, and this hash keeps keys in order together: with some ports the first dozens
+    # have one owner.
+    keys = [[key for key in map(str, range(1000)) if points.get(key) == url][:20] for url in ring]
+    assert all(keys)
+    worker = child(other_pool, here.socket, ring[0], ring)
+    group = "g" if method == "get" else "direct"
+    assert [[worker.call(method, key) for key in some] for some in keys] == [
+        ["own"] * len(keys[0]),
+        [f"/cache/{group}/{key}" for key in keys[1]],
+    ]
+
+
+def test_a_second_pool(here: Daemon, child: Callable[..., Child]) -> None:
+    worker = child(Pooled, here.socket, "http://127.0.0.1:1", [])
+    assert worker.call("make_another").startswith("HTTPPool: got a second one, for http://127.0.0.1:3, expected one in")
 
 
 def test_picking_in_a_worker(here: Daemon, child: Callable[..., Child], start_go_peer: Callable[..., GoPeer]) -> None:

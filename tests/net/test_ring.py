@@ -16,6 +16,8 @@ from peerkeys import ODD_KEYS, many_keys
 from rings import GROUP, Host, Ring, addresses, value_of
 from workers import wait_until
 
+from mpgroupcache.net.consistenthash import Map
+
 KEYS = [b"%d" % i for i in range(100)]
 
 
@@ -58,6 +60,26 @@ def test_hosts_without_loads_of_their_own(tmp_path_factory: pytest.TempPathFacto
             parent_host.close()
 
 
+def test_pools_of_children_answer_a_parent(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Go's ``TestHTTPPool`` to the letter: nobody but an ``HTTPPool`` in each process names the ring."""
+    directory = tmp_path_factory.mktemp("pools")
+    *places, parents = addresses(5)
+    urls = [f"http://{place}" for place in places]
+    hosts = [Host(directory, place, []) for place in (*places, parents)]
+    try:
+        *children, parent = (host.worker(pool=urls) for host in hosts)
+        assert parent.call("wrong", KEYS) == []
+        assert parent.call("loads") == {}
+        ring = Map(50)
+        ring.add(*urls)
+        for url, child in zip(urls, children, strict=True):
+            assert child.call("loads") == {key: 1 for key in KEYS if ring.get(key) == url}
+            assert child.call("loads")
+    finally:
+        for host in hosts:
+            host.close()
+
+
 def test_requests_of_peers_are_counted_and_the_hottest_keys_copied() -> None:
     with Ring(2) as ring:
         here, there = (host.worker() for host in ring.hosts)
@@ -66,6 +88,7 @@ def test_requests_of_peers_are_counted_and_the_hottest_keys_copied() -> None:
         owned = there.call("loads")
         requests = there.call("stats").server_requests
         assert requests == here.call("stats").peer_loads > len(owned)
+        assert there.call("stats").gets == requests  # its own workers asked for nothing
         assert 0 < here.call("hot_items") <= len(owned)
         assert here.call("stats").cache_hits > 11 * (len(KEYS) - len(owned))
         assert there.call("hot_items") == 0

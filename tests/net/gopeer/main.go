@@ -1,7 +1,8 @@
 // A groupcache peer for tests: an HTTPPool that serves its ring on one address, and obeys on another.
 //
 // Values follow from group and key: "V:GROUP:KEY". A key that begins with "fail:" has a loader that fails with the rest
-// of the key for its text; one that begins with "size:N:" gets a value of N bytes; "empty:" gets an empty value.
+// of the key for its text; one that begins with "size:N:" gets a value of N bytes; "empty:" gets an empty value;
+// "whole:N:" gets N bytes that are the key over and over, and their checksum.
 //
 // Keys are base64 of the URL alphabet in queries, and a line each in bodies. On the admin address:
 //
@@ -16,10 +17,12 @@ import (
 	"bufio"
 	"context"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"log"
 	"net"
@@ -62,6 +65,13 @@ func load(group, key string) ([]byte, error) {
 			return nil, err
 		}
 		return []byte(strings.Repeat("x", size)), nil
+	case strings.HasPrefix(key, "whole:"):
+		size, err := strconv.Atoi(strings.SplitN(key, ":", 3)[1])
+		if err != nil {
+			return nil, err
+		}
+		body := []byte(strings.Repeat(key, size/len(key)+1))[:size]
+		return binary.BigEndian.AppendUint32(body, crc32.ChecksumIEEE(body)), nil
 	}
 	return []byte("V:" + group + ":" + key), nil
 }
