@@ -5,6 +5,24 @@ loaded once, however many workers and threads ask.
 
     thumbs = mpgroupcache.new_group("thumbs", "64MiB", load)
     view = thumbs.get("cat.jpg")
+
+Coming from Go
+--------------
+Each docstring names its counterpart in Go groupcache, and says where it differs; the README has all of them.
+
+    NewGroup, GetGroup                              new_group, get_group
+    Getter, GetterFunc                              Getter
+    Group.Get, Group.Name                           Group.get, Group.aget, Group.name
+    Group.Stats, Group.CacheStats                   Group.stats, Group.cache_stats
+    Stats, CacheStats, CacheType, AtomicInt         Stats, CacheStats, CacheType, AtomicInt
+    ByteView                                        ByteView
+    Sink, StringSink, ByteViewSink, ProtoSink       Sink, StringSink, ByteViewSink, ProtoSink
+    AllocatingByteSliceSink                         BytesSink
+    TruncatingByteSliceSink                         TruncatingSink
+    PeerPicker, ProtoGetter, NoPeers                PeerPicker, ProtoGetter, NoPeers
+    RegisterPeerPicker, RegisterPerGroupPeerPicker  register_peer_picker, register_per_group_peer_picker
+    RegisterNewGroupHook, RegisterServerStart       register_new_group_hook, register_server_start
+    NewHTTPPool, NewHTTPPoolOpts                    HTTPPool
 """
 
 from typing import TYPE_CHECKING, Any

@@ -15,7 +15,7 @@ class Getter(Protocol):
     """Loads the value of a key (Go: ``Getter``)."""
 
     def get(self, ctx: Any, key: Any, dest: Sink) -> Any:
-        """Put the value of ``key`` into ``dest``, or raise; may be ``async``.
+        """Put the value of ``key`` into ``dest``, or raise (Go: ``Getter.Get``); may be ``async``.
 
         ``ctx`` is what the caller gave to ``Group.get``. ``key`` is ``str`` where it is valid UTF-8, else ``bytes``.
         """

@@ -22,7 +22,7 @@ from mpgroupcache.getters import Getter, GetterFunction, Loader
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.channel import Answer
 from mpgroupcache.ipc.link import Link
-from mpgroupcache.ipc.wire import MAX_HELD, Ask, Failed, FailureCode, Hit, Lease, Origin, Served, Value
+from mpgroupcache.ipc.wire import MAX_HELD, Ask, Failed, Hit, Lease, Origin, Served, Value
 from mpgroupcache.keys import decode_key, encode_key
 from mpgroupcache.leases import HeldLease, LocalLease, SharedLease, held_leases
 from mpgroupcache.peers import PeerAnswer, PeerPicker, ProtoGetter, make_request, picker_of, read_response
@@ -62,6 +62,7 @@ class Group(GroupCore):
         self._peers = peers  # None: the registered ones, and then, those that the coordinator's ring has
         self._peers_known = peers is not None
         self._link: Link | None = None  # on which it was attached last
+        self._caches = True  # so far as it is known: the host's first declaration says so
 
     @property
     def name(self) -> str:
@@ -82,6 +83,7 @@ class Group(GroupCore):
         declared = link.declare(self._name, self._cache_bytes, self._load_timeout, picks, self._load_for_peer)
         path = None if declared.segment is None else segment_path(declared.segment)
         self.attach(link.reader, declared.group, path)
+        self._caches = path is not None
         self._link = link
 
     # ---- A miss in a thread or greenlet: find the value, or the lease to load it
@@ -97,7 +99,7 @@ class Group(GroupCore):
             here = peer is None
         try:
             found = self._find(current(), raw, None if timeout is None else time.monotonic() + timeout, here)
-        except DeadlineExceeded:
+        except BaseException:  # it was a get all the same
             self.count(Counter.LOADS)
             raise
         if isinstance(found, ByteView):
@@ -159,8 +161,6 @@ class Group(GroupCore):
                     self.count(Counter.LOADS_DEDUPED)
                 return view
             case Failed() as failed:
-                if failed.code is not FailureCode.REFUSED:
-                    self.count(Counter.LOADS)
                 raise failed.exception()
             case other:
                 raise ProtocolError(f"answer to ASK: got {other}, expected HIT, VALUE, LEASE or FAILED")
@@ -302,11 +302,11 @@ class Group(GroupCore):
         try:
             async with asyncio.timeout(timeout) as waiting:
                 found = await self._find_async(key, here)
-        except TimeoutError:
-            if not waiting.expired():
-                raise
+        except BaseException as error:  # it was a get all the same
             self.count(Counter.LOADS)
-            raise _deadline_exceeded() from None
+            if isinstance(error, TimeoutError) and waiting.expired():
+                raise _deadline_exceeded() from None
+            raise
         if isinstance(found, ByteView):
             return found
         task = asyncio.create_task(self._run_async(found, key, ctx, peer))
@@ -377,8 +377,10 @@ class Group(GroupCore):
         )
 
     def cache_stats(self, which: CacheType) -> CacheStats:
-        """The state of the main or the hot cache, host-wide (Go: ``Group.CacheStats``)."""
+        """The state of the main or the hot cache, host-wide (Go: ``Group.CacheStats``). Zeros: nothing is cached."""
         hot = CacheType(which) is CacheType.HOT_CACHE
+        if not self._caches:
+            return CacheStats()
         counts = self.counters()
         held, items, evictions = self.list_stats(int(hot))
         hits = counts[Counter.HOT_HITS if hot else Counter.MAIN_HITS]

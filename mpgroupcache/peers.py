@@ -20,10 +20,11 @@ class ProtoGetter(Protocol):
     """A peer (Go: ``ProtoGetter``)."""
 
     def get(self, ctx: Any, request: GetRequest, /) -> GetResponse | Awaitable[GetResponse]:
-        """Return the peer's answer: ``value``, and in ``minute_qps`` how often the peer is asked for it, if it says so.
+        """Return the peer's answer (Go: ``ProtoGetter.Get``, which fills one in).
 
-        ``ctx`` is what the caller gave to ``Group.get``; ``request`` has ``group`` and ``key``, as bytes. Whatever it
-        raises, the key is loaded here instead. It may be ``async``, for ``aget``.
+        It has the ``value``, and in ``minute_qps`` how often the peer is asked for it, if it says so. ``ctx`` is what
+        the caller gave to ``Group.get``; ``request`` has ``group`` and ``key``, as bytes. Whatever it raises, the key
+        is loaded here instead. It may be ``async``, for ``aget``.
         """
 
 
@@ -43,7 +44,7 @@ class NoPeers:
     __slots__ = ()
 
     def pick_peer(self, _key: Any, /) -> None:
-        """Return None: every key is this host's own."""
+        """Return None: every key is this host's own (Go: ``NoPeers.PickPeer``)."""
 
     def __repr__(self) -> str:
         return "NoPeers()"

@@ -150,7 +150,7 @@ class HTTPPool:
     # ---- Peers' requests, answered here (Go: ServeHTTP)
 
     def wsgi(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """A WSGI application that answers peers below ``base_path``. Other paths are answered with 404.
+        """A WSGI application that answers peers below ``base_path`` (Go: ``ServeHTTP``). Other paths are 404.
 
         Mount it for that path in the application's own dispatcher, on a server that leaves room for the longest keys in
         its request line (gunicorn: ``limit_request_line``). The coordinator's ``--listen`` does the same in a fraction
@@ -164,7 +164,7 @@ class HTTPPool:
         receive: Callable[[], Awaitable[Any]],
         send: Callable[[dict[str, Any]], Awaitable[None]],
     ) -> None:
-        """The same as an ASGI application."""
+        """The same as an ASGI application (Go: ``ServeHTTP``)."""
         await serving.asgi(self.base_path, self.context, scope, send)
 
 

@@ -40,13 +40,13 @@ class Sink(ABC):
 
     @abstractmethod
     def set_bytes(self, value: Buffer, /) -> None:
-        """Set the value to the contents of ``value``, any bytes-like object. The caller may change it afterwards.
+        """Set the value to the contents of ``value``, any bytes-like object (Go: ``SetBytes``).
 
-        Raises ``TypeError`` for another type.
+        The caller may change it afterwards. Raises ``TypeError`` for another type.
         """
 
     def set_string(self, value: str, /) -> None:
-        """Set the value to ``value`` as UTF-8.
+        """Set the value to ``value`` as UTF-8 (Go: ``SetString``).
 
         Raises ``TypeError`` for another type, ``ValueError`` for a lone surrogate.
         """
@@ -64,9 +64,10 @@ class Sink(ABC):
         self.set_bytes(encoded)
 
     def set_proto(self, message: ProtoMessage, /) -> None:
-        """Set the value to ``message``, a protobuf message, in its wire format. The caller may change it afterwards.
+        """Set the value to ``message``, a protobuf message, in its wire format (Go: ``SetProto``).
 
-        Raises ``TypeError`` for another type, and what ``SerializeToString`` raises where a required field is not set.
+        The caller may change it afterwards. Raises ``TypeError`` for another type, and what ``SerializeToString``
+        raises where a required field is not set.
         """
         if not callable(getattr(message, "SerializeToString", None)):
             raise TypeError(

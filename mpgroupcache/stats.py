@@ -1,6 +1,7 @@
 """What a group counts, and a counter for applications that count along.
 
-All counters start at zero with the instance and only grow; ``CacheStats.bytes`` and ``items`` are levels.
+All counters start at zero with the instance and only grow; ``CacheStats.bytes`` and ``items`` are levels. Go's are one
+process's. Where a counter differs from Go's of that name in more than this, it says so.
 """
 
 from __future__ import annotations
@@ -20,34 +21,52 @@ class Stats:
     """
 
     gets: int = 0
-    """Every get on this host, those that came from peers included."""
+    """Every get on this host: those that fail, time out or are cancelled, and those that came from peers, included.
+
+    Not included is what was wrong before anything was looked up: a key over the limit, ``get`` with an async getter.
+    """
 
     cache_hits: int = 0
-    """Gets answered from the main or the hot cache."""
+    """Gets answered from the main or the hot cache, at the first look or at the coordinator's second one.
+
+    Go counts a hit at the second look under `loads` too, so that there the two make up more than `gets`.
+    """
 
     peer_loads: int = 0
-    """Flights that a peer answered, from its cache or by a load of its own."""
+    """Flights that a peer answered with a value, from its cache or by a load of its own. The same in Go."""
 
     peer_errors: int = 0
-    """Flights whose peer failed, which went on with a loader here, and those whose loader raised there, which ended."""
+    """Flights whose peer failed, which went on with a loader here, and those whose loader raised there, which ended.
+
+    Go cannot tell the two apart, and goes on with a loader here in both cases. Gets whose picker raised count here,
+    too; in Go a picker has no errors.
+    """
 
     loads: int = 0
-    """Gets that were not hits and went on to a flight: ``gets - cache_hits``."""
+    """Gets that were not hits, and went on to a flight: ``gets - cache_hits``.
+
+    Go counts each get that missed at the first look; what the second look found is a hit here, and only that.
+    """
 
     loads_deduped: int = 0
-    """Those of ``loads`` that were answered by a flight which another caller had opened.
+    """Those of `loads` that were given the value of a flight which another caller had opened; an error is no value.
 
-    Go counts the opposite under this name, the flights that ran: that is ``loads - loads_deduped`` here.
+    Go counts the opposite under this name, the flights that ran: here ``loads - loads_deduped``, if no load failed and
+    nobody gave up.
     """
 
     local_loads: int = 0
-    """Loaders on this host that returned a value."""
+    """Loaders on this host that returned a value, for whomever: peers' requests included. The same in Go."""
 
     local_load_errs: int = 0
-    """Loaders on this host that raised."""
+    """Loaders on this host that raised an ``Exception``, or set nothing.
+
+    Go caches an empty value for the latter. One that is left otherwise (``SystemExit``, a cancellation) is no result,
+    and the next waiter loads; in Go a panic is not counted either, and strands them.
+    """
 
     server_requests: int = 0
-    """Gets that came over the network from peers."""
+    """Gets that came over the network from peers. The same in Go."""
 
 
 class Counter(IntEnum):
@@ -78,19 +97,25 @@ class CacheStats:
     """The state of one of a group's caches, host-wide (Go: ``CacheStats``). A snapshot, as `Stats` is."""
 
     bytes: int = 0
-    """Keys and values held now, in bytes, as ``cache_bytes`` counts them: without padding and index."""
+    """Keys and values held now, in bytes, as ``cache_bytes`` counts them: without padding and index.
+
+    Go's sum grows by the whole entry again when a key is added a second time.
+    """
 
     items: int = 0
-    """Entries held now."""
+    """Entries held now. The same in Go."""
 
     gets: int = 0
-    """Lookups in this cache."""
+    """Gets that looked here: all of a group that caches in the main cache, those that it did not answer in the hot one.
+
+    A get counts once, where Go counts the second look of a miss as well. Peers' requests count as in Go.
+    """
 
     hits: int = 0
-    """Lookups that found their key."""
+    """Gets that found their key here. The same in Go."""
 
     evictions: int = 0
-    """Entries thrown out to make room; replaced and removed ones are not counted."""
+    """Entries thrown out to make room; replaced and removed ones are not counted. Go removes none in another way."""
 
 
 class AtomicInt:
@@ -106,11 +131,11 @@ class AtomicInt:
         self._counter = SharedCounter()
 
     def add(self, n: int) -> None:
-        """Add ``n``, which may be negative. Raises ``OverflowError`` for an ``n`` of more than 64 bits."""
+        """Add ``n``, which may be negative (Go: ``Add``). Raises ``OverflowError`` for more than 64 bits."""
         self._counter.add(n)
 
     def get(self) -> int:
-        """Return the sum so far."""
+        """Return the sum so far (Go: ``Get``). So does ``str(counter)``, as text (Go: ``String``)."""
         return self._counter.get()
 
     def __str__(self) -> str:

@@ -7,14 +7,15 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from children import Child
-from workers import PATIENCE, Daemon, wait_until
+from workers import PATIENCE, Daemon, count_asks, flush, wait_until
 
 import mpgroupcache
-from mpgroupcache import CacheType, LoadCycleError, NoPeers, Sink
+from mpgroupcache import CacheType, LoadCycleError, NoPeers, Sink, process
 from mpgroupcache.net.groupcachepb_pb2 import GetRequest, GetResponse
 
 OWNED = "owned"  # by the peer; every other key is this host's
@@ -66,8 +67,13 @@ def test_what_a_peer_is_often_asked_for_is_hot(here: Daemon, size: int) -> None:
     wait_until(lambda: group.lookup(OWNED) is not None)
     assert group.cache_stats(CacheType.HOT_CACHE).items == 1
     assert group.cache_stats(CacheType.MAIN_CACHE).items == 0
+    main, hot = (group.cache_stats(which) for which in CacheType)
     assert group.get(OWNED) == bytes(size)
     assert len(peer.asked) == 1
+    assert group.cache_stats(CacheType.MAIN_CACHE) == replace(main, gets=main.gets + 1)  # it was looked for there first
+    assert group.cache_stats(CacheType.HOT_CACHE) == replace(hot, gets=hot.gets + 1, hits=hot.hits + 1)
+    group.get("other")
+    assert group.cache_stats(CacheType.HOT_CACHE) == replace(hot, gets=hot.gets + 2, hits=hot.hits + 1)
 
 
 @pytest.mark.parametrize("rate", [float("inf"), float("nan"), -1.0, 1e300])
@@ -138,14 +144,54 @@ def test_one_asks_for_all_who_wait(here: Daemon) -> None:
     group = mpgroupcache.new_group("g", 0, load, peers=peer)
     with ThreadPoolExecutor(4) as pool:
         gets = [pool.submit(group.get, OWNED) for _ in range(4)]
-        from mpgroupcache import process
-
         wait_until(lambda: (link := process.current().working_link) and len(link.channel._pending) == 3, "waiters")
         released.set()
         assert [get.result(PATIENCE) for get in gets] == ["once"] * 4
     assert len(peer.asked) == 1
     stats = group.stats
     assert (stats.peer_loads, stats.loads_deduped, stats.loads) == (1, 3, 4)
+
+
+class Waiting:
+    """Another process with the same picker."""
+
+    def __init__(self, socket: str) -> None:
+        mpgroupcache.configure(socket=socket)
+        self.peer = Peer(peer_value)
+        self.group = mpgroupcache.new_group("g", 0, load, peers=self.peer)
+        self.pool = ThreadPoolExecutor(1)
+        self._asked = count_asks()
+
+    def begin(self) -> None:
+        """Begin a get; returns when the coordinator knows of it."""
+        self.begun = self.pool.submit(self.group.get, OWNED)
+        wait_until(lambda: self._asked() == 1, "an ASK")
+        flush()
+
+    def end(self) -> tuple[str, int]:
+        """What it was given, and how often it asked its peer."""
+        return str(self.begun.result(PATIENCE)), len(self.peer.asked)
+
+
+def test_one_process_asks_for_all_who_wait(here: Daemon, child: Callable[..., Child]) -> None:
+    released, asked = threading.Event(), threading.Event()
+
+    def answer(ctx: Any, request: GetRequest) -> GetResponse:
+        asked.set()
+        assert released.wait(PATIENCE)
+        return GetResponse(value=b"once")
+
+    group = mpgroupcache.new_group("g", 0, load, peers=Peer(answer))
+    other = child(Waiting, here.socket)
+    with ThreadPoolExecutor(1) as pool:
+        get = pool.submit(group.get, OWNED)
+        assert asked.wait(PATIENCE)
+        other.call("begin")
+        released.set()
+        assert get.result(PATIENCE) == "once"
+    assert other.call("end") == ("once", 0)
+    stats = group.stats
+    assert (stats.peer_loads, stats.loads_deduped, stats.loads, stats.local_loads) == (1, 1, 2, 0)
 
 
 def test_asyncio(here: Daemon) -> None:
@@ -286,6 +332,15 @@ def test_registering_twice(here: Daemon, child: Callable[..., Child]) -> None:
         "HTTPPool",
     ]  # fmt: skip
     assert errors[-1].endswith("register_peer_picker was it")
+
+
+@pytest.mark.parametrize("first", ["register_peer_picker", "register_per_group_peer_picker", "HTTPPool"])
+def test_sources_of_peers_exclude_each_other(here: Daemon, child: Callable[..., Child], first: str) -> None:
+    errors = child(Registering, here.socket).call("register_after", first)
+    assert len(errors) == 2
+    assert all(
+        error.endswith(f"got a second source of peers, expected one in a process; {first} was it") for error in errors
+    )
 
 
 def test_a_registered_picker_is_asked_for_once_a_group(here: Daemon, child: Callable[..., Child]) -> None:

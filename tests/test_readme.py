@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import functools
+import inspect
 import os
 import re
 import subprocess
@@ -15,9 +17,18 @@ import pytest
 from workers import PATIENCE, segments_of, wait_until
 
 import mpgroupcache
+from mpgroupcache.net.consistenthash import Map
 
 README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+GO = """
+AtomicInt Add Get String ByteView At ByteSlice Copy Equal EqualBytes EqualString Len ReadAt Reader Slice SliceFrom
+WriteTo CacheStats CacheType MainCache HotCache Getter GetterFunc Group Name Stats GetGroup NewGroup HTTPPool Context
+Transport PickPeer ServeHTTP Set HTTPPoolOptions NewHTTPPool NewHTTPPoolOpts NoPeers PeerPicker ProtoGetter
+RegisterNewGroupHook RegisterPeerPicker RegisterPerGroupPeerPicker RegisterServerStart Sink SetString SetBytes SetProto
+AllocatingByteSliceSink ByteViewSink ProtoSink StringSink TruncatingByteSliceSink Cache Remove RemoveOldest Clear Key
+Do Map Hash New IsEmpty
+"""  # all that groupcache, lru, singleflight and consistenthash export
 PRELUDE = """
 def render(name):
     return name.encode()
@@ -61,12 +72,53 @@ def test_what_is_said_to_those_who_come_from_go() -> None:
         mpgroupcache.ByteView,
         mpgroupcache.HTTPPool,
         mpgroupcache.lru,
+        mpgroupcache.Sink,
+        mpgroupcache.AtomicInt,
+        Map,
         builtins,
     ]
     owners += [mpgroupcache.singleflight, mpgroupcache.singleflight.Group, mpgroupcache.ProtoGetter]
     rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
     names = {name for _, python in rows for name in re.findall(r"(\w+)\(", python)} - {"Map"}
-    assert len(rows) == 20
-    assert len(names) == 30
+    assert len(rows) == 22
+    assert len(names) == 35
     for name in names:
         assert any(hasattr(owner, name) for owner in owners), name
+    told = set(re.findall(r"\w+", " ".join(go for go, _ in rows)))
+    assert set(GO.split()) - told == set()
+
+
+def test_what_the_package_says_to_those_who_come_from_go() -> None:
+    """Both sides of the table in its docstring: what there is in Go, and what there is here."""
+    assert mpgroupcache.__doc__ is not None
+    lines = mpgroupcache.__doc__.split("Coming from Go", 1)[1].splitlines()
+    rows = [line.strip().split("  ", 1) for line in lines if line.startswith("    ")]
+    assert len(rows) == 13
+    assert set(re.findall(r"[A-Z]\w+", " ".join(go for go, _ in rows))) <= set(GO.split())
+    for name in re.findall(r"[A-Za-z][\w.]+", " ".join(python for _, python in rows)):
+        functools.reduce(getattr, name.split("."), mpgroupcache)  # raises where there is none
+
+
+def public() -> Iterator[tuple[str, object]]:
+    """What has a counterpart in Go, and its methods."""
+    own = {"cached", "configure", "connect"} | {name for name in mpgroupcache.__all__ if name.endswith("Error")}
+    own |= {"AlreadyRunning", "CoordinatorUnavailable", "DeadlineExceeded"}
+    own |= {"ByteView.release", "ByteView.chunks", "ProtoSink.message", "TruncatingSink.n"}
+    own |= {"Group.is_attached_to", "Group.attach_to", "Group.serve", "Group.serve_async", "HTTPPool.take"}
+    counterparts = {name: getattr(mpgroupcache, name) for name in mpgroupcache.__all__ if name not in own}
+    counterparts |= {
+        "Map": Map,
+        "lru.Cache": mpgroupcache.lru.Cache,
+        "singleflight.do": mpgroupcache.singleflight.Group.do,
+    }
+    for name, thing in counterparts.items():
+        yield name, thing
+        for method, value in vars(thing).items() if isinstance(thing, type) else ():
+            told = isinstance(value, property) or callable(value)
+            if told and method[0] != "_" and f"{name}.{method}" not in own:
+                yield f"{name}.{method}", value
+
+
+@pytest.mark.parametrize(("name", "thing"), [pytest.param(*of, id=of[0]) for of in public()])
+def test_a_docstring_says_what_it_is_in_go(name: str, thing: object) -> None:
+    assert re.search(r"\bGo\b", inspect.getdoc(thing) or "")

@@ -13,7 +13,7 @@ from testpb_pb2 import TestMessage
 from workers import PATIENCE, wait_until
 
 import mpgroupcache
-from mpgroupcache import ProtoSink, Sink, StringSink, process
+from mpgroupcache import BytesSink, ByteViewSink, ProtoSink, Sink, StringSink, TruncatingSink, process
 
 T = TypeVar("T")
 
@@ -47,6 +47,9 @@ class Groups:
     def call(self, method: str, *args: Any) -> Any:
         return getattr(self, method)(*args)
 
+    def connect(self) -> None:
+        assert mpgroupcache.connect()
+
     def _received(self, key: str) -> str:
         if key != FROM_CHAN:
             return key
@@ -68,6 +71,16 @@ class Groups:
         message = TestMessage()
         self.proto_group.get(key, ProtoSink(message))
         return message.name, message.city
+
+    def get_into(self, kind: str, key: str) -> object:
+        """Get into a sink of one kind; returns what it holds then."""
+        if kind == "ProtoSink":
+            return self.get_proto(key)
+        buffer = bytearray(12)
+        sinks = StringSink(), BytesSink(), ByteViewSink(), TruncatingSink(buffer)
+        [sink] = [sink for sink in sinks if type(sink).__name__ == kind]
+        assert self.string_group.get(key, sink) is None
+        return bytes(buffer[: sink.n]) if isinstance(sink, TruncatingSink) else sink.value
 
     def get_no_dedup(self) -> str:
         return str(self.no_dedup.get("testkey"))
@@ -121,6 +134,9 @@ class Groups:
         """Items and bytes of ``testgroup``."""
         stats = self.no_dedup.cache_stats(mpgroupcache.CacheType.MAIN_CACHE)
         return stats.items, stats.bytes
+
+    def no_dedup_stats(self) -> mpgroupcache.Stats:
+        return self.no_dedup.stats
 
 
 def count_fills(caller: Caller, call: Callable[[], object]) -> int:

@@ -6,14 +6,17 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from arenas import OpenArena
+from children import Child
+from groups import CACHE_BYTES, Groups
 from workers import PATIENCE, Daemon, Worker, wait_until
 
 import mpgroupcache
-from mpgroupcache import Sink
+from mpgroupcache import Sink, process
 from mpgroupcache.net import wire
 
 
@@ -85,6 +88,33 @@ def test_a_leader_that_is_cancelled_fails_only_itself(here: Daemon) -> None:
     assert group.stats.local_loads == 1
 
 
+def test_a_leader_that_is_cancelled_fails_no_other_process(
+    here: Daemon, child: Callable[..., Child], tmp_path: Path
+) -> None:
+    """The same in Go. Here the load itself ends with the leader's loop, and whoever waits loads instead."""
+    loading = asyncio.Event()
+
+    async def load(ctx: Any, key: str, dest: Sink) -> None:
+        loading.set()
+        await asyncio.Event().wait()  # for ever
+
+    group = mpgroupcache.new_group("string-group", CACHE_BYTES, load)
+    follower = child(Groups, str(tmp_path), here.socket)
+
+    async def run() -> int:
+        leader = asyncio.create_task(group.aget("k"))
+        await loading.wait()
+        number = await asyncio.to_thread(follower.call, "begin", "get_string", "k")
+        await asyncio.to_thread(wait_until, lambda: follower.call("asking") == 1, "a get that waits")
+        leader.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leader
+        return number  # and with that the loop ends
+
+    assert follower.call("result", asyncio.run(run())) == "ECHO:k"
+    assert group.stats.local_loads == 1
+
+
 def test_stats_count_what_their_names_say(here: Daemon) -> None:
     """Go's ``LoadsDeduped`` counts the loads that were not, and its ``Loads`` those that a second look found cached."""
     released = threading.Event()
@@ -98,8 +128,6 @@ def test_stats_count_what_their_names_say(here: Daemon) -> None:
     group = mpgroupcache.new_group("g", "1MiB", load)
     with ThreadPoolExecutor(3) as pool:
         gets = [pool.submit(group.get, "k") for _ in range(3)]
-        from mpgroupcache import process
-
         wait_until(lambda: (link := process.current().working_link) and len(link.channel._pending) == 2, "waiters")
         released.set()
         assert [get.result(PATIENCE) for get in gets] == ["value"] * 3

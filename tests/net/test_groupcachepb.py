@@ -15,7 +15,10 @@ from mpgroupcache.net import groupcachepb_pb2
 from mpgroupcache.net.groupcachepb_pb2 import GetRequest, GetResponse
 
 ROOT = Path(__file__).parent.parent.parent
-SOURCE = Path("mpgroupcache/net/groupcachepb.proto")
+SOURCES = [  # and the directories that they are read from
+    (Path("mpgroupcache/net/groupcachepb.proto"), Path()),
+    (Path("tests/go/testpb.proto"), Path("tests/go")),
+]
 PATIENCE = 60.0  # s
 
 
@@ -41,17 +44,19 @@ def test_names_are_those_of_go() -> None:
     assert GetResponse.DESCRIPTOR.full_name == "groupcachepb.GetResponse"
 
 
-def test_the_generated_code_is_that_of_the_proto(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("source", "base"), SOURCES, ids=["groupcachepb", "testpb"])
+def test_the_generated_code_is_that_of_the_proto(source: Path, base: Path, tmp_path: Path) -> None:
     protoc = Path(sysconfig.get_path("scripts")) / "protoc"
     if not protoc.exists():
         missing("no protoc in this environment; pip install 'mpgroupcache[proto]'")
-    subprocess.run(
-        [protoc, f"--python_out={tmp_path}", f"--pyi_out={tmp_path}", SOURCE], cwd=ROOT, check=True, timeout=PATIENCE
-    )
+    command = [protoc, f"--python_out={tmp_path}", f"--pyi_out={tmp_path}", source.relative_to(base)]
+    subprocess.run(command, cwd=ROOT / base, check=True, timeout=PATIENCE)
     generated = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.py*"))
-    assert [path.name for path in generated] == ["groupcachepb_pb2.py", "groupcachepb_pb2.pyi"]
+    assert [path.name for path in generated] == [f"{source.stem}_pb2.py", f"{source.stem}_pb2.pyi"]
     for path in generated:
-        assert (ROOT / path).read_text() == (tmp_path / path).read_text(), f"{path} is out of date: run make proto"
+        assert (ROOT / base / path).read_text() == (tmp_path / path).read_text(), (
+            f"{path} is out of date: run make proto"
+        )
 
 
 def test_the_oldest_runtime_allowed_is_that_of_the_generated_code() -> None:
