@@ -186,7 +186,7 @@ static int lay_gap(struct mgc_arena *arena, uint64_t to, const struct mgc_offset
         from = to - sizeof(struct mgc_block);
     if (from - heap->end < sizeof(struct mgc_block))
         from = heap->end;
-    if ((to - from) / MGC_GRANULE > UINT32_MAX)
+    if ((to - from) / MGC_GRANULE > MGC_HEAP_MAX_GRANULES) /* it will be a free block */
         return -EUCLEAN;
     mgc_heap_lay(heap, from - heap->end, MGC_SLOT_FREE);
     mgc_heap_lay(heap, to - from, MGC_SLOT_RANGE);

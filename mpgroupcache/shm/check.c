@@ -76,7 +76,7 @@ static uint64_t check_blocks(struct checking *c, struct sums *sums) {
         EXPECT_EQUAL(c, "size of a block's predecessor", block->prev_size, prev_size);
         int is_free = block->slot == MGC_SLOT_FREE;
         free_blocks += (uint64_t)is_free;
-        if (is_free && prev_free && block->size <= MGC_HEAP_MAX_GRANULES - prev_size)
+        if (is_free && prev_free && (uint64_t)block->size + prev_size <= MGC_HEAP_MAX_GRANULES)
             fault(c, "block at %llu: free, and so is its predecessor", (unsigned long long)offset);
         if (!is_free)
             sums->used += mgc_block_bytes(block);

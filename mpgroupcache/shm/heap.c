@@ -87,7 +87,7 @@ static void set_size(struct mgc_heap *heap, uint64_t offset, uint32_t granules) 
 
 static int mergeable(const struct mgc_heap *heap, uint64_t offset, uint32_t with) {
     const struct mgc_block *block = mgc_heap_block(heap, offset);
-    return block->slot == MGC_SLOT_FREE && block->size <= MGC_HEAP_MAX_GRANULES - with;
+    return block->slot == MGC_SLOT_FREE && (uint64_t)block->size + with <= MGC_HEAP_MAX_GRANULES;
 }
 
 /* Makes the block at `offset`, in no list, a free one, together with its free neighbours. */
@@ -158,7 +158,9 @@ void mgc_heap_free(struct mgc_heap *heap, uint64_t offset) {
 
 void mgc_heap_lay(struct mgc_heap *heap, uint64_t bytes, uint32_t slot) {
     while (bytes) {
-        uint64_t part = slot != MGC_SLOT_FREE || bytes < MGC_HEAP_MAX_BYTES ? bytes : MGC_HEAP_MAX_BYTES;
+        /* No part is left that is no block. */
+        int whole = slot != MGC_SLOT_FREE || bytes < MGC_HEAP_MAX_BYTES + sizeof(struct mgc_block);
+        uint64_t part = whole ? bytes : MGC_HEAP_MAX_BYTES;
         uint64_t offset = heap->end;
         struct mgc_block *block = mgc_heap_block(heap, offset);
         block->prev_size = heap->last ? mgc_heap_block(heap, heap->last)->size : 0;

@@ -110,6 +110,28 @@ static void the_last_block_is_found_behind_others(void) {
     REQUIRE(mgc_heap_alloc(&heap, LARGER * MGC_GRANULE) == 0, "there is no other");
 }
 
+/* Adoption lays gaps as they are: a little more than one free block, and two that are too large to be joined. */
+static void gaps_of_any_size_are_laid(void) {
+    const uint64_t most = MGC_HEAP_MAX_BYTES, room = 5 * most;
+    uint8_t *memory = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    REQUIRE(memory != MAP_FAILED, "no address range");
+    struct mgc_heap heap;
+    mgc_heap_init(&heap, memory, MGC_PAGE);
+    mgc_heap_block(&heap, MGC_PAGE + most + MGC_GRANULE)->size = 10; /* an entry's, behind the gap */
+    mgc_heap_lay(&heap, most + MGC_GRANULE, MGC_SLOT_FREE);
+    REQUIRE(mgc_heap_block(&heap, heap.end)->size == 10, "the entry was written over");
+    mgc_heap_lay(&heap, 10 * MGC_GRANULE, 1);
+    mgc_heap_lay(&heap, most, MGC_SLOT_FREE);
+    uint64_t range = heap.end;
+    mgc_heap_lay(&heap, 2 * most, MGC_SLOT_RANGE);
+    mgc_heap_free(&heap, range);
+    uint64_t blocks = 0;
+    for (uint64_t at = heap.start; at; at = mgc_heap_next(&heap, at), blocks++)
+        REQUIRE(mgc_heap_block(&heap, at)->size && blocks < 4, "a block that has no end");
+    REQUIRE(blocks == 4, "%llu blocks", (unsigned long long)blocks);
+    munmap(memory, room);
+}
+
 /* The heap against a map of what is allocated. */
 static void the_heap_hands_out_what_it_has_once(void) {
     enum { BYTES = 1 << 20, COUNT = 500 };
@@ -318,6 +340,7 @@ int main(void) {
     chosen_keys_do_not_grow_the_index();
     constants_in_keys_do_not_collide();
     the_last_block_is_found_behind_others();
+    gaps_of_any_size_are_laid();
     the_heap_hands_out_what_it_has_once();
     weights_are_powers_of_two();
     rates_are_what_they_are_said_to_be();
