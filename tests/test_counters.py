@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable
 
 import pytest
@@ -17,6 +18,7 @@ MakeArena = Callable[..., OpenArena]
 StartChild = Callable[..., Child]
 
 REGIONS = 16  # of a new instance
+REGION_COUNT = 32  # where the control segment has that number
 
 
 def test_hits_and_counts_are_the_hosts(arena: MakeArena, instance: Instance, child: StartChild) -> None:
@@ -47,6 +49,18 @@ def test_hits_and_counts_are_the_hosts(arena: MakeArena, instance: Instance, chi
             instance.control.count(opened.group, wrong)
     with pytest.raises(IndexError):
         here.reader.counters(MAX_GROUPS)
+
+
+def test_a_number_of_regions_that_cannot_be_is_not_believed(arena: MakeArena, instance: Instance) -> None:
+    """Any worker can write it; what lies beyond the segment nobody may read."""
+    opened = arena(1000)
+    here = Lookup(*opened.address)
+    here.count(1, 7)
+    before = here.counters()
+    struct.pack_into("<I", instance.segment.buffer, REGION_COUNT, 1_000_000)
+    assert here.counters() == before
+    assert Lookup(*opened.address).counters() == before
+    struct.pack_into("<I", instance.segment.buffer, REGION_COUNT, REGIONS)
 
 
 class Poller(LookupWorker):

@@ -311,6 +311,14 @@ def test_release_gives_the_value_up_at_once(lookup: Lookup) -> None:
             use()
 
 
+def test_text_of_another_class_is_its_text() -> None:
+    class Odd(str):
+        def encode(self, *_args: Any) -> Any:
+            return 12345
+
+    assert ByteView(Odd("text")) == b"text"
+
+
 def test_memory_goes_on_from_view_to_view_of_a_pin(lookup: Lookup) -> None:
     """But not while a view lives that gave its pin up."""
     first = view_of(lookup, b"key")

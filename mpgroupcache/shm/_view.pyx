@@ -69,7 +69,7 @@ cdef class ByteView:
         if self.owner is not None or self.released:
             raise TypeError("ByteView is immutable: __init__() cannot run again")
         if isinstance(value, str):
-            value = value.encode()
+            value = str.encode(value)  # a subclass's own may give anything
         elif type(value) is not Mapping and not PyBytes_CheckExact(value):
             PyObject_GetBuffer(value, &buffer, PyBUF_SIMPLE)
             try:

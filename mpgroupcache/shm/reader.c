@@ -71,12 +71,18 @@ int mgc_search(const struct mgc_map *map, struct mgc_region *region, uint32_t pi
     return MGC_MISS;
 }
 
+/* How many regions there are. A worker may write anything there: what is beyond the mapping is not looked at. */
+static uint32_t regions_of(const struct mgc_control_header *control) {
+    uint32_t count = atomic_load_explicit(&control->region_count, memory_order_acquire);
+    return count < MGC_MAX_REGIONS ? count : MGC_MAX_REGIONS;
+}
+
 static off_t region_offset(int i) { return (off_t)(MGC_REGIONS_OFFSET + (size_t)i * MGC_REGION_SIZE); }
 
 static int claim(int fd, const struct mgc_control_header *control, int above, struct mgc_region **region) {
     /* The number of regions is read each time: while this process sleeps here, others may claim all that there were, and
      * the coordinator has made more for whoever of them it welcomed. */
-    for (int i = above + 1; i < (int)atomic_load_explicit(&control->region_count, memory_order_acquire); i++) {
+    for (int i = above + 1; i < (int)regions_of(control); i++) {
         const struct mgc_region *seen = (const struct mgc_region *)((const uint8_t *)control + region_offset(i));
         if (atomic_load_explicit(&seen->state, memory_order_acquire) != MGC_REGION_FREE)
             continue;
@@ -143,7 +149,7 @@ void mgc_sum_counters(const void *control, uint32_t group, uint64_t sums[MGC_COU
      * tries, sums that may count one dead worker twice are better than none. */
     for (int attempt = 0; attempt < 1000; attempt++) {
         uint32_t epoch = atomic_load_explicit(&header->fold_epoch, memory_order_acquire);
-        uint32_t count = atomic_load_explicit(&header->region_count, memory_order_acquire);
+        uint32_t count = regions_of(header);
         const struct mgc_counters *totals = (const struct mgc_counters *)(base + MGC_TOTALS_OFFSET) + group;
         for (size_t i = 0; i < MGC_COUNTERS; i++)
             sums[i] = atomic_load_explicit((const _Atomic uint64_t *)totals + i, memory_order_relaxed);
