@@ -153,22 +153,25 @@ def current() -> Process:
 
 
 def _before_fork() -> None:
+    who = threading.get_ident()  # under gevent's patching, the greenlet: what other hooks wait for may switch
     for reader in list(_readers):
-        reader.before_fork()
+        reader.before_fork(who)
 
 
 def _after_fork_in_parent() -> None:
+    who = threading.get_ident()
     for reader in list(_readers):
-        reader.after_fork_in_parent()
+        reader.after_fork_in_parent(who)
 
 
 def _after_fork_in_child() -> None:
     """Let go of the parent's connections, without a word on them, and of its regions."""
     global _process
-    renew_epoch()
-    for reader in list(_readers):
-        reader.after_fork_in_child()
     process, _process = _process, None
+    renew_epoch()
+    who = threading.get_ident()
+    for reader in list(_readers):
+        reader.after_fork_in_child(who)
     if process is not None:
         process.abandon()
 

@@ -23,6 +23,7 @@ MakeArena = Callable[..., OpenArena]
 StartChild = Callable[..., Child]
 
 REGIONS = 16  # of a new instance
+ONE, OTHER = 1, 2  # who forks
 
 
 class Hooks:
@@ -32,10 +33,11 @@ class Hooks:
 
     @classmethod
     def register(cls, reader: Reader) -> None:
+        who = threading.get_ident
         if not cls.readers:
             os.register_at_fork(
-                before=lambda: [reader.before_fork() for reader in cls.readers],
-                after_in_parent=lambda: [reader.after_fork_in_parent() for reader in cls.readers],
+                before=lambda: [reader.before_fork(who()) for reader in cls.readers],
+                after_in_parent=lambda: [reader.after_fork_in_parent(who()) for reader in cls.readers],
                 after_in_child=cls.in_child,
             )
         cls.readers.add(reader)
@@ -44,7 +46,7 @@ class Hooks:
     def in_child(cls) -> None:
         _reader.renew_epoch()
         for reader in cls.readers:
-            reader.after_fork_in_child()
+            reader.after_fork_in_child(threading.get_ident())
 
 
 class Forker(LookupWorker):
@@ -104,6 +106,14 @@ class Forker(LookupWorker):
         Hooks.register(self.group.reader)
         self.group.attach(self.group.reader, *self.address[1:])
         return self.group.readable
+
+    def export(self, *keys: bytes) -> None:
+        """Hold memoryviews of held views, which are nothing that a child could ask."""
+        self.exported = {key: memoryview(self.held[key]) for key in keys}
+
+    def arenas(self) -> int:
+        """How often arenas are mapped."""
+        return Path("/proc/self/maps").read_text().count(Path(str(self.address[2])).name)
 
     def take_regions(self, count: int) -> int:
         self.taken = [Reader(self.address[0]) for _ in range(count)]
@@ -232,6 +242,31 @@ def test_where_a_fork_finds_no_region_the_childs_views_say_so(
     assert worker.call("values", b"a") == [b"a" * 1000]  # what the child did is nothing to the parent's pins
 
 
+@pytest.mark.parametrize("hooks", [True, False], ids=["no region", "no hooks"])
+def test_where_pins_are_not_kept_a_memoryview_shows_no_other_bytes(
+    forker: tuple[OpenArena, Child], instance: Instance, hooks: bool
+) -> None:
+    """It cannot be refused, as a view can: the child has no such memory, which ends it."""
+    _opened, worker = forker
+    worker.call("hold", b"a")
+    worker.call("export", b"a")
+    kept = worker.call("fork")
+    assert worker.call("take_regions", REGIONS - 2) == REGIONS - 1
+    number = worker.call("fork", hooks)
+    worker.call("release", b"a")
+    assert worker.call("ask", number, "self.arenas()") == "0"
+    assert worker.call("ask", kept, "self.exported[b'a'] == b'a' * 1000, self.arenas()") == "(True, 1)"
+    assert worker.call("arenas") == 1
+    assert worker.call("ask", number, "bytes(self.exported[b'a'])") == ""
+    assert worker.call("end", number) == -signal.SIGSEGV
+    # Mapped anew, and what is inherited unmapped by nobody.
+    assert worker.call("ask", kept, "self.attach_again(), self.arenas(), self.hit(b'b')[0] == b'b' * 1000") == (
+        "(False, 2, False)"
+    )
+    assert worker.call("ask", kept, "self.exported.clear(), self.held.clear(), self.arenas()") == "(None, None, 1)"
+    assert worker.call("end", kept) == 0
+
+
 def test_a_fork_without_hooks_leaves_the_pins_alone(forker: tuple[OpenArena, Child], instance: Instance) -> None:
     opened, worker = forker
     worker.call("hold", b"a", b"b")
@@ -267,7 +302,7 @@ def test_between_the_hooks_no_pin_is_cleared_and_gets_copy(arena: MakeArena, ins
         opened.arena.put(key, key * 1000)
     lookup = Lookup(*opened.address)
     view, other = hold(lookup, b"a"), hold(lookup, b"b")
-    lookup.reader.before_fork()
+    lookup.reader.before_fork(ONE)
     assert Reader(instance.path).number == 2
     del view
     copied = hold(lookup, b"b")
@@ -276,13 +311,13 @@ def test_between_the_hooks_no_pin_is_cleared_and_gets_copy(arena: MakeArena, ins
     assert opened.arena.limbo_bytes > 1000
     opened.arena.remove(b"b")
     assert opened.arena.limbo_bytes > 2000
-    lookup.reader.after_fork_in_parent()
+    lookup.reader.after_fork_in_parent(ONE)
     assert lookup.reader.live_pins == 1
     assert instance.control.reap() == 2  # as after a fork that failed
     opened.arena.sweep()
     assert 1000 < opened.arena.limbo_bytes < 2000
     assert copied == other == b"b" * 1000
-    lookup.reader.after_fork_in_parent()
+    lookup.reader.after_fork_in_parent(ONE)
     del other
     opened.arena.sweep()
     assert opened.arena.limbo_bytes == 0
@@ -292,39 +327,74 @@ def test_without_pins_gets_between_the_hooks_copy_too(arena: MakeArena, instance
     opened = arena(1000)
     opened.arena.put(b"a", b"value")
     lookup = Lookup(*opened.address)
-    lookup.reader.before_fork()
+    lookup.reader.before_fork(ONE)
     assert Reader(instance.path).number == 1
     view = hold(lookup, b"a")
     assert lookup.reader.live_pins == 0
-    lookup.reader.after_fork_in_parent()
+    lookup.reader.after_fork_in_parent(ONE)
     assert view == b"value"
     view = hold(lookup, b"a")
     assert lookup.reader.live_pins == 1
 
 
-def test_two_threads_between_the_hooks(arena: MakeArena, instance: Instance) -> None:
+def test_two_forks_between_their_hooks(arena: MakeArena, instance: Instance) -> None:
+    """Each child has a region of its own, which holds what the parent lets go of."""
     opened = arena(100_000)
     opened.arena.put(b"a", b"a" * 1000)
     lookup = Lookup(*opened.address)
     view = hold(lookup, b"a")
     reader = lookup.reader
+    reader.before_fork(ONE)
+    reader.before_fork(OTHER)
+    del view
+    opened.arena.remove(b"a")
+    for who in (OTHER, ONE):
+        assert opened.arena.limbo_bytes > 1000
+        assert instance.control.reap() == 0
+        reader.after_fork_in_parent(who)
+        assert instance.control.reap() == 1
+        opened.arena.sweep()
+    assert opened.arena.limbo_bytes == 0
+    assert reader.live_pins == 0
 
-    def in_thread(function: Callable[[], None]) -> None:
-        thread = threading.Thread(target=function)
-        thread.start()
-        thread.join()
 
-    reader.before_fork()  # the region above is for this thread's child
-    in_thread(lambda: (reader.before_fork(), reader.after_fork_in_parent()))  # type: ignore[arg-type, func-returns-value]
+def test_a_fork_that_began_before_its_reader_was_made_ends_no_other(arena: MakeArena, instance: Instance) -> None:
+    """1. One begins to fork. 2. The process connects. 3. Another begins to fork. 4. The first one's fork is over."""
+    opened = arena(100_000)
+    for key in (b"a", b"b"):
+        opened.arena.put(key, key * 1000)
+    lookup = Lookup(*opened.address)
+    view = hold(lookup, b"a")
+    reader = lookup.reader
+    reader.before_fork(OTHER)
+    reader.after_fork_in_parent(ONE)
+    copied = hold(lookup, b"b")
+    assert reader.live_pins == 1  # that one's child has no pin for it
     del view
     opened.arena.remove(b"a")
     assert opened.arena.limbo_bytes > 1000
-    assert instance.control.reap() == 0  # the other thread has not let go of it
-    reader.after_fork_in_parent()
+    reader.after_fork_in_parent(OTHER)
     assert instance.control.reap() == 1
     opened.arena.sweep()
     assert opened.arena.limbo_bytes == 0
-    assert reader.live_pins == 0
+    assert copied == b"b" * 1000
+
+
+def test_a_hook_that_did_not_run_is_made_up_for(arena: MakeArena, instance: Instance) -> None:
+    """What a signal handler raises between a fork and its last hook is raised in that hook."""
+    opened = arena(100_000)
+    opened.arena.put(b"a", b"a" * 1000)
+    lookup = Lookup(*opened.address)
+    view = hold(lookup, b"a")
+    for _ in range(3):
+        lookup.reader.before_fork(ONE)
+    assert instance.control.reap() == 2
+    lookup.reader.after_fork_in_parent(ONE)
+    assert instance.control.reap() == 1
+    del view
+    assert lookup.reader.live_pins == 0
+    view = hold(lookup, b"a")
+    assert lookup.reader.live_pins == len([view])
 
 
 def test_a_reader_dropped_between_the_hooks_lets_go_of_both_regions(instance: Instance, arena: MakeArena) -> None:
@@ -332,6 +402,6 @@ def test_a_reader_dropped_between_the_hooks_lets_go_of_both_regions(instance: In
     opened.arena.put(b"a", b"value")
     lookup = Lookup(*opened.address)
     view = hold(lookup, b"a")
-    lookup.reader.before_fork()
+    lookup.reader.before_fork(ONE)
     del view, lookup
     assert instance.control.reap() == 2

@@ -89,7 +89,7 @@ cdef class GroupCore:
                 raise ArenaError(f"arena {arena_path}: " + (
                     "it is retired" if error == -ESTALE else "another layout; workers and coordinator must be of one "
                     "version of mpgroupcache" if error else f"of group {arena_map.arena}, expected {group}"))
-            reader.arenas.append(mapping)
+            reader.add_arena(mapping)
         # An assignment drops what was there before it stores what is new. `old` puts off the end of the former reader,
         # if this is its end, until nobody can meet it here.
         old = self.reader

@@ -15,6 +15,14 @@ cdef int open_file(str path, int flags) except -1
 cdef class Mapping:
     cdef const uint8_t *base
     cdef readonly size_t size
+    cdef uint64_t epoch              # of the process that has it mapped; 0: whoever has this object
+
+    cdef void set_inherited(self, bint inherited) noexcept
+
+@cython.final
+cdef class Child:
+    cdef mgc_region *region          # claimed for it; NULL: none
+    cdef int number
 
 @cython.no_gc
 @cython.final
@@ -25,10 +33,9 @@ cdef class Reader:
     cdef readonly int number         # of the region; -1: none
     cdef uint64_t lookup_epoch       # of the process that may look up through this reader
     cdef uint64_t pin_epoch          # of the process whose pins are in `region`; differs in a child that inherited views
-    cdef uint32_t forks              # threads between the hooks: no pin is cleared then, and gets copy
-    cdef mgc_region *child_region    # claimed for the child of ...
-    cdef int child_number
-    cdef unsigned long fork_thread   # ... this thread
+    cdef uint32_t forks              # that are between their hooks: no pin is cleared then, and gets copy
+    cdef uint32_t handed_down        # those of them that have a region: their children have the arenas mapped, too
+    cdef dict children               # of Child, by who forks
     cdef uint32_t free_count, deferred_count
     cdef uint16_t free_pins[1024]    # a stack; pin 0 is never in it
     cdef PyObject *views[1024]       # of each pin: the view that has it or had it last, whose memory the next one takes
@@ -40,6 +47,10 @@ cdef class Reader:
     cdef bint _owns_descriptor(self) noexcept
     cdef int _claim(self, int above, mgc_region **region) noexcept
     cdef void _clear_deferred(self) noexcept
+    cdef void _end_fork(self, who)
+    cdef void _hand_down(self, int change) noexcept
+    cdef void add_arena(self, Mapping arena)
+    cdef void _drop_children(self) noexcept
 
     cdef inline void give_pin(self, uint32_t pin) noexcept:
         """Clear a pin, and put it back on the stack."""

@@ -71,11 +71,14 @@ class Reader:
     def server_requests(self, group: int) -> int:
         """How many gets of a group came from peers."""
 
-    def before_fork(self) -> None:
-        """Claim a region for the child and copy the live pins into it. Until ``after_fork_*`` no pin is cleared."""
+    def before_fork(self, who: int) -> None:
+        """Claim a region for the child and copy the live pins into it. Until ``after_fork_*`` no pin is cleared.
 
-    def after_fork_in_parent(self) -> None:
+        ``who``: the thread, or greenlet, that forks.
+        """
+
+    def after_fork_in_parent(self, who: int) -> None:
         """Let go of the child's region, and clear the pins that were given back meanwhile."""
 
-    def after_fork_in_child(self) -> None:
+    def after_fork_in_child(self, who: int) -> None:
         """Take over the copied pins; ``renew_epoch`` comes first."""

@@ -13,7 +13,7 @@ from posix.stat cimport fstat, struct_stat
 from posix.unistd cimport close as posix_close
 
 from mpgroupcache.shm._core cimport (
-    MADV_DONTFORK, MADV_WIPEONFORK, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, MGC_CONTROL_MAGIC,
+    MADV_DOFORK, MADV_DONTFORK, MADV_WIPEONFORK, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, MGC_CONTROL_MAGIC,
     MGC_CONTROL_SIZE, MGC_COUNTERS, MGC_LAYOUT_VERSION, MGC_MAX_GROUPS, MGC_PAGE, MGC_PINS, MGC_REGION_SIZE,
     MGC_SEGMENT_LIVE, PROT_READ, PROT_WRITE, madvise, mgc_control_header, mgc_counters, mgc_region, mgc_region_adopt,
     mgc_region_claim, mgc_region_copy_pins, mgc_region_unmap, mgc_server_requests, mgc_sum_counters, mmap, munmap,
@@ -22,9 +22,6 @@ from mpgroupcache.shm._core cimport (
 import os
 
 from mpgroupcache.errors import ArenaError
-
-cdef extern from "Python.h":
-    unsigned long PyThread_get_thread_ident()
 
 cdef extern from "<fcntl.h>" nogil:
     int O_CLOEXEC, O_NOFOLLOW, O_RDWR
@@ -85,8 +82,18 @@ cdef class Mapping:
         self.size = size
 
     def __dealloc__(self):
-        if self.base != NULL:
+        # Where a fork did not take it along, what is there now is somebody else's.
+        if self.base != NULL and (self.epoch == 0 or self.epoch == process_epoch[0]):
             munmap(<void *> self.base, self.size)
+
+    cdef void set_inherited(self, bint inherited) noexcept:
+        """Whether children have it, too; ``epoch`` says whose it is."""
+        self.epoch = process_epoch[0]
+        madvise(<void *> self.base, self.size, MADV_DOFORK if inherited else MADV_DONTFORK)
+
+
+cdef class Child:
+    """What one fork has made for its child, between its hooks."""
 
 
 # ---- The reader -----------------------------------------------------------------------------------------------------
@@ -99,14 +106,17 @@ cdef class Reader:
     Guarantees: a region is written by one process only. The lock that keeps it is held by the mapping, so it ends with
     the process or with the last view, not before.
 
-    A fork runs ``before_fork``, then ``after_fork_in_parent`` or, behind ``renew_epoch``, ``after_fork_in_child``: all in
-    the thread that forks. Several threads may be between these hooks at a time.
+    A fork runs ``before_fork``, then ``after_fork_in_parent`` or, behind ``renew_epoch``, ``after_fork_in_child``, all with
+    one ``who``: the thread, or greenlet, that forks. Several may be between these hooks at a time, and a reader that was
+    made there knows nothing of the fork. A hook that a signal handler's exception kept from running is made up for when
+    the same ``who`` forks again.
     """
 
     def __cinit__(self, str path not None):
         cdef struct_stat status
-        self.number = self.child_number = self.control_fd = -1
+        self.number = self.control_fd = -1
         self.arenas = []
+        self.children = {}
         self.control_fd = open_file(path, O_RDWR)
         if fstat(self.control_fd, &status) != 0:
             raise OSError(errno, os.strerror(errno), path)
@@ -135,8 +145,7 @@ cdef class Reader:
         if self.pin_epoch == process_epoch[0]:  # else the parent's, and not mapped here
             if self.region != NULL:
                 mgc_region_unmap(self.region)
-            if self.child_region != NULL:
-                mgc_region_unmap(self.child_region)
+            self._drop_children()
         if self._owns_descriptor():
             posix_close(self.control_fd)
         cdef PyObject *view
@@ -199,47 +208,82 @@ cdef class Reader:
             raise IndexError(f"group id {group}: expected less than {MGC_MAX_GROUPS}")
         return mgc_server_requests(self.control.base, group)
 
-    def before_fork(self) -> None:
+    def before_fork(self, who) -> None:
         """Claim a region for the child and copy the live pins into it. Until ``after_fork_*`` no pin is cleared."""
+        cdef Child child
         if self.pin_epoch != process_epoch[0] or self.region == NULL:
             return
+        self._end_fork(who)
+        child = self.children[who] = Child()
         self.forks += 1
-        # Of two threads that fork at a time one has the region. The other's child cannot keep its views: it says so.
-        if self.forks > 1 or self.free_count == MGC_PINS - 1:
+        if self.free_count == MGC_PINS - 1:
             return
         # Higher than ours: scans ascend, so one that passed ours before the copy has seen the originals.
-        self.child_number = self._claim(self.number, &self.child_region)
-        self.fork_thread = PyThread_get_thread_ident()
-        if self.child_region != NULL:
-            mgc_region_copy_pins(self.child_region, self.region)
+        child.number = self._claim(self.number, &child.region)
+        if child.region != NULL:
+            mgc_region_copy_pins(child.region, self.region)
+            self._hand_down(1)
 
-    def after_fork_in_parent(self) -> None:
+    def after_fork_in_parent(self, who) -> None:
         """Let go of the child's region, and clear the pins that were given back meanwhile."""
-        if not self.forks:
-            return
-        if self.child_region != NULL and self.fork_thread == PyThread_get_thread_ident():
-            mgc_region_unmap(self.child_region)  # the child's mapping keeps the lock; if the fork failed, it is free
-            self.child_region = NULL
-        self.forks -= 1
+        self._end_fork(who)
         if not self.forks:
             self._clear_deferred()
 
-    def after_fork_in_child(self) -> None:
+    cdef void _end_fork(self, who):
+        cdef Child child = self.children.pop(who, None)
+        if child is None:
+            return
+        self.forks -= 1
+        if child.region != NULL:
+            mgc_region_unmap(child.region)  # the child's mapping keeps the lock; if the fork failed, it is free
+            self._hand_down(-1)
+
+    cdef void _hand_down(self, int change) noexcept:
+        """Children have the arenas mapped while one of them has pins there: elsewhere what a ``memoryview`` shows, which
+        cannot be refused as a view can, would be other bytes by and by. There it is a fault."""
+        cdef Mapping arena
+        cdef uint32_t before = self.handed_down
+        self.handed_down += change
+        if (before == 0) != (self.handed_down == 0):
+            for arena in self.arenas:
+                arena.set_inherited(self.handed_down != 0)
+
+    cdef void add_arena(self, Mapping arena):
+        """Have it mapped for as long as this reader lives."""
+        arena.set_inherited(self.handed_down != 0)
+        self.arenas.append(arena)
+
+    def after_fork_in_child(self, who) -> None:
         """Take over the copied pins. Views whose pin could not be copied are unusable from now on.
 
         ``renew_epoch`` comes first. The parent's region is not even mapped here.
         """
-        if self.child_region != NULL and self.fork_thread != PyThread_get_thread_ident():
-            mgc_region_unmap(self.child_region)  # made for the child of another thread's fork
-            self.child_region = NULL
-        self.region, self.child_region = self.child_region, NULL
-        self.number = self.child_number if self.region != NULL else -1
+        cdef Child child = self.children.pop(who, None)
+        cdef Mapping arena
+        self._drop_children()  # of other threads' forks
+        self.region = NULL if child is None else child.region
+        self.number = -1 if self.region == NULL else child.number
         self.forks = 0
+        if self.handed_down:  # else they are not mapped here
+            for arena in self.arenas:
+                if self.region != NULL:
+                    arena.set_inherited(False)
+                else:
+                    munmap(<void *> arena.base, arena.size)
+        self.handed_down = 0
         if self.region != NULL:
             madvise(self.region, MGC_REGION_SIZE, MADV_DONTFORK)
             mgc_region_adopt(self.region)
             self.pin_epoch = process_epoch[0]
         self._clear_deferred()
+
+    cdef void _drop_children(self) noexcept:
+        cdef Child child
+        for child in self.children.values():
+            if child.region != NULL:
+                mgc_region_unmap(child.region)
+        self.children.clear()
 
     cdef void _clear_deferred(self) noexcept:
         cdef uint32_t i, count = self.deferred_count
