@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from workers import Daemon, Worker, segments_of, value_of, wait_until
+import pytest
+from workers import PATIENCE, Daemon, Worker, segments_of, value_of, wait_until
 
 from mpgroupcache.ipc.coordinator import ExitCode
 
@@ -76,6 +77,37 @@ def test_a_restart_is_warm(
     daemon.send(signal.SIGTERM)
     assert daemon.wait() == ExitCode.OK
     assert segments_of(socket_path) == []  # nobody is there
+
+
+def test_whoever_wants_it_ended_while_it_drains_for_the_next_one_has_it_ended(
+    start_coordinator: Callable[..., Daemon], spawn_on: Callable[..., Worker], socket_path: str
+) -> None:
+    daemon = start_coordinator()
+    worker = spawn_on(socket_path)
+    loading = worker.begin_loading("hold:a")
+    daemon.send(signal.SIGUSR2)
+    wait_until(lambda: not Path(socket_path).exists(), "a coordinator that drains")
+    daemon.send(signal.SIGTERM)
+    worker.release("a")
+    assert loading.result(PATIENCE) == value_of("hold:a")
+    assert daemon.wait() == ExitCode.OK
+    assert "".join(daemon.log).count("serving on") == 1
+    start_coordinator()
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGHUP])
+def test_a_signal_while_one_becomes_the_next_ends_neither(
+    start_coordinator: Callable[..., Daemon], number: signal.Signals
+) -> None:
+    daemon = start_coordinator()
+    daemon.send(signal.SIGUSR2)
+
+    def ended_or_restarted() -> bool:
+        daemon.send(number)  # all the way through
+        return daemon.process.poll() is not None or "".join(daemon.log).count("serving on") > 1
+
+    wait_until(ended_or_restarted, "the next one")
+    assert daemon.process.poll() is None
 
 
 def test_restarts_under_load_fail_no_get(

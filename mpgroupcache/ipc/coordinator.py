@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 MOST_DESCRIPTORS = 2 * MAX_CONNECTIONS  # for workers, and as many for peers, segments and values
 
 
@@ -42,6 +43,9 @@ class ExitCode(IntEnum):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a coordinator until SIGTERM or SIGINT; returns the exit code. SIGUSR2 begins it anew, with its cache."""
+    # Until there are handlers, and while one becomes the next: their default is the process's end.
+    for number in (signal.SIGHUP, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     options = options_module.parse(arguments)
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s mpgroupcache[%(process)d] %(levelname)s: %(message)s"
@@ -97,12 +101,18 @@ async def _run(options: Options, writer: int, pool: HTTPPool | None) -> bool:
     stopping, restarting = asyncio.Event(), asyncio.Event()
 
     def restart() -> None:
-        restarting.set()
+        if not stopping.is_set():
+            restarting.set()
+            stopping.set()
+
+    def end() -> None:
+        restarting.clear()  # whoever wants it ended wants no other, also while it drains for the next one
         stopping.set()
 
     loop.add_signal_handler(signal.SIGUSR2, restart)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)  # before there is a segment that a signal's default would leave
+        loop.add_signal_handler(number, end)  # before there is a segment that a signal's default would leave
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     peering = Peering(options, pool)
     loop.add_signal_handler(signal.SIGHUP, peering.refresh)
     coordinator = Coordinator(options, stopping, restarting, peering)
@@ -112,6 +122,9 @@ async def _run(options: Options, writer: int, pool: HTTPPool | None) -> bool:
     logger.info("serving on %s, instance %s", options.socket, coordinator.instance)
     await coordinator.serve()
     logger.info("ended")
+    if restarting.is_set():
+        # The loop takes its handlers with it. What comes from now on is the next one's, when it has its own.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     return restarting.is_set()
 
 

@@ -201,6 +201,7 @@ class Flight(Struct, eq=False):
     # In order of arrival. Not a dict, in which finding the first gets slow after many firsts were removed.
     waiters: OrderedDict[Waiter, None] = field(default_factory=OrderedDict)
     revoked: dict[Waiter, None] = field(default_factory=dict)  # their values are still welcome
+    sought: int = 0  # the driver's own: how often it has looked for a loader
 
     def __repr__(self) -> str:
         return f"Flight(key={self.key!r}, state={self.state!r})"

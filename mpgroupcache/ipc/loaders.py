@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -36,7 +37,8 @@ class Loaders:
             process.stdin.close()
         _, late = await asyncio.wait(self._tasks, timeout=END_TIMEOUT if self._processes else 0)
         for process in self._processes.values():
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                process.kill()
         for task in late:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

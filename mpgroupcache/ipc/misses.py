@@ -21,6 +21,7 @@ from mpgroupcache.ipc.groups import Groups, HostGroup
 from mpgroupcache.ipc.peering import Peering
 from mpgroupcache.net.outcomes import Fetched, Outcome, OwnerError, Unreached
 from mpgroupcache.net.source import NoSuchGroup, Visitor
+from mpgroupcache.net.wire import MAX_VALUE_BYTES
 from mpgroupcache.shm._writer import Control
 from mpgroupcache.stats import Counter
 
@@ -85,9 +86,7 @@ class Misses:
                 if self._lease_of(connection, lease_id) is not None:
                     self._carry_out(self._flights.error(lease_id, (type_name, text)))
             case wire.Return(lease=lease_id):
-                if (lease := self._lease_of(connection, lease_id)) is not None:
-                    if lease.holder.request is None:  # it is about to end, or cannot start a thread: ask others
-                        self._loaders[lease.flight.key[0]].pop(connection, None)
+                if self._lease_of(connection, lease_id) is not None:
                     self._carry_out(self._flights.give_back(lease_id))
             case wire.Cancel():
                 for waiter in self._flights.waiters_of(connection):
@@ -172,6 +171,9 @@ class Misses:
 
     def _store(self, lease: flights.Lease, message: wire.Store, fd: int) -> None:
         if isinstance(message.value, bytes):
+            # A key may have two flights, one of which asks a peer: neither value takes the other's place.
+            if lease.flight.key in self._unsettled:
+                self.settle()
             self._unsettled[lease.flight.key] = lease.id, message
             if lease.flight.waiters:
                 self.settle()
@@ -219,9 +221,11 @@ class Misses:
         except (OSError, BufferError) as error:  # a BufferError: the coordinator ended meanwhile
             logger.error("group %r: a value of %d bytes was not cached: %s", group.name, size, error)
         finally:
-            self._deliver(lease_id, value)
             del self._arriving[lease_id]
-            os.close(value.fd)
+            try:
+                self._deliver(lease_id, value)
+            finally:
+                os.close(value.fd)
 
     def _deliver(self, lease_id: int, value: _Value) -> None:
         self._carry_out(self._flights.value(lease_id, value))
@@ -245,9 +249,8 @@ class Misses:
         """A peer's get of what ``find`` did not find. It is loaded here, and never asked of another peer."""
         if (group := self._groups.named(name)) is None:
             raise NoSuchGroup(name)
-        if self._flights.flight((group.id, key)) is not None:
-            self._control.count(group.id, Counter.LOADS_DEDUPED)
-        self._carry_out(self._flights.ask((group.id, key), flights.Waiter(owner=visitor, guest=True)))
+        joins = self._flights.flight((group.id, key)) is not None
+        self._carry_out(self._flights.ask((group.id, key), flights.Waiter(owner=visitor, guest=True, request=joins)))
 
     def leave(self, visitor: Visitor) -> None:
         """A peer's request has ended, or will not wait any longer."""
@@ -256,6 +259,9 @@ class Misses:
     def _seek(self, flight: flights.Flight) -> list[flights.Action]:
         """Find a worker to load for guests: each in its turn."""
         loaders = self._loaders.get(flight.key[0], OrderedDict())
+        flight.sought += 1
+        if flight.sought > len(loaders):  # each had its turn, and has left the load or gone
+            return self._flights.no_loader(flight, None)
         for connection in list(loaders):
             if connection.worker in self._services and not connection.closed:
                 loaders.move_to_end(connection)
@@ -339,14 +345,27 @@ class Misses:
             if not waiter.guest:
                 waiter.owner.send(wire.Value(value.carried, origin), waiter.request, value.fd)
                 origin = wire.Origin.FLIGHT  # the first one's ask had opened the flight
-        guests = [waiter.owner for waiter in waiters if waiter.guest]
+        guests = [waiter for waiter in waiters if waiter.guest]
         if guests:
-            carried = value.carried if isinstance(value.carried, bytes) else memfd.read(value.fd, value.carried)
-            group = self._groups.get(key[0])
-            assert group is not None
-            rate = 0.0 if group.arena is None else group.arena.minute_qps(key[1])
-            for guest in guests:
-                guest.deliver(carried, rate)
+            self._answer_guests(key, guests, value)
+
+    def _answer_guests(self, key: tuple[int, bytes], guests: list[flights.Waiter], value: _Value) -> None:
+        group = self._groups.get(key[0])
+        assert group is not None
+        if isinstance(value.carried, bytes):
+            carried = value.carried
+        elif value.carried > MAX_VALUE_BYTES:  # looked at before it is read: it may be of any size
+            text = f"value: got {value.carried} bytes, expected at most {MAX_VALUE_BYTES}; load it where it is needed"
+            for waiter in guests:
+                waiter.owner.refuse(text)
+            return
+        else:
+            carried = memfd.read(value.fd, value.carried)
+        rate = 0.0 if group.arena is None else group.arena.minute_qps(key[1])
+        for waiter in guests:
+            if waiter.request:  # it joined a flight
+                self._control.count(group.id, Counter.LOADS_DEDUPED)
+            waiter.owner.deliver(carried, rate)
 
     # ---- Workers
 

@@ -67,6 +67,7 @@ MAX_TARGET_BYTES: Final = 3 * (MAX_NAME_BYTES + 1 + MAX_KEY_BYTES) + (4 << 10)
 # Bytes of a response that a client takes by default: above any value that fits a usual cache (a quarter of its budget),
 # and small enough that a few peers which are not ours, or mad, do not take the host's memory.
 MAX_RESPONSE_BYTES: Final = 256 << 20
+MAX_VALUE_BYTES: Final = MAX_RESPONSE_BYTES - 64  # of one: what goes around it in a response is less
 MAX_ERROR_BYTES: Final = 64 << 10  # of an error's body that a client reads: twice what MAX_TEXT can take
 MAX_TIMEOUT_MS: Final = 10**12 - 1  # some 30 years
 MAX_SECRET_BYTES: Final = 1024  # a header's worth
