@@ -6,6 +6,7 @@ The same state machine as the coordinator's, driven by this process's threads, g
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
@@ -36,7 +37,8 @@ class LocalFlights:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._table = FlightTable()
+        # A child that is forked inside a loader goes on with its parent's `held_alone`: those are not its own leases.
+        self._table = FlightTable(secrets.randbits(62))
 
     def ask(self, key: Hashable, *, away: bool = False) -> tuple[Waiter, Future[Outcome]]:
         """Join the flight of ``key``, or open one. The future raises ``LoadError`` or ``LoadCycleError``.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import functools
 import inspect
 import logging
@@ -33,6 +32,7 @@ from mpgroupcache.shm.segment import segment_path
 from mpgroupcache.sinks import Sink
 from mpgroupcache.sizes import format_size
 from mpgroupcache.stats import CacheStats, CacheType, Counter, Stats
+from mpgroupcache.threads import waiting
 
 logger = logging.getLogger(__name__)
 
@@ -109,10 +109,10 @@ class Group(GroupCore):
                 if peer is not None and (answer := self._fetch(peer, ctx, raw)) is not None:
                     return self._keep(found, answer)
                 value = self._loader.load(ctx, raw)
+            return self._store(found, value)  # here, since a signal's handler may raise in it
         except BaseException as error:
             self._end(found, error)
             raise
-        return self._store(found, value)
 
     def _find(self, process: Process, key: bytes, deadline: float | None, here: bool) -> ByteView | HeldLease:
         fresh = not self.attached
@@ -122,7 +122,9 @@ class Group(GroupCore):
         copy = not self.readable
         while link is not None:
             try:
-                found = self._judge(link, link.channel.request(self._ask(link, key, copy, here), deadline), key)
+                with waiting():
+                    answer = link.channel.request(self._ask(link, key, copy, here), deadline)
+                found = self._judge(link, answer, key)
             except _UNSERVED as error:
                 logger.info("group %r: a value is loaded without the coordinator: %s", self._name, error)
                 break
@@ -131,7 +133,8 @@ class Group(GroupCore):
             copy = True
         waiter, future = process.alone.ask((self._name, key), away=not here and self._peers is not None)
         try:
-            outcome = future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            with waiting():
+                outcome = future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
         except FutureTimeoutError:
             process.alone.cancel(waiter)
             raise _deadline_exceeded() from None
@@ -189,12 +192,11 @@ class Group(GroupCore):
                     value = runner.run(self._loader.load_async(ctx, key))
                 else:
                     value = self._loader.load(ctx, key)
+            self._store(lease, value)
         except BaseException as error:
             self._end(lease, error)
             if not isinstance(error, Exception):
                 raise
-            return
-        self._store(lease, value)
 
     # ---- Peers that this process picks
 
@@ -226,12 +228,12 @@ class Group(GroupCore):
             return None
 
     async def _fetch_async(self, peer: ProtoGetter, ctx: Any, key: bytes) -> PeerAnswer | None:
-        """The same for a coroutine; a plain peer is asked in the loop's executor."""
+        """The same for a coroutine; a plain peer is asked in a thread."""
         try:
             request = make_request(self._name, key)
             if inspect.iscoroutinefunction(peer.get):
                 return read_response(await peer.get(ctx, request))
-            return read_response(await _in_executor(peer.get, ctx, request))
+            return read_response(await _in_thread(peer.get, ctx, request))
         except Exception as error:
             self._blame(error)
             return None
@@ -281,8 +283,8 @@ class Group(GroupCore):
     ) -> ByteView | None:
         """``get`` for asyncio: a hit never suspends (Go: ``Group.Get``).
 
-        An ``async`` getter is awaited on this loop, a plain one runs in its executor. Cancelling stops the waiting,
-        not a load: others may wait for it.
+        An ``async`` getter is awaited on this loop, a plain one runs in a thread. Cancelling stops the waiting, not a
+        load: others may wait for it.
         """
         if dest is not None and not isinstance(dest, Sink):
             raise TypeError(f"dest: got {type(dest).__name__}, expected a mpgroupcache.Sink, or None for a ByteView")
@@ -300,11 +302,11 @@ class Group(GroupCore):
             peer = self._pick(picker, key)
             here = peer is None
         try:
-            async with asyncio.timeout(timeout) as waiting:
+            async with asyncio.timeout(timeout) as limit:
                 found = await self._find_async(key, here)
         except BaseException as error:  # it was a get all the same
             self.count(Counter.LOADS)
-            if isinstance(error, TimeoutError) and waiting.expired():
+            if isinstance(error, TimeoutError) and limit.expired():
                 raise _deadline_exceeded() from None
             raise
         if isinstance(found, ByteView):
@@ -312,7 +314,8 @@ class Group(GroupCore):
         task = asyncio.create_task(self._run_async(found, key, ctx, peer))
         _running.add(task)
         task.add_done_callback(functools.partial(_finish, found))
-        return await asyncio.shield(task)
+        with waiting():
+            return await asyncio.shield(task)
 
     async def _find_async(self, key: bytes, here: bool) -> ByteView | HeldLease:
         process = current()
@@ -323,7 +326,9 @@ class Group(GroupCore):
         copy = not self.readable
         while link is not None:
             try:
-                found = self._judge(link, await link.channel.request_async(self._ask(link, key, copy, here)), key)
+                with waiting():
+                    answer = await link.channel.request_async(self._ask(link, key, copy, here))
+                found = self._judge(link, answer, key)
             except _UNSERVED as error:
                 logger.info("group %r: a value is loaded without the coordinator: %s", self._name, error)
                 break
@@ -332,7 +337,9 @@ class Group(GroupCore):
             copy = True
         waiter, future = process.alone.ask((self._name, key), away=not here and self._peers is not None)
         try:
-            return self._judge_alone(process, await asyncio.wrap_future(future))
+            with waiting():
+                outcome = await asyncio.wrap_future(future)
+            return self._judge_alone(process, outcome)
         except BaseException:
             process.alone.cancel(waiter)
             raise
@@ -351,11 +358,11 @@ class Group(GroupCore):
                 if self._loader.is_async:
                     value = await self._loader.load_async(ctx, key)
                 else:
-                    value = await _in_executor(self._loader.load_for_future, ctx, key)
+                    value = await _in_thread(self._loader.load_for_future, ctx, key)
+            return self._store(lease, value)
         except BaseException as error:
             self._end(lease, error)
             raise
-        return self._store(lease, value)
 
     # ---- Stats
 
@@ -388,10 +395,9 @@ class Group(GroupCore):
         return CacheStats(bytes=held, items=items, gets=gets, hits=hits, evictions=evictions)
 
 
-async def _in_executor(function: Callable[..., T], *args: Any) -> T:
-    """Run what may block in the loop's executor, whose thread is to know the leases too."""
-    run = contextvars.copy_context().run
-    return await asyncio.get_running_loop().run_in_executor(None, lambda: run(function, *args))
+async def _in_thread(function: Callable[..., T], *args: Any) -> T:
+    """Run what may block in a thread, which knows the leases too."""
+    return await asyncio.wrap_future(current().threads.call(function, *args))
 
 
 def _map(fd: int, size: int) -> ByteView:

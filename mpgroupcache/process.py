@@ -7,8 +7,8 @@ so declarations work under ``gunicorn --preload`` and before gevent's patching.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
+import math
 import os
 import random
 import threading
@@ -23,6 +23,7 @@ from mpgroupcache.errors import CacheError
 from mpgroupcache.ipc import private
 from mpgroupcache.ipc.link import Link
 from mpgroupcache.shm._reader import Reader, forked, renew_epoch
+from mpgroupcache.threads import Threads
 
 if TYPE_CHECKING:
     from mpgroupcache.group import Group
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RETRY_FIRST = 0.05  # s; a coordinator that restarts is back in about this
+LOADS = min(32, (os.cpu_count() or 1) + 4)  # of aget, side by side: as many as an event loop's executor runs
 RETRY_MOST = 5.0  # s; between two tries to reach one that stays away
 
 # What connecting and attaching may raise, and no get does: a RuntimeError where no thread can be started.
@@ -41,12 +43,18 @@ class Process:
 
     def __init__(self) -> None:
         self.alone = LocalFlights()
+        self.threads = Threads(LOADS, "mpgroupcache-aget")
+        """Where ``aget`` runs what is not async."""
         self._groups: dict[str, Group] = {}  # that were attached
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._link: Link | None = None
+        self._linked_at = 0.0
         self._retry_at = 0.0
         self._failures = 0
+        self._reported = False
+        self._reattaching = False
+        self._reattach_lock = threading.Lock()
 
     def link_for(self, group: Group) -> Link | None:
         """A working link on which ``group`` is declared and attached; None while there is no coordinator."""
@@ -77,6 +85,9 @@ class Process:
             previous = None
             if self._link is not None:
                 previous = self._link.reader
+                if time.monotonic() - self._linked_at > RETRY_MOST:
+                    self._failures = 0
+                self._linked_at = math.inf  # said once
                 self._link.close()  # of a link that broke, one connection may live on, and its service thread with it
             try:
                 location = config.location()
@@ -87,9 +98,11 @@ class Process:
                 self._report(str(error))
                 return None
             _readers.add(self._link.reader)
-            if self._failures:
+            if self._reported:
                 logger.info("the coordinator is back: instance %s", self._link.instance)
-            self._failures = 0
+                self._reported = False
+            self._linked_at = time.monotonic()
+            self._wait_longer()  # if it breaks before long, as where the coordinator has descriptors for half of it
             for tell in _on_link:
                 tell(self._link)
             return self._link
@@ -97,21 +110,38 @@ class Process:
     def _begin_reattaching(self) -> None:
         """A link broke. Come back also without a get: peers' requests are loaded by idle workers too.
 
-        In a thread of its own: the link's waits for nothing while somebody joins it.
+        In a thread of its own, one at a time: the link's waits for nothing while somebody joins it.
         """
-        with contextlib.suppress(RuntimeError):  # no thread can be started: the next get attaches
+        with self._reattach_lock:
+            if self._reattaching:
+                return
+            self._reattaching = True
+        try:
             threading.Thread(target=self._reattach, name="mpgroupcache-reattach", daemon=True).start()
+        except RuntimeError:  # no thread can be started: the next get attaches
+            self._reattaching = False
 
     def _reattach(self) -> None:
         while not self._closed.wait(max(self._retry_at - time.monotonic(), RETRY_FIRST * random.random())):
+            before = self._link
             links = [self.link_for(group) for group in list(self._groups.values())]
-            if None not in links:
-                return
+            made = self._link
+            if self._closed.is_set() and made is not None and made is not before:
+                made.close()  # nobody else will: this process left while it was made
+            with self._reattach_lock:  # a link that breaks from here on begins another
+                if None not in links and self.working_link is not None:
+                    self._reattaching = False
+                    return
+            del before, links, made  # which hold regions
 
     def _report(self, reason: str) -> None:
         """Try again later, each time after twice as long, and not in step with the other workers."""
-        if self._failures == 0:
+        if not self._reported:
+            self._reported = True
             logger.warning("no coordinator: %s; values are loaded in this process, uncached, until it is back", reason)
+        self._wait_longer()
+
+    def _wait_longer(self) -> None:
         delay = min(RETRY_MOST, RETRY_FIRST * 2.0 ** min(self._failures, 16))
         self._failures += 1
         self._retry_at = time.monotonic() + delay * random.uniform(0.5, 1.5)
@@ -124,6 +154,8 @@ class Process:
     def close(self) -> None:
         """Leave the instance; views stay good."""
         self._closed.set()
+        self.threads.close()
+        self._retry_at = 0.0  # the next link is no second try
         link, self._link = self._link, None
         if link is not None:
             link.close()
@@ -137,19 +169,16 @@ def on_link(tell: Callable[[Link], None]) -> None:
     _on_link.append(tell)
 
 
-_process: Process | None = None
+# The process's one, by no name but this: of threads that come first at once, ``setdefault`` gives all the same.
+_process: dict[None, Process] = {}
 _readers: weakref.WeakSet[Reader] = weakref.WeakSet()  # all that may hold pins, those of earlier links too
 
 
 def current() -> Process:
     """The state of this process, made anew in a forked child."""
-    global _process
     if forked():
         _after_fork_in_child()  # a fork that ran no hooks: of a C library
-    process = _process
-    if process is None:
-        process = _process = Process()
-    return process
+    return _process.get(None) or _process.setdefault(None, Process())
 
 
 def _before_fork() -> None:
@@ -166,8 +195,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     """Let go of the parent's connections, without a word on them, and of its regions."""
-    global _process
-    process, _process = _process, None
+    process = _process.pop(None, None)
     renew_epoch()
     who = threading.get_ident()
     for reader in list(_readers):
@@ -182,6 +210,5 @@ os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, 
 @atexit.register
 def _at_exit() -> None:
     """End the service thread while there is an interpreter for it to end in."""
-    process = _process
-    if process is not None:
+    if (process := _process.get(None)) is not None:
         process.close()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from workers import wait_until
+from workers import PATIENCE, wait_until
 
 import mpgroupcache
-from mpgroupcache import process
+from mpgroupcache import process, singleflight
 from mpgroupcache.alone import LocalFlights, describe_error
 
 
@@ -58,6 +60,22 @@ def test_a_process_that_can_start_no_thread(here: Any, monkeypatch: pytest.Monke
     assert process.current().working_link is not None
 
 
+def test_threads_that_come_first_at_once_share_what_a_process_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or each would have a link of its own, and know nothing of the others' flights."""
+    monkeypatch.setattr(process, "_process", {})
+    together = threading.Barrier(4)
+
+    class Slow(process.Process):
+        def __init__(self) -> None:
+            together.wait(PATIENCE)
+            super().__init__()
+
+    monkeypatch.setattr(process, "Process", Slow)
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: process.current(), range(4)))
+    assert all(one is made[0] for one in made)
+
+
 def test_tries_to_reach_a_coordinator_become_rare_and_are_not_in_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     processes = [process.Process() for _ in range(20)]
@@ -70,3 +88,32 @@ def test_tries_to_reach_a_coordinator_become_rare_and_are_not_in_step(monkeypatc
             assert worker._connect() is None  # before that it is not tried
         assert all(0.5 * expected <= delay + 1e-9 <= 1.5 * expected + 1e-6 for delay in delays)
         assert max(delays) - min(delays) > 0.1 * expected
+
+
+def test_a_child_that_is_forked_inside_a_load_has_no_lease_of_its_parents() -> None:
+    """Its first own lease had the number of the one that it inherited: waiting for it was taken for a cycle."""
+    group = singleflight.Group()
+
+    def fork() -> int:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                begun = threading.Event()
+                released = threading.Event()
+
+                def slow() -> str:
+                    begun.set()
+                    released.wait(PATIENCE)
+                    return "slow"
+
+                with ThreadPoolExecutor(1) as pool:
+                    loading = pool.submit(group.do, "x", slow)
+                    begun.wait(PATIENCE)
+                    threading.Timer(0.05, released.set).start()
+                    ok = group.do("x", lambda: "mine") in ("slow", "mine") and loading.result(PATIENCE) == "slow"
+                os._exit(0 if ok else 1)
+            except BaseException:
+                os._exit(2)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert group.do("outer", fork) == 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from workers import Daemon, value_of
+from workers import PATIENCE, Daemon, value_of, wait_until
 
 import mpgroupcache
 from mpgroupcache import BytesSink, DeadlineExceeded, LoadCycleError, LoadError, Sink, process
@@ -166,6 +166,36 @@ def test_threads_and_tasks_share_a_channel(here: Daemon, runner: asyncio.Runner)
     for thread in threads:
         thread.join()
     assert sorted(results) == sorted(value_of(f"t-{n}-{i}") for n in range(4) for i in range(100))
+
+
+def test_a_load_that_waits_for_one_behind_it(
+    here: Daemon, runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1. Loads take all threads. 2. One more has its lease, and no thread. 3. They ask for its key, and wait for it."""
+    monkeypatch.setattr(process, "LOADS", 2)
+    begun, go = threading.Semaphore(0), threading.Event()
+
+    def load(ctx: Any, key: str, dest: mpgroupcache.Sink) -> None:
+        if key != "part":
+            begun.release()
+            assert go.wait(PATIENCE)
+            group.get("part")
+        dest.set_string(key)
+
+    group = declare(load)
+
+    async def run() -> None:
+        pages = [asyncio.create_task(group.aget(f"page-{i}")) for i in range(2)]
+        for _ in pages:
+            assert await asyncio.to_thread(begun.acquire, timeout=PATIENCE)
+        part = asyncio.create_task(group.aget("part"))
+        await asyncio.to_thread(wait_until, lambda: process.current().threads._free < 0, "a load that is queued")
+        go.set()
+        async with asyncio.timeout(PATIENCE):
+            assert await part == "part"
+            assert [await page for page in pages] == ["page-0", "page-1"]
+
+    runner.run(run())
 
 
 def test_without_a_coordinator(here: Daemon, runner: asyncio.Runner) -> None:

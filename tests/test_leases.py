@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from workers import BUDGET, Daemon, HandWorker, Worker, value_of, wait_until
+from workers import BUDGET, GROUP, Daemon, HandWorker, Worker, value_of, wait_until
 
+import mpgroupcache
 from mpgroupcache import DeadlineExceeded, LoadCycleError, LoadError
-from mpgroupcache.ipc import wire
+from mpgroupcache.ipc import memfd, wire
 
 Spawn = Callable[..., Worker]
 
@@ -142,6 +143,39 @@ def test_a_value_and_the_next_miss_that_come_together(
         with pytest.raises(EOFError):
             worker.receive()
         wait_until(lambda: reader.do("lookup", "f") == b"F", "a value that is stored")
+
+
+def test_two_values_of_one_key_that_come_together(start_coordinator: Callable[..., Daemon]) -> None:
+    """Of the flight that asks a peer, and of the one for whom no peer is to be asked: both end."""
+    daemon = start_coordinator("--lease-timeout", "600")  # else a flight that never ends is ended by that
+    with contextlib.closing(HandWorker(daemon.socket)) as worker:
+        group = worker.declare(cache_bytes=0, picks=True)
+        for _ in range(2):
+            leases = []
+            for here in (False, True):
+                answer = worker.ask(wire.Ask(group, b"k", (), False, here))
+                assert isinstance(answer, wire.Lease)  # not the end of a wait for the last one
+                leases.append(answer.lease)
+            worker.send_together(wire.Fetched(leases[0], b"v", None), wire.Store(leases[1], b"v"))
+
+
+def test_a_signal_handler_that_raises_while_a_value_is_stored(
+    here: Daemon, spawn_on: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The load is over for its worker, and is another's: nobody waits for a lease that nobody holds."""
+
+    def interrupted(_value: bytes) -> int:
+        raise KeyboardInterrupt
+
+    group = mpgroupcache.new_group(GROUP, BUDGET, lambda ctx, key, dest: dest.set_bytes(value_of(key)))
+    other = spawn_on(here.socket)
+    key = "big:300000:x"
+    with monkeypatch.context() as patch:
+        patch.setattr(memfd, "make", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            group.get(key)
+    assert other.get(key) == value_of(key)
+    assert other.loads == [key]
 
 
 def test_of_a_group_that_caches_nothing_a_value_ends_its_flight(start_coordinator: Callable[..., Daemon]) -> None:

@@ -15,7 +15,7 @@ from children import Child
 from workers import PATIENCE, Daemon, count_asks, flush, wait_until
 
 import mpgroupcache
-from mpgroupcache import CacheType, LoadCycleError, NoPeers, Sink, process
+from mpgroupcache import CacheType, LoadCycleError, NoPeers, Sink
 from mpgroupcache.net.groupcachepb_pb2 import GetRequest, GetResponse
 
 OWNED = "owned"  # by the peer; every other key is this host's
@@ -133,8 +133,9 @@ def test_a_picker_that_fails(here: Daemon) -> None:
     assert group.stats.peer_errors == 1
 
 
-def test_one_asks_for_all_who_wait(here: Daemon) -> None:
+def test_one_asks_for_all_who_wait(here: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
+    asked = count_asks(monkeypatch.setattr)
 
     def answer(ctx: Any, request: GetRequest) -> GetResponse:
         assert released.wait(PATIENCE)
@@ -144,7 +145,8 @@ def test_one_asks_for_all_who_wait(here: Daemon) -> None:
     group = mpgroupcache.new_group("g", 0, load, peers=peer)
     with ThreadPoolExecutor(4) as pool:
         gets = [pool.submit(group.get, OWNED) for _ in range(4)]
-        wait_until(lambda: (link := process.current().working_link) and len(link.channel._pending) == 3, "waiters")
+        wait_until(lambda: asked() == 4, "an ASK of each")
+        flush()
         released.set()
         assert [get.result(PATIENCE) for get in gets] == ["once"] * 4
     assert len(peer.asked) == 1

@@ -120,9 +120,8 @@ def leave() -> None:
         _, group = registry._groups.popitem()
         group.detach()
         group._link = None
-    if process._process is not None:
-        process._process.close()
-        process._process = None
+    process.current().close()
+    process._process.clear()
 
     def left() -> bool:
         gc.collect()
@@ -131,8 +130,11 @@ def leave() -> None:
     wait_until(left, "the end of this process's regions")
 
 
-def count_asks() -> Callable[[], int]:
-    """Count the ASKs that this process sends from now on: returns what tells how many there were."""
+def count_asks(patch: Callable[[object, str, object], None] = setattr) -> Callable[[], int]:
+    """Count the ASKs that this process sends from now on: returns what tells how many there were.
+
+    ``patch``: the ``setattr`` of a test's ``monkeypatch``, where it is the test's own process.
+    """
     send = Channel.send
     asked = 0
 
@@ -141,7 +143,7 @@ def count_asks() -> Callable[[], int]:
         send(channel, message, request_id, fd)
         asked += isinstance(message, wire.Ask)
 
-    Channel.send = counted  # type: ignore[method-assign]
+    patch(Channel, "send", counted)
     return lambda: asked
 
 
@@ -293,9 +295,9 @@ class HandWorker:
         self.send(message)
         return self.receive()
 
-    def declare(self, cache_bytes: int = BUDGET) -> int:
+    def declare(self, cache_bytes: int = BUDGET, picks: bool = False) -> int:
         """Declare the group and return its id."""
-        answer = self.ask(wire.Declare(GROUP, cache_bytes, None, False))
+        answer = self.ask(wire.Declare(GROUP, cache_bytes, None, picks))
         assert isinstance(answer, wire.Declared)
         return answer.group
 

@@ -6,23 +6,27 @@ import itertools
 import os
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 from gopeers import exchange
 from rings import addresses
-from workers import Daemon, wait_until
+from workers import PATIENCE, Daemon, segments_of, wait_until
 
 from mpgroupcache.ipc.coordinator import ExitCode
+from mpgroupcache.loads import MAX_THREADS
+from mpgroupcache.shm._reader import Reader
+from mpgroupcache.shm.segment import segment_path
 
-HERE = str(Path(__file__).parent)
+HERE = Path(__file__).parent
 
 
 @pytest.fixture
 def start_host(start_coordinator: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Start a coordinator that serves peers; returns its URL."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([HERE, os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]))
 
     def start(*options: str) -> str:
         [address] = addresses(1)
@@ -61,6 +65,39 @@ def test_a_loader_that_dies_is_started_again(start_host: Callable[..., str]) -> 
     status, _ = ask(url, "g", "die")
     assert status != 200
     assert wait_loaded(url, "g", "after") != before
+
+
+def test_a_load_that_is_left_is_refused_and_others_go_on(start_host: Callable[..., str]) -> None:
+    """A ``SystemExit`` says nothing about the key, nor of the process: each loader has its turn, and stays one."""
+    url = start_host("--app", "loaded_app", "--loaders", "2")
+    wait_loaded(url, "g", "k")
+    for i in range(2 * MAX_THREADS):
+        status, body = ask(url, "g", f"leave:{i}")
+        assert (status, b"no worker or loader process of this host can load now" in body) == (503, True)
+    assert ask(url, "g", "other")[0] == 200
+
+
+def test_a_load_that_waits_for_one_behind_it(
+    start_host: Callable[..., str],
+    start_coordinator: Callable[..., Daemon],
+    socket_path: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1. Loads take all threads. 2. One more is queued. 3. They ask for its key, and wait for it."""
+    monkeypatch.setenv("TEST_DIRECTORY", str(tmp_path))
+    url = start_host("--app", "loaded_app", "--loaders", "1")
+    wait_loaded(url, "g", "k")
+    [control] = [name for name in segments_of(socket_path) if name.endswith("-control")]
+    reader = Reader(segment_path(control))
+    with ThreadPoolExecutor(MAX_THREADS + 1) as pool:
+        pages = [pool.submit(ask, url, "g", f"page:{i}") for i in range(MAX_THREADS)]
+        wait_until(lambda: all((tmp_path / str(i)).exists() for i in range(MAX_THREADS)), "loads in all threads")
+        before = reader.server_requests(0)
+        part = pool.submit(ask, url, "g", "part")
+        wait_until(lambda: reader.server_requests(0) > before, "a load that is queued")
+        (tmp_path / "go").touch()
+        assert [answer.result(PATIENCE)[0] for answer in (part, *pages)] == [200] * (MAX_THREADS + 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
