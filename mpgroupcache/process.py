@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import math
 import os
 import random
 import threading
@@ -32,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 RETRY_FIRST = 0.05  # s; a coordinator that restarts is back in about this
 LOADS = min(32, (os.cpu_count() or 1) + 4)  # of aget, side by side: as many as an event loop's executor runs
+LIVED = 1.0  # s; a link that breaks before that was none
 RETRY_MOST = 5.0  # s; between two tries to reach one that stays away
 
 # What connecting and attaching may raise, and no get does: a RuntimeError where no thread can be started.
@@ -49,7 +49,8 @@ class Process:
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._link: Link | None = None
-        self._linked_at = 0.0
+        self._linked_at: float | None = None  # until it is seen how long the link lasted
+        self._broke_soon = 0  # links in a row
         self._retry_at = 0.0
         self._failures = 0
         self._reported = False
@@ -85,9 +86,10 @@ class Process:
             previous = None
             if self._link is not None:
                 previous = self._link.reader
-                if time.monotonic() - self._linked_at > RETRY_MOST:
-                    self._failures = 0
-                self._linked_at = math.inf  # said once
+                if self._linked_at is not None:
+                    broke_soon = time.monotonic() - self._linked_at < LIVED
+                    self._broke_soon = self._broke_soon + 1 if broke_soon else 0
+                    self._linked_at = None
                 self._link.close()  # of a link that broke, one connection may live on, and its service thread with it
             try:
                 location = config.location()
@@ -102,7 +104,10 @@ class Process:
                 logger.info("the coordinator is back: instance %s", self._link.instance)
                 self._reported = False
             self._linked_at = time.monotonic()
-            self._wait_longer()  # if it breaks before long, as where the coordinator has descriptors for half of it
+            self._failures = 0
+            # As where the coordinator has a descriptor for one connection, and not for two.
+            if self._broke_soon > 2:
+                self._wait(self._broke_soon)
             for tell in _on_link:
                 tell(self._link)
             return self._link
@@ -139,12 +144,12 @@ class Process:
         if not self._reported:
             self._reported = True
             logger.warning("no coordinator: %s; values are loaded in this process, uncached, until it is back", reason)
-        self._wait_longer()
-
-    def _wait_longer(self) -> None:
-        delay = min(RETRY_MOST, RETRY_FIRST * 2.0 ** min(self._failures, 16))
+        self._wait(self._failures)
         self._failures += 1
-        self._retry_at = time.monotonic() + delay * random.uniform(0.5, 1.5)
+
+    def _wait(self, times: int) -> None:
+        delay = min(RETRY_MOST, RETRY_FIRST * 2.0 ** min(times, 16))
+        self._retry_at = max(self._retry_at, time.monotonic() + delay * random.uniform(0.5, 1.5))
 
     def abandon(self) -> None:
         """In a forked child: let go of the parent's connections without a word on them."""
@@ -155,7 +160,6 @@ class Process:
         """Leave the instance; views stay good."""
         self._closed.set()
         self.threads.close()
-        self._retry_at = 0.0  # the next link is no second try
         link, self._link = self._link, None
         if link is not None:
             link.close()

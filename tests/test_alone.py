@@ -83,11 +83,27 @@ def test_tries_to_reach_a_coordinator_become_rare_and_are_not_in_step(monkeypatc
         expected = min(process.RETRY_MOST, process.RETRY_FIRST * 2**failures)
         delays = []
         for worker in processes:
+            worker._retry_at = 0.0  # it is over
             worker._report("none")
             delays.append(worker._retry_at - 1000.0)
             assert worker._connect() is None  # before that it is not tried
         assert all(0.5 * expected <= delay + 1e-9 <= 1.5 * expected + 1e-6 for delay in delays)
         assert max(delays) - min(delays) > 0.1 * expected
+
+
+def test_a_link_that_breaks_at_once_is_no_success(here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the coordinator can take one of its two connections: tries become rare, and one thread makes them."""
+    made = process.current()
+    waits: list[int] = []
+    monkeypatch.setattr(made, "_wait", waits.append)
+    for _ in range(6):
+        link = made._connect()
+        assert link is not None
+        link.channel.close("as if the coordinator had")
+    assert waits == [3, 4, 5]
+    for _ in range(3):
+        made._begin_reattaching()
+    assert sum(thread.name == "mpgroupcache-reattach" for thread in threading.enumerate()) <= 1
 
 
 def test_a_child_that_is_forked_inside_a_load_has_no_lease_of_its_parents() -> None:
