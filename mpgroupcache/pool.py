@@ -10,7 +10,7 @@ from zlib import crc32
 from mpgroupcache import serving
 from mpgroupcache.errors import CacheError
 from mpgroupcache.ipc.link import Link
-from mpgroupcache.ipc.wire import SetPeers
+from mpgroupcache.ipc.wire import MAX_PEERS, MAX_PEERS_BYTES, MAX_REPLICAS, MAX_URL, SetPeers
 from mpgroupcache.net import wire
 from mpgroupcache.net.consistenthash import HASHES, Map
 from mpgroupcache.net.groupcachepb_pb2 import GetRequest, GetResponse
@@ -64,7 +64,7 @@ class HTTPPool:
         """``self_url``: this host's own, as `set` has it. ``hash_fn``: from bytes to 32 bits, or "crc32", "fnv1a".
 
         ``context``: called with a `PeerRequest`, gives the ``ctx`` that its loader sees; without it that is None.
-        ``transport``: called with a ``ctx``, gives what ``urllib.request.build_opener`` does.
+        ``transport``: called with a ``ctx``, gives what ``urllib.request.build_opener`` does, without redirects.
 
         Raises ``RuntimeError`` for a second pool in this process, as Go panics; ``ValueError`` for what cannot be.
         """
@@ -76,9 +76,13 @@ class HTTPPool:
         for name, hook in (("hash_fn", function), ("context", context), ("transport", transport)):
             if hook is not None and not callable(hook):
                 raise TypeError(f"{name}: got {type(hook).__name__}, expected a function")
-        parse_url(self_url, "self_url")
+        _parse(self_url, "self_url")
+        if replicas > MAX_REPLICAS:
+            raise ValueError(f"replicas: got {replicas}, expected at most {MAX_REPLICAS}")
         self.self_url = self_url
         self.base_path = wire.check_base_path(base_path)
+        if len(base_path) > MAX_URL:
+            raise ValueError(f"base_path: got {len(base_path)} characters, expected at most {MAX_URL}")
         self.replicas = replicas
         self.hash_fn = function
         self.context = context
@@ -107,10 +111,16 @@ class HTTPPool:
         """Make these URLs the whole ring, this host's own included, in the order that all members have (Go: ``Set``).
 
         Nothing connects for it: a process that has no link yet tells the coordinator when it has. Raises ``ValueError``
-        for what is no URL.
+        for what is no URL, and for more than the coordinator takes.
         """
         for url in peers:
-            parse_url(url, "HTTPPool.set")
+            _parse(url, "HTTPPool.set")
+        size = sum(len(url) + 3 for url in peers)
+        if len(peers) > MAX_PEERS or size > MAX_PEERS_BYTES:
+            raise ValueError(
+                f"HTTPPool.set: got {len(peers)} peers of {size} bytes, expected at most {MAX_PEERS} of "
+                f"{MAX_PEERS_BYTES}; name more in a file, to the coordinator (--peer file:PATH)"
+            )
         self._ring = self._make_ring(peers)
         self.peers = peers
         if self._taken is not None:
@@ -168,6 +178,12 @@ class HTTPPool:
         await serving.asgi(self.base_path, self.context, scope, send)
 
 
+def _parse(url: str, option: str) -> None:
+    parse_url(url, option)
+    if len(url) > MAX_URL:
+        raise ValueError(f"{option}: got a URL of {len(url)} characters, expected at most {MAX_URL}")
+
+
 class _Peer:
     """One peer, as asked by this process (Go: ``httpGetter``)."""
 
@@ -181,7 +197,10 @@ class _Peer:
         return f"<peer at {self._url}>"
 
     def get(self, ctx: Any, request: GetRequest) -> GetResponse:
-        """Ask it. Raises ``OSError`` where it cannot be reached, ``CacheError`` for what it answered."""
+        """Ask it. Raises ``OSError`` where it cannot be reached, ``CacheError`` for what it answered.
+
+        It is told of no secret, and sees no certificate: an application's ``transport`` may have both.
+        """
         target = wire.request_target("/", request.group, request.key).decode()[1:]
         headers = {wire.TIMEOUT.decode(): wire.encode_timeout(PEER_TIMEOUT).decode()}
         reply = round_trip(self._transport(ctx), self._url + target, headers, PEER_TIMEOUT, wire.MAX_RESPONSE_BYTES)

@@ -73,6 +73,9 @@ MAX_TYPE_NAME: Final = 200  # characters of an exception type's name
 MAX_TEXT: Final = 8000  # characters of an error's text: a traceback's worth, not a dump
 MAX_CONTEXT: Final = 16 << 10  # bytes of what a loader is told of a peer's request: headers, not bodies
 MAX_PEERS: Final = 4096  # that code may name; some 40 bytes each
+MAX_PEERS_BYTES: Final = 240 << 10  # of their URLs together
+MAX_REPLICAS: Final = 10_000  # points of each in the ring
+MAX_URL: Final = 2000  # characters
 MAX_PAYLOAD: Final = 256 << 10  # bytes; above the largest payload there is (about 73 KiB, an ASK), with room to grow
 TOKEN_BYTES: Final = 16  # of a worker's token: random, so that no two processes share one
 
@@ -132,7 +135,7 @@ Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_BYTES)]
 Packed: TypeAlias = Annotated[bytes, Meta(min_length=1, max_length=MAX_CONTEXT)]
 Pid: TypeAlias = Annotated[int, Meta(ge=1, lt=1 << 31)]
 Rate: TypeAlias = Annotated[float, Meta(ge=0, le=MAX_RATE)]  # requests a minute
-Replicas: TypeAlias = Annotated[int, Meta(ge=1, le=10_000)]
+Replicas: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_REPLICAS)]
 Role: TypeAlias = Literal["call", "service"]
 Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
 Size: TypeAlias = Annotated[int, Meta(ge=0, le=_MAX_INT)]
@@ -141,7 +144,7 @@ MemfdSize: TypeAlias = Annotated[int, Meta(gt=INLINE_BYTES, le=_MAX_INT)]
 Carried: TypeAlias = Annotated[bytes, Meta(max_length=INLINE_BYTES)] | MemfdSize
 Text: TypeAlias = Annotated[str, Meta(max_length=MAX_TEXT)]
 Token: TypeAlias = Annotated[bytes, Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
-Url: TypeAlias = Annotated[str, Meta(min_length=1, max_length=2000)]
+Url: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_URL)]
 Urls: TypeAlias = Annotated[tuple[Url, ...], Meta(max_length=MAX_PEERS)]
 TypeName: TypeAlias = Annotated[str, Meta(max_length=MAX_TYPE_NAME)]
 

@@ -7,10 +7,12 @@ coordinator has threads for it; where none is given, client.py asks, which needs
 from __future__ import annotations
 
 import asyncio
+import http.client
+import io
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from random import random
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
@@ -20,6 +22,7 @@ from mpgroupcache.net import wire
 from mpgroupcache.net.breaker import Breaker
 from mpgroupcache.net.outcomes import Outcome, Reply, Unreached, explain, outcome_of
 from mpgroupcache.sizes import format_size
+from mpgroupcache.threads import Threads
 
 if TYPE_CHECKING:
     from mpgroupcache.net.options import PeerOptions
@@ -29,11 +32,15 @@ class Opener(Protocol):
     """Makes requests (Go: ``http.RoundTripper``). Several threads use it at once."""
 
     def open(self, request: urllib.request.Request, /, *, timeout: float) -> Any:
-        """Return the response: a context manager with ``status``, ``headers`` and ``read(size)``.
+        """Return the response: a context manager with ``status``, ``headers``, ``url`` and ``read1(size)``.
 
-        Raises ``OSError``, of which ``urllib.error.HTTPError`` is a response. ``timeout``: seconds.
+        ``read1`` returns what there is, of at most so many bytes, and b"" at the end. Raises ``OSError``, of which
+        ``urllib.error.HTTPError`` is a response. ``timeout``: seconds until it returns, and for each read. It must not
+        follow redirects, which would take the ring's secret along: an answer from another URL is refused.
         """
 
+
+_READ_BYTES: Final = 64 << 10
 
 Transport: TypeAlias = Callable[[Any], Opener]
 """Called with the ``ctx`` of a get; in the coordinator, which has none, with None."""
@@ -44,7 +51,58 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """Follow none: it may be another key's value, as where Go's ServeMux cleans a path."""
 
 
-_DEFAULT: Final = urllib.request.build_opener(_NoRedirects, urllib.request.ProxyHandler({}))
+class _Until(io.RawIOBase):
+    """What comes on a socket until a deadline, however slowly. A socket's own timeout begins anew with each byte."""
+
+    def __init__(self, raw: io.RawIOBase, sock: Any, deadline: float) -> None:
+        self._raw = raw
+        self._sock = sock
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if (left := self._deadline - time.monotonic()) <= 0:
+            raise TimeoutError("timed out")
+        self._sock.settimeout(left)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """A response that is there, head and body, within the timeout of its connection."""
+
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        timeout = sock.gettimeout()
+        if timeout is not None:
+            self.fp = io.BufferedReader(_Until(self.fp.detach(), sock, time.monotonic() + timeout))
+
+
+class _Connection(http.client.HTTPConnection):
+    response_class = _Response
+
+
+class _TLSConnection(http.client.HTTPSConnection):
+    response_class = _Response
+
+
+class _Handler(urllib.request.HTTPHandler):
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Connection, request)
+
+
+class _TLSHandler(urllib.request.HTTPSHandler):
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_TLSConnection, request)
+
+
+_DEFAULT: Final = urllib.request.build_opener(_Handler, _TLSHandler, _NoRedirects, urllib.request.ProxyHandler({}))
 
 
 def default_transport(_ctx: Any) -> Opener:
@@ -56,22 +114,59 @@ class TooLarge(ProtocolError):
     """A peer answered with more than this host takes."""
 
 
+class NoAnswer(ProtocolError):
+    """What a peer answered is no answer to what it was asked, or none whose end one could know."""
+
+
 def round_trip(opener: Opener, url: str, headers: Mapping[str, str], timeout: float, max_bytes: int) -> Reply:
-    """Make a request and read its whole response. Raises ``OSError``, or ``TooLarge`` for one of more than that."""
+    """Make a request and read its whole response.
+
+    Raises ``OSError``, also for a response that is cut off; ``TooLarge`` for one of more than that, ``NoAnswer``.
+    """
+    deadline = time.monotonic() + timeout
     request = urllib.request.Request(url, headers=dict(headers))
     try:
         response = opener.open(request, timeout=timeout)
     except urllib.error.HTTPError as error:
         response = error
     with response:
-        limit = max_bytes if response.status == 200 else wire.MAX_ERROR_BYTES
-        body = response.read(limit + 1)
-        if len(body) > limit and response.status == 200:
-            raise TooLarge(f"answered with more than {format_size(max_bytes)} (max_response_bytes)")
+        if response.url != url:
+            raise NoAnswer(f"its transport followed a redirect to {response.url}, which may be another key")
         fields = [
             (name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in response.headers.items()
         ]
+        limit = max_bytes if response.status == 200 else wire.MAX_ERROR_BYTES
+        body = _read_body(response, deadline, limit)
+        if len(body) > limit and response.status == 200:
+            raise TooLarge(f"answered with more than {format_size(max_bytes)} (max_response_bytes)")
         return Reply(response.status, fields, body[:limit])
+
+
+def _read_body(response: Any, deadline: float, limit: int) -> bytes:
+    """The whole body, or a little more than ``limit`` of it.
+
+    What is cut off, or may be, is no value: that would be empty, or lack its end.
+    """
+    length = response.headers.get("Content-Length")
+    chunked = response.headers.get("Transfer-Encoding", "").lower().endswith("chunked")
+    if length is None and not chunked:
+        raise NoAnswer(f"answered {response.status} with neither Content-Length nor chunks")
+    parts = []
+    size = 0
+    while size <= limit:
+        try:
+            part = response.read1(min(_READ_BYTES, limit + 1 - size))
+        except http.client.HTTPException as error:
+            raise ConnectionError(f"connection closed after {size} bytes of a body in chunks") from error
+        if not part:
+            break
+        parts.append(part)
+        size += len(part)
+        if time.monotonic() >= deadline:
+            raise TimeoutError(f"no whole answer in time: got {size} bytes")
+    if size <= limit and length is not None and not chunked and size != int(length):
+        raise ConnectionError(f"connection closed after {size} bytes of {length}")
+    return b"".join(parts)
 
 
 class TransportClient:
@@ -84,7 +179,7 @@ class TransportClient:
         self._options = options
         self._transport = transport
         self._loop = asyncio.get_running_loop()
-        self._threads = ThreadPoolExecutor(options.max_connections, "mpgroupcache-transport")
+        self._threads = Threads(options.max_connections, "mpgroupcache-transport")
         self._headers = {
             wire.INSTANCE.decode(): options.instance.hex(),
             wire.TIMEOUT.decode(): wire.encode_timeout(options.request_timeout).decode(),
@@ -96,6 +191,7 @@ class TransportClient:
         self._probe_timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Outcome]] = set()
         self._fetches = 0
+        self._probe: asyncio.Task[Outcome] | None = None
         self._retired = self._closed = False
 
     def __repr__(self) -> str:
@@ -138,7 +234,7 @@ class TransportClient:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
 
     def _start(self, target: str, probe: bool = False) -> asyncio.Task[Outcome]:
         task = self._loop.create_task(self._ask(target, probe))
@@ -158,27 +254,36 @@ class TransportClient:
         seconds = self._options.request_timeout
         try:
             async with asyncio.timeout(seconds):
-                reply = await self._loop.run_in_executor(self._threads, self._round_trip, target)
-        except TooLarge as error:
-            self._breaker.answered(self._loop.time(), probe)
+                reply = await asyncio.wrap_future(self._threads.call(self._round_trip, target))
+        except (TooLarge, NoAnswer) as error:
+            self._answered(probe)
             return Unreached(f"{self.url}: {error}")
         except TimeoutError:
             reason = f"{self.url}: no answer in {seconds:g} s"
         except Exception as error:  # an opener may raise anything
             reason = f"{self.url}: {explain(error)}"
         else:
-            self._breaker.answered(self._loop.time(), probe)
+            self._answered(probe)
             return outcome_of(self.url, reply)
         if not self._closed and self._breaker.failed(began, probe):
             self._why_open = f"{reason} (not asked again until it answers a probe)"
-            self._probe_timer = self._loop.call_later(self._breaker.delay, self._probe)
+            self._probe = None
+            if not self._retired:
+                self._probe_timer = self._loop.call_later(self._breaker.delay, self._send_probe)
         return Unreached(reason)
 
-    def _probe(self) -> None:
-        if self._breaker.closed:  # a request that was under way has been answered meanwhile
+    def _answered(self, probe: bool) -> None:
+        if not self._breaker.answered(self._loop.time(), probe):
             return
+        if self._probe_timer is not None:
+            self._probe_timer.cancel()
+        if self._probe is not None and not probe:  # a request that was under way has been answered before it
+            self._probe.cancel()
+        self._probe = None
+
+    def _send_probe(self) -> None:
         self._breaker.probe()
-        self._start(self._options.base_path, probe=True)
+        self._probe = self._start(self._options.base_path, probe=True)
 
     def _round_trip(self, target: str) -> Reply:
         options = self._options
@@ -191,4 +296,4 @@ class TransportClient:
         if self._probe_timer is not None:
             self._probe_timer.cancel()
         if self._retired:
-            self._threads.shutdown(wait=False)
+            self._threads.close()

@@ -180,6 +180,11 @@ class Pooled:
     def get_direct(self, key: str, ctx: Any = None) -> str:
         return str(self.direct.get(key, ctx=ctx))
 
+    def refused(self, peers: list[str]) -> str:
+        with pytest.raises(ValueError) as raised:  # noqa: PT011 - its text is the result
+            self.pool.set(*peers)
+        return str(raised.value)
+
     def make_another(self) -> str:
         with pytest.raises(RuntimeError) as raised:
             mpgroupcache.HTTPPool("http://127.0.0.1:3")
@@ -297,6 +302,8 @@ def test_picking_in_a_worker(here: Daemon, child: Callable[..., Child], start_go
         ({"hash_fn": 7}, TypeError, "hash_fn: got int, expected a function"),
         ({"context": "x"}, TypeError, None),
         ({"replicas": 0}, ValueError, "replicas: got 0"),
+        ({"replicas": 10_001}, ValueError, "replicas: got 10001, expected at most 10000"),
+        ({"base_path": f"/{'x' * 2000}/"}, ValueError, "base_path: got 2002 characters, expected at most 2000"),
         ({"base_path": "x"}, ValueError, "base path: got 'x'"),
     ],
 )
@@ -306,3 +313,19 @@ def test_pools_that_cannot_be(hooks: dict[str, Any], error: type[Exception], tex
     from mpgroupcache import pool
 
     assert pool.made() is None
+
+
+@pytest.mark.parametrize(
+    ("peers", "text"),
+    [
+        (["http://10.0.0.1:80"] * 4097, "got 4097 peers of 86037 bytes, expected at most 4096 of 245760"),
+        (["http://" + "x" * 200] * 2000, "got 2000 peers of 420000 bytes, expected at most 4096 of 245760"),
+        (["http://h/" + "x" * 2000], "got a URL of 2009 characters, expected at most 2000"),
+    ],
+    ids=["many", "long together", "long"],
+)
+def test_rings_that_cannot_be(here: Daemon, child: Callable[..., Child], peers: list[str], text: str) -> None:
+    """The coordinator would close the connection that brings one, each time anew."""
+    worker = child(Pooled, here.socket, "http://127.0.0.1:1", [])
+    assert f"HTTPPool.set: {text}" in worker.call("refused", peers)
+    assert worker.call("get", "k") == "own"

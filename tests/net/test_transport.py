@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
+import socket
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
 from email.message import Message
 from typing import Any
 
 import pytest
+from gopeers import Recorder
 from workers import PATIENCE
 
+from mpgroupcache.errors import ProtocolError
 from mpgroupcache.net import wire
 from mpgroupcache.net.options import PeerOptions
-from mpgroupcache.net.outcomes import Fetched, Outcome, OwnerError, Unreached
+from mpgroupcache.net.outcomes import Fetched, Outcome, OwnerError, Reply, Unreached
 from mpgroupcache.net.transport import TransportClient, default_transport, round_trip
 
 URL = "http://10.0.0.2:8080"
@@ -23,11 +30,14 @@ VALUE = wire.response_head(1)[0] + b"v"
 
 
 class Response(io.BytesIO):
+    url = ""
+
     def __init__(self, body: bytes = VALUE, status: int = 200, **headers: str) -> None:
         super().__init__(body)
         self.status = status
         self.headers = Message()
-        for name, text in ({"Content-Type": "application/x-protobuf"} | headers).items():
+        usual = {"Content-Type": "application/x-protobuf", "Content-Length": str(len(body))}
+        for name, text in (usual | headers).items():
             self.headers[name] = text
 
 
@@ -40,7 +50,10 @@ class Opener:
 
     def open(self, request: urllib.request.Request, *, timeout: float) -> Any:
         self.requests.append(request)
-        return self.answer()
+        response = self.answer()
+        if response is not None and not response.url:
+            response.url = request.full_url
+        return response
 
 
 def client(opener: Opener, **options: Any) -> TransportClient:
@@ -68,7 +81,10 @@ def test_what_is_asked_and_what_answers_mean() -> None:
         assert await fetch(peer) == OwnerError("app.Boom", "boom")
 
         def raise_error() -> None:
-            raise urllib.error.HTTPError(URL, 404, "Not Found", Message(), io.BytesIO(b"no such group: g"))
+            headers = Message()
+            headers["Content-Length"] = "16"
+            url = opener.requests[-1].full_url
+            raise urllib.error.HTTPError(url, 404, "Not Found", headers, io.BytesIO(b"no such group: g"))
 
         opener.answer = raise_error
         outcome = await fetch(peer)
@@ -146,8 +162,6 @@ def test_a_peer_that_leaves_the_ring_finishes() -> None:
 
 
 def test_the_default_follows_no_redirect() -> None:
-    from gopeers import Recorder
-
     recorder = Recorder(lambda target: b"HTTP/1.1 301 Moved\r\nLocation: /other\r\nContent-Length: 0\r\n\r\n")
     try:
         reply = round_trip(default_transport(None), f"{recorder.url}/k", {}, PATIENCE, 100)
@@ -157,3 +171,187 @@ def test_the_default_follows_no_redirect() -> None:
             round_trip(default_transport(None), "http://127.0.0.1:1/k", {}, PATIENCE, 100)
     finally:
         recorder.close()
+
+
+# ---- Real responses
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[[bytes], str]]:
+    """Start a peer that answers with these bytes, and closes; returns its URL."""
+    with contextlib.ExitStack() as stack:
+
+        def start(answer: bytes) -> str:
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            thread = threading.Thread(target=serve, args=(listener, answer))
+            thread.start()
+            stack.callback(thread.join)
+            return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        def serve(listener: socket.socket, answer: bytes) -> None:
+            peer, _ = listener.accept()
+            with peer:
+                got = b""
+                while not got.endswith(b"\r\n\r\n"):
+                    got += peer.recv(4096)
+                peer.sendall(answer)
+
+        yield start
+
+
+def ask(url: str, timeout: float = PATIENCE, max_bytes: int = 1000) -> Reply:
+    return round_trip(default_transport(None), f"{url}/k", {}, timeout, max_bytes)
+
+
+HEAD = b"HTTP/1.1 %d OK\r\nContent-Type: application/x-protobuf\r\n"
+
+
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize(
+    ("rest", "error"),
+    [
+        (b"Content-Length: 7\r\n\r\n", "closed after 0 bytes of 7"),
+        (b"Content-Length: 7\r\n\r\n\x0a\x05val", "closed after 5 bytes of 7"),
+        (b"Transfer-Encoding: chunked\r\n\r\n5\r\n\x0a\x03", "in chunks"),
+        (b"Transfer-Encoding: chunked\r\n\r\n5\r\n\x0a\x03val\r\n", "in chunks"),
+        (b"Connection: close\r\n\r\n\x0a\x03val", "neither Content-Length nor chunks"),
+    ],
+    ids=["without its body", "in its body", "in a chunk", "between chunks", "anywhere"],
+)
+def test_what_is_cut_off_is_no_value(answering: Callable[[bytes], str], status: int, rest: bytes, error: str) -> None:
+    with pytest.raises((OSError, ProtocolError), match=error):
+        ask(answering(HEAD % status + rest))
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [b"Content-Length: 5\r\n\r\n\x0a\x03val", b"Transfer-Encoding: chunked\r\n\r\n5\r\n\x0a\x03val\r\n0\r\n\r\n"],
+)
+def test_what_is_whole_is_one(answering: Callable[[bytes], str], rest: bytes) -> None:
+    assert ask(answering(HEAD % 200 + rest)).body == b"\x0a\x03val"
+
+
+@pytest.mark.parametrize("begin", [b"", HEAD % 200, HEAD % 200 + b"Content-Length: 1000\r\n\r\n"])
+def test_a_byte_now_and_then_is_no_answer_in_time(begin: bytes) -> None:
+    """Neither of a head nor of a body: a socket's timeout begins anew with each."""
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            peer, _ = listener.accept()
+            with peer, contextlib.suppress(OSError):
+                peer.sendall(begin)
+                while not ended.wait(0.05):
+                    peer.sendall(b"x")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            with pytest.raises(OSError, match=r"timed out|in time"):
+                ask(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=0.5)
+        finally:
+            ended.set()
+            thread.join()
+
+
+def test_a_transport_that_follows_redirects_is_told_so(answering: Callable[[bytes], str]) -> None:
+    there = answering(HEAD % 200 + b"Content-Length: 5\r\n\r\n\x0a\x03val")
+    here = answering(b"HTTP/1.1 301 Moved\r\nLocation: %s/other\r\nContent-Length: 0\r\n\r\n" % there.encode())
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with pytest.raises(ProtocolError, match=f"followed a redirect to {there}/other"):
+        round_trip(opener, f"{here}/k", {}, PATIENCE, 1000)
+
+
+# ---- The breaker
+
+
+def test_a_probe_is_given_up_when_another_request_is_answered() -> None:
+    async def run() -> None:
+        opener = Opener()
+        peer = client(opener)
+        late, probe = threading.Event(), threading.Event()
+        probed = threading.Event()
+
+        def answer_late() -> Response:
+            assert late.wait(PATIENCE)
+            return Response()
+
+        def hang() -> Response:
+            probed.set()
+            assert probe.wait(PATIENCE)
+            return Response(b"bad request\n", 400)
+
+        def refuse() -> Response:
+            raise ConnectionRefusedError("refused")
+
+        opener.answer = answer_late
+        waiting = asyncio.create_task(fetch(peer))
+        while not opener.requests:
+            await asyncio.sleep(0.001)
+        opener.answer = refuse
+        await fetch(peer)
+        assert not peer.available
+        opener.answer = hang
+        assert await asyncio.to_thread(probed.wait, PATIENCE)
+        late.set()
+        assert await waiting == Fetched(b"v", None)
+        assert peer.available
+        probe.set()
+        opener.answer = Response
+        assert await fetch(peer) == Fetched(b"v", None)
+        assert peer.available
+        await peer.close()
+
+    asyncio.run(run())
+
+
+def test_a_peer_that_left_the_ring_is_not_probed_for_ever() -> None:
+    async def run() -> None:
+        opener = Opener()
+        peer = client(opener)
+        probed, released = threading.Event(), threading.Event()
+
+        def refuse() -> Response:
+            raise ConnectionRefusedError("refused")
+
+        def hang() -> Response:
+            probed.set()
+            assert released.wait(PATIENCE)
+            return refuse()
+
+        opener.answer = refuse
+        await fetch(peer)
+        opener.answer = hang
+        assert await asyncio.to_thread(probed.wait, PATIENCE)
+        probe = peer._probe
+        peer.retire()
+        released.set()
+        assert probe is not None
+        await probe
+        assert peer._probe is None
+        assert peer._probe_timer is not None
+        assert peer._probe_timer.when() <= asyncio.get_running_loop().time()  # no other one
+        await peer.close()
+
+    asyncio.run(run())
+
+
+def test_a_transport_that_hangs_does_not_keep_its_process() -> None:
+    script = """
+import asyncio, time
+from mpgroupcache.net.options import PeerOptions
+from mpgroupcache.net.transport import TransportClient
+class Opener:
+    def open(self, request, *, timeout):
+        time.sleep(3600)
+async def run():
+    options = PeerOptions(self_url="http://10.0.0.1:80", instance=bytes(16), request_timeout=0.1)
+    peer = TransportClient("http://10.0.0.2:80", options, lambda ctx: Opener())
+    outcome = asyncio.get_running_loop().create_future()
+    peer.fetch("g", b"k", outcome.set_result)
+    print(await outcome)
+    await peer.close()
+asyncio.run(run())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert "no answer in 0.1 s" in done.stdout
