@@ -43,7 +43,12 @@ def _read(
         raise wire.RequestError(f"no such group: {name}", wire.no_such_group(name.encode()))
     header = headers.get(_TIMEOUT)
     timeout = None if header is None else wire.decode_timeout(header.encode("latin-1", "replace"))
-    ctx = None if context is None else context(PeerRequest(name, key, headers, remote))
+    ctx = None
+    if context is not None:
+        try:
+            ctx = context(PeerRequest(name, key, headers, remote))
+        except Exception as error:  # which says nothing of the key: the peer that asks loads it
+            raise wire.RequestError(str(error), wire.error_response(500, f"context: {error}")) from error
     return _Asked(group, key, ctx, timeout)
 
 

@@ -60,3 +60,27 @@ def test_an_unknown_key_of_the_file_is_named(tmp_path: Path, capsys: pytest.Capt
     with pytest.raises(SystemExit):
         parse(["--config", str(file)], {})
     assert "got the key 'sokcet', expected some of socket, group, max-bytes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "text"),
+    [
+        ("--config", b"socket = ", "--config {path}: Invalid value (at end of document); expected TOML"),
+        ("--config", b'socket = "\xff"', "--config {path}: 'utf-8' codec can't decode"),
+        ("--config", None, "--config: [Errno 2] No such file or directory: '{path}'"),
+        ("--secret-file", b"secret \xff", "--secret-file {path}: got bytes, expected UTF-8"),
+        ("--secret-file", b"", "--secret-file {path}: "),
+        ("--secret-file", None, "--secret-file: [Errno 2] No such file or directory: '{path}'"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_its_option(
+    option: str, content: bytes | None, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "file"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SystemExit):
+        parse(["--socket", "/s", option, str(path)], {})
+    said = capsys.readouterr().err
+    assert text.format(path=path) in said
+    assert "0xff" not in said or option == "--config"  # no byte of a secret

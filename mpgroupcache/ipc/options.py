@@ -134,9 +134,13 @@ def _base_path(value: Any, option: str) -> str:
 
 def _secret_of(value: Any, option: str) -> str:
     """The secret in a file: on a command line everybody on the host could read it."""
-    secret = Path(_text(value, option)).read_text().strip()
     try:
+        secret = Path(_text(value, option)).read_text().strip()
         encode_secret(secret)
+    except UnicodeDecodeError:
+        raise ValueError(f"{option} {value}: got bytes, expected UTF-8") from None  # and no byte of them in a log
+    except OSError as error:
+        raise ValueError(f"{option}: {error}") from None
     except ValueError as error:
         raise ValueError(f"{option} {value}: {error}") from None
     return secret
@@ -230,8 +234,13 @@ def _merge(flags: dict[str, Any], environment: Mapping[str, str]) -> Options:
     config = flags.pop("config", None) or environment.get(f"{PREFIX}CONFIG")
     said: dict[str, tuple[Any, str]] = {}
     if config is not None:
-        with Path(config).open("rb") as file:
-            table = tomllib.load(file)
+        try:
+            with Path(config).open("rb") as file:
+                table = tomllib.load(file)
+        except OSError as error:
+            raise ValueError(f"--config: {error}") from None
+        except ValueError as error:
+            raise ValueError(f"--config {config}: {error}; expected TOML") from None
         for key, value in table.items():
             name = key.replace("_", "-")
             if name not in OPTIONS:

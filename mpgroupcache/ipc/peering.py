@@ -138,6 +138,12 @@ class Peering:
         context = None
         if options.tls_cert is not None and options.tls_key is not None:
             context = tls.server_context(options.tls_cert, options.tls_key, options.tls_ca)
+        elif options.tls_ca is not None:
+            logger.warning(
+                "--tls-ca: got it without --tls-cert, so that --listen %s is served without TLS, and no peer is asked "
+                "for a certificate",
+                options.listen,
+            )
         host, port = parse_address(options.listen)
         self._server = await PeerServer.start(
             source,

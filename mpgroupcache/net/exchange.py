@@ -219,6 +219,8 @@ class Connection(asyncio.Protocol):
                 self._keeps = False
         elif self._length <= self._max_bytes:
             self._body.append(body)
+            if len(self._body) > 64 + (self._length >> 10):  # chunks so small that they take more than what is in them
+                self._body = [b"".join(self._body)]
         else:
             self._body = []
             self._fault = self._too_large("more")

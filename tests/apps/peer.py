@@ -10,6 +10,8 @@ from mpgroupcache.net.source import PeerRequest
 
 
 def context(request: PeerRequest) -> dict[str, str]:
+    if request.key == b"bad context":
+        raise KeyError("x-who")
     return {"group": request.group, "who": request.headers.get("x-who", "nobody"), "remote": request.remote}
 
 

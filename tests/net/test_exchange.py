@@ -72,6 +72,20 @@ def test_responses_may_come_in_any_pieces(data: st.DataObject, responses: list[t
     assert len(wire.news) == len(responses)
 
 
+def test_tiny_chunks_take_no_more_than_what_is_in_them() -> None:
+    wire = Wire()
+    body = bytes(range(256)) * 400
+    raw = chunked(body, 1)
+    head, rest = raw[:200], raw[200:]
+    most = 0
+    wire.connection.send(Exchange(b"/", 0.0, 1.0, None), b"")
+    for data in (head, *(rest[at : at + 1000] for at in range(0, len(rest), 1000))):
+        wire.connection.data_received(data)
+        most = max(most, len(wire.connection._body))
+    assert wire.news == [(200, body, True)]
+    assert most <= 64 + len(body) // 1024
+
+
 @given(st.data(), RESPONSES, st.binary(max_size=40), st.integers(0, 400))
 def test_spoilt_responses_have_one_outcome(
     data: st.DataObject, given_response: tuple[bytes, bytes], junk: bytes, at: int

@@ -69,6 +69,18 @@ def certificate(directory: Path, authority: trustme.CA, address: str) -> tuple[s
     return ("--tls-cert", str(paths[0]), "--tls-key", str(paths[1]), "--tls-ca", str(paths[2]))
 
 
+def test_an_authority_without_a_certificate_of_ones_own_is_warned_of(tmp_path: Path) -> None:
+    """It says who may ask; without TLS anybody may."""
+    authority = tmp_path / "ca"
+    trustme.CA().cert_pem.write_to_path(authority)
+    [address] = addresses(1)
+    host = Host(tmp_path, address, [], "--tls-ca", str(authority))
+    try:
+        assert f"--tls-ca: got it without --tls-cert, so that --listen {address} is served without TLS" in log_of(host)
+    finally:
+        host.close()
+
+
 def test_peers_with_certificates(tmp_path: Path) -> None:
     places = addresses(3)
     authority, other = trustme.CA(), trustme.CA()

@@ -43,6 +43,10 @@ def value(answer: Answer) -> bytes:
     return wire.decode_response(answer.body).value
 
 
+def loader_error(answer: Answer) -> object:
+    return wire.loader_error(500, [(n.encode(), v.encode()) for n, v in answer.headers.items()], answer.body)
+
+
 def test_requests_are_answered_as_the_coordinator_does(served: Server) -> None:
     keys = [key for key in ODD_KEYS.values() if len(key) < 1000]  # gunicorn takes request lines of 4 KiB
     for key in keys:
@@ -64,7 +68,10 @@ def test_requests_are_answered_as_the_coordinator_does(served: Server) -> None:
     assert (unknown.status, unknown.body) == (404, b"no such group: nobody\n")
     failed = ask(served, "/_groupcache/g/fail:boom")
     assert (failed.status, failed.body) == (500, b"boom\n")
-    assert wire.loader_error(500, [(n.encode(), v.encode()) for n, v in failed.headers.items()], failed.body)
+    assert loader_error(failed)
+    refused = ask(served, "/_groupcache/g/bad%20context")
+    assert (refused.status, refused.body) == (500, b"context: 'x-who'\n")
+    assert not loader_error(refused)  # whoever asks loads it
     wait_until(lambda: int(ask(served, "/").body) == 2 * len(keys) + 7, "requests that were counted")
 
 
