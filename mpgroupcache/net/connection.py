@@ -18,6 +18,7 @@ from httptools import HttpParserError, HttpRequestParser
 from mpgroupcache.ipc.wire import NO_CONTEXT, pack_context
 from mpgroupcache.net import wire
 from mpgroupcache.net.addresses import format_address
+from mpgroupcache.net.outbox import Outbox
 from mpgroupcache.net.source import NoSuchGroup, PeerRequest
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Limits:
     request_timeout: float = 10.0  # s from a request's first byte to the end of its headers; also for a TLS handshake
     idle_timeout: float = 120.0  # s; longer than Go's clients keep theirs (90), so that they close and not we
     stall_timeout: float = 30.0  # s in which a client has to read some of what it asked for
-    value_bytes: int = wire.MAX_RESPONSE_BYTES - 64  # of one; a client of ours takes no more, with what goes around it
+    value_bytes: int = wire.MAX_VALUE_BYTES  # of one; a client of ours takes no more
     unread_bytes: int = 256 << 20  # of answers that all clients together have not read; more is refused with 503
 
 
@@ -150,13 +151,16 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: PeerServer) -> None:
         self._server = server
         self._transport: asyncio.Transport | None = None  # none before the TLS handshake
+        self._outbox: Outbox | None = None  # of a TLS client; other transports count what they hold
         # Out of bytes:
         self._parser = HttpRequestParser(self)
         self._target = b""
         self._headers: dict[bytes, bytes] = {}
+        self._header_count = self._header_bytes = 0  # of this request, while its head comes
         self._head_bytes = 0  # that came since the last complete request, if none was complete in them
         self._completed: list[_Request] = []  # in the bytes that came last
         self._at_begin = True  # of a request
+        self._in_head = False
         self._ended = False  # nothing is parsed any more
         # What follows the target in this client's requests, and what it says. None unless the parser is at the
         # begin of a request and nothing waits: then a request that goes on like this need not be parsed.
@@ -181,6 +185,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's have that face, but no base class
         self._active = True
+        if transport.get_extra_info("ssl_object") is not None:
+            self._outbox = Outbox(self._transport)
         if self._server.draining:
             transport.close()
 
@@ -212,7 +218,10 @@ class Connection(asyncio.Protocol):
         except HttpParserError:
             self._refuse(wire.MALFORMED)
         self._at_begin = bool(self._completed) and data[-4:] == b"\r\n\r\n"
-        if self._head_bytes:
+        if self._completed and self._in_head:  # a head has begun behind the last one
+            self._head_bytes = 1
+            self._watch_head(1)
+        elif self._head_bytes:
             self._watch_head(len(data))
         if self._queue or self._stalled:
             self.settle()
@@ -249,20 +258,30 @@ class Connection(asyncio.Protocol):
 
     # What the parser calls. It takes an exception for an error, and hides it behind its own.
 
+    def on_message_begin(self) -> None:
+        self._in_head = True
+
     def on_url(self, part: bytes) -> None:
         self._target += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._header_count += 1  # each, since of one name a single one is kept
+        self._header_bytes += len(name) + len(value)
+        limits = self._server.limits
+        if self._header_count > limits.headers or self._header_bytes > limits.header_bytes:
+            self._refuse(_HEAD_TOO_LARGE)
+            raise _Ended
         self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         target, headers, parser = self._target, self._headers, self._parser
         self._target, self._headers, self._head_bytes = b"", {}, 0
+        self._header_count = self._header_bytes = 0
+        self._in_head = False
         self._active = True
         if (
             parser.get_method() == b"GET"
             and b"host" in headers
-            and len(headers) <= self._server.limits.headers
             and _FRAMING.isdisjoint(headers)
             and parser.should_keep_alive()
         ):
@@ -282,9 +301,6 @@ class Connection(asyncio.Protocol):
     def _manner(self, headers: dict[bytes, bytes]) -> _Manner:
         parser = self._parser
         old = parser.get_http_version() < "1.1"
-        if len(headers) > self._server.limits.headers:
-            self._refuse(_HEAD_TOO_LARGE)
-            raise _Ended
         if b"host" not in headers and not old:
             self._refuse(_NO_HOST)
             raise _Ended
@@ -436,21 +452,45 @@ class Connection(asyncio.Protocol):
         self._active = True
         transport = self._transport
         assert transport is not None
-        if not transport.is_closing():
+        if transport.is_closing():
+            return
+        if self._outbox is None:
             transport.write(data)
+            return
+        self._outbox.write(data)
+        if not self._outbox.empty:
+            self._stall()
+
+    def _unsent(self) -> int:
+        """Bytes of answers that wait for the client."""
+        assert self._transport is not None
+        return self._outbox.size if self._outbox is not None else self._transport.get_write_buffer_size()
+
+    def _stall(self) -> None:
+        self._usual = None
+        self._set_stalled(max(self._unsent(), 1))
+        self.settle()
 
     # ---- What the transport says
 
     def pause_writing(self) -> None:
-        assert self._transport is not None
-        self._usual = None
-        self._set_stalled(max(self._transport.get_write_buffer_size(), 1))
-        self.settle()
+        if self._outbox is not None:
+            self._outbox.pause()
+        self._stall()
 
     def resume_writing(self) -> None:
-        self._set_stalled(0)
         self._active = True
+        if self._outbox is not None:
+            self._outbox.resume()
+            if not self._outbox.empty:
+                self._set_stalled(max(self._unsent(), 1))
+                return
+        self._set_stalled(0)
+        if self._ending:
+            self._close_written()
         self.settle()
+        if self._server.draining:
+            self.drain()
 
     def _set_stalled(self, size: int) -> None:
         self._server.unread_bytes += size - self._stalled
@@ -463,6 +503,7 @@ class Connection(asyncio.Protocol):
         self._ending = self._ended = True
         self._leave()
         self._set_stalled(0)
+        self._outbox = None  # with whatever is in it
         self._server.forget(self)
 
     # ---- The end
@@ -480,8 +521,14 @@ class Connection(asyncio.Protocol):
         if transport.can_write_eof():
             transport.write_eof()
             self.settle()
-        else:
-            transport.close()
+        elif not self._stalled:
+            self._close_written()
+
+    def _close_written(self) -> None:
+        """All answers are with the TLS layer, which says goodbye behind them."""
+        assert self._transport is not None
+        if self._outbox is not None and not self._transport.is_closing():
+            self._transport.close()
 
     def drain(self) -> None:
         """Close the connection if nothing is under way on it; otherwise the next answer does."""
@@ -502,7 +549,7 @@ class Connection(asyncio.Protocol):
             self._active, self._since = False, now
         waited = now - self._since
         if self._stalled or transport.is_closing():
-            size = transport.get_write_buffer_size()
+            size = self._unsent()
             if self._stalled and size <= self._stalled - PROGRESS:
                 self._set_stalled(max(size, 1))
                 self._since = now

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from mpgroupcache.net import wire
 from mpgroupcache.net.addresses import format_address, listen
-from mpgroupcache.net.connection import INSTANCE_HEADER, LINGER, SECRET_HEADER, Connection, Limits, locate
+from mpgroupcache.net.connection import INSTANCE_HEADER, SECRET_HEADER, Connection, Limits, locate
 
 if TYPE_CHECKING:
     import ssl
@@ -239,7 +239,11 @@ class PeerServer:
             else:
                 timeout = self.limits.request_timeout
                 await self.loop.connect_accepted_socket(
-                    make, sock, ssl=tls, ssl_handshake_timeout=timeout, ssl_shutdown_timeout=LINGER
+                    make,
+                    sock,
+                    ssl=tls,
+                    ssl_handshake_timeout=timeout,
+                    ssl_shutdown_timeout=self.limits.stall_timeout,  # the last of an answer may still be under way
                 )
         except OSError as error:
             self.report("handshake", "%s: no connection: %s", peer, error)

@@ -77,6 +77,11 @@ def test_headers_are_limited(run_server: Callable[..., Running]) -> None:
     too_large += b"Connection: close\r\n\r\n431 Request Header Fields Too Large"
     assert running.exchange(of(b"hello", b"A: 1", b"B: 2", b"C: 3", CLOSE)).endswith(b"V:hello")
     assert running.exchange(of(b"hello", b"A: 1", b"B: 2", b"C: 3", b"D: 4", b"E: 5")) == too_large
+    assert running.exchange(of(b"hello", *[b"A: 1"] * 5)) == too_large  # of one name, too
+    assert running.exchange(of(b"hello", b"A: " + b"x" * 600, b"B: " + b"x" * 600)) == too_large
+    with running.connect() as client:  # before the head has come to its end
+        client.send(b"GET / HTTP/1.1\r\n" + b"X: x\r\n" * 7)
+        assert client.rest() == too_large
     assert running.exchange(b"GET / HTTP/1.1\r\nX: " + b"x" * 400_000) == too_large
     assert running.exchange(b"GET / HTTP/1.1\r\n" + b"X: x\r\n" * 60_000) == too_large
 
@@ -112,7 +117,7 @@ def test_silent_clients_are_let_go(run_server: Callable[..., Running], begun: by
 
 
 def test_a_slow_request_is_let_go_however_busy_it_is(run_server: Callable[..., Running]) -> None:
-    running = run_server(limits=replace(SHORT, idle_timeout=1000.0))
+    running = run_server(limits=replace(SHORT, idle_timeout=1000.0, headers=1 << 20))
     with running.connect() as client:
         client.send(b"GET / HTTP/1.1\r\n")
         client.sock.settimeout(0.01)
@@ -122,6 +127,13 @@ def test_a_slow_request_is_let_go_however_busy_it_is(run_server: Callable[..., R
                 with contextlib.suppress(TimeoutError):
                     assert client.sock.recv(1) == b""
                     break
+
+
+def test_a_head_behind_a_request_is_let_go_as_soon(run_server: Callable[..., Running]) -> None:
+    running = run_server(limits=replace(SHORT, idle_timeout=1000.0))
+    with running.connect() as client:
+        client.send(of(b"hello") + b"GET / HT")
+        assert client.rest().endswith(b"V:hello")
 
 
 def test_a_visitor_may_wait_longer_than_an_idle_client(run_server: Callable[..., Running]) -> None:

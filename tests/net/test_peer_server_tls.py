@@ -8,12 +8,13 @@ import re
 import socket
 import ssl
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import trustme
 from children import PATIENCE
-from peerserver import CLOSE, SHORT, Client, Running, of
+from peerserver import CLOSE, SHORT, Client, Limits, Running, of
 from workers import wait_until
 
 from mpgroupcache.net.tls import client_context, server_context
@@ -38,13 +39,13 @@ def files(directory: Path, ca: trustme.CA, name: str) -> tuple[str, str, str]:
     return paths[0], paths[1], paths[2]
 
 
+def connect(running: Running, context: ssl.SSLContext) -> Client:
+    raw = socket.create_connection(running.server.addresses[0], PATIENCE)
+    return Client(context.wrap_socket(raw, server_hostname="localhost"))
+
+
 def tls_exchange(running: Running, context: ssl.SSLContext, request: bytes) -> bytes:
-    with (
-        context.wrap_socket(
-            socket.create_connection(running.server.addresses[0], PATIENCE), server_hostname="localhost"
-        ) as sock,
-        Client(sock) as client,
-    ):
+    with connect(running, context) as client:
         client.send(request)
         return client.rest()
 
@@ -60,6 +61,57 @@ def test_tls(run_server: Callable[..., Running], tmp_path: Path, authority: trus
         tls_exchange(running, client_context(), of(b"hello", CLOSE))
     assert running.exchange(of(b"hello")) == b""  # without TLS
     assert tls_exchange(running, context, of(b"hello", CLOSE)).endswith(b"V:hello")
+
+
+def test_what_clients_have_not_read_is_known(
+    run_server: Callable[..., Running], tmp_path: Path, authority: trustme.CA
+) -> None:
+    cert, key, ca = files(tmp_path, authority, "localhost")
+    running = run_server(ssl_context=server_context(cert, key), limits=Limits(unread_bytes=12 << 20))
+    running.call(running.source.values.update, {b"big": (bytes(10 << 20), 0.0)})
+    context = client_context(ca)
+    with connect(running, context) as lazy, connect(running, context) as client:
+        lazy.send(of(b"big") * 10)
+        wait_until(lambda: running.server.unread_bytes > 4 << 20, "an answer that is not read")
+        client.send(of(b"big"))
+        assert client.answer().line == b"HTTP/1.1 503 Service Unavailable"
+        client.send(of(b"hello"))
+        assert client.answer().body == b"\x0a\x07V:hello"
+        assert len(lazy.answer().body) > 10 << 20
+        wait_until(lambda: 0 < running.server.unread_bytes <= 10 << 20, "the next answer, and no other")
+    wait_until(lambda: running.server.unread_bytes == 0)
+
+
+@pytest.mark.parametrize("draining", [False, True])
+def test_a_last_answer_is_read_at_the_clients_leisure(
+    run_server: Callable[..., Running], tmp_path: Path, authority: trustme.CA, draining: bool
+) -> None:
+    cert, key, ca = files(tmp_path, authority, "localhost")
+    running = run_server(ssl_context=server_context(cert, key))
+    value = random.Random(1).randbytes(10 << 20)
+    running.call(running.source.values.update, {b"big": (value, 0.0)})
+    with connect(running, client_context(ca)) as client:
+        client.send(of(b"big") if draining else of(b"big", CLOSE))
+        wait_until(lambda: running.server.unread_bytes, "an answer that is not read")
+        closing = running.begin_close() if draining else None
+        seconds: set[bytes] = set()
+        wait_until(lambda: seconds.add(running.server.value_head) or len(seconds) == 4, "three looks at idle clients")
+        assert client.rest().endswith(value)
+    if closing is not None:
+        closing.result(PATIENCE)
+
+
+def test_a_client_that_never_reads_is_let_go(
+    run_server: Callable[..., Running], tmp_path: Path, authority: trustme.CA
+) -> None:
+    cert, key, ca = files(tmp_path, authority, "localhost")
+    running = run_server(ssl_context=server_context(cert, key), limits=replace(SHORT, idle_timeout=1000.0))
+    running.call(running.source.values.update, {b"big": (bytes(10 << 20), 0.0)})
+    with connect(running, client_context(ca)) as client:
+        client.send(of(b"big", CLOSE))
+        wait_until(lambda: running.server.unread_bytes)
+        wait_until(lambda: not running.server._connections)
+    assert running.server.unread_bytes == 0
 
 
 def test_mutual_tls(
