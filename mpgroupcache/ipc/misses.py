@@ -20,6 +20,7 @@ from mpgroupcache.ipc.connection import Connection
 from mpgroupcache.ipc.groups import Groups, HostGroup
 from mpgroupcache.ipc.peering import Peering
 from mpgroupcache.net.outcomes import Fetched, Outcome, OwnerError, Unreached
+from mpgroupcache.net.peers import Client
 from mpgroupcache.net.source import NoSuchGroup, Visitor
 from mpgroupcache.net.wire import MAX_VALUE_BYTES
 from mpgroupcache.shm._writer import Control
@@ -27,6 +28,7 @@ from mpgroupcache.stats import Counter
 
 logger = logging.getLogger(__name__)
 
+REPORT_INTERVAL, REPORT_AGAIN = 10.0, 600.0  # s between two log messages on one peer; with the same text
 PING_INTERVAL = 1.0  # s between pings to a worker that holds a lease for longer than that
 
 
@@ -54,6 +56,7 @@ class Misses:
         self._copying: set[asyncio.Task[None]] = set()
         self._arriving: dict[int, _Value] = {}  # what is being copied, by lease
         self._unsettled: dict[tuple[int, bytes], tuple[int, wire.Store]] = {}  # by key: a lease and its value
+        self._useless: dict[str, tuple[str, float]] = {}  # by peer: what was said last of its answers, and when
         self._draining = False
 
     @property
@@ -293,9 +296,21 @@ class Misses:
             case OwnerError(type_name=type_name, text=text):
                 self._control.count(group.id, Counter.PEER_ERRORS)
                 self._carry_out(self._flights.refused(flight, (type_name, text)))
-            case Unreached():
+            case Unreached(reason=reason):
                 self._control.count(group.id, Counter.PEER_ERRORS)
+                self._report_useless(flight.peer, reason)
                 self._carry_out(self._flights.unreached(flight))
+
+    def _report_useless(self, peer: Client, reason: str) -> None:
+        """Say once what is wrong with the answers of a peer that lives, such as one of another base path.
+
+        Of one that fails its client has said so.
+        """
+        now = time.monotonic()
+        last, at = self._useless.get(peer.url, ("", -REPORT_AGAIN))
+        if peer.available and now - at >= (REPORT_AGAIN if reason == last else REPORT_INTERVAL):
+            self._useless[peer.url] = reason, now
+            logger.warning("a peer's answer is of no use, and its key is loaded here: %s", reason)
 
     # ---- Actions
 

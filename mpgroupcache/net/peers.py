@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 class Client(Protocol):
     """One peer, as asked by this host."""
 
+    url: str
+
     @property
     def available(self) -> bool:
         """Whether a fetch would ask the peer; else it fails at once."""

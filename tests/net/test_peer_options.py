@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from gopeers import GoPeer, exchange
+from gopeers import GoPeer, Recorder, exchange
 from rings import GROUP, Host, addresses, value_of
 from workers import Daemon, segments_of, wait_until
 
@@ -57,6 +57,24 @@ def test_a_peer_without_the_secret_gets_nothing(tmp_path: Path) -> None:
         assert stats[2].peer_loads == stats[2].server_requests == 0
         assert set(workers[2].call("loads")) == set(KEYS)  # it loaded all of them for itself
         wait_until(lambda: "--secret-file" in log_of(third) and "secret" in log_of(first), "lines in both logs")
+
+
+def test_what_is_wrong_with_a_live_peers_answers_is_said_once(tmp_path: Path) -> None:
+    """As of another base path, or of what is no peer: it would show in a counter alone."""
+    answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nnot here\n"
+    recorder = Recorder(lambda target: answer)
+    [address] = addresses(1)
+    host = Host(tmp_path, address, [f"http://{address}", recorder.url])
+    try:
+        worker = host.worker()
+        assert worker.call("wrong", KEYS) == []
+        assert worker.call("stats").peer_errors > 1
+        said = f"is of no use, and its key is loaded here: {recorder.url}: answered 404: not here"
+        wait_until(lambda: said in log_of(host), "a line in the log")
+        assert log_of(host).count(said) == 1
+    finally:
+        host.close()
+        recorder.close()
 
 
 def certificate(directory: Path, authority: trustme.CA, address: str) -> tuple[str, ...]:
