@@ -13,10 +13,12 @@ import psutil
 import pytest
 from gopeers import exchange
 from rings import addresses
-from workers import PATIENCE, Daemon, segments_of, wait_until
+from servers import Server
+from workers import PATIENCE, Daemon, segments_of, value_of, wait_until
 
 from mpgroupcache.ipc.coordinator import ExitCode
 from mpgroupcache.loads import MAX_THREADS
+from mpgroupcache.net import wire
 from mpgroupcache.shm._reader import Reader
 from mpgroupcache.shm.segment import segment_path
 
@@ -65,6 +67,23 @@ def test_a_loader_that_dies_is_started_again(start_host: Callable[..., str]) -> 
     status, _ = ask(url, "g", "die")
     assert status != 200
     assert wait_loaded(url, "g", "after") != before
+
+
+@pytest.mark.parametrize("worker_class", ["sync", "gthread", "gevent", "asgi"])
+def test_gunicorns_workers_load_for_peers(
+    start_coordinator: Callable[..., Daemon], serve: Callable[..., Server], worker_class: str
+) -> None:
+    """Preloaded: gevent patches in the worker what the package was imported with, and its loop goes on meanwhile."""
+    [address] = addresses(1)
+    daemon = start_coordinator("--listen", address)
+    server = serve(worker_class, "--preload", socket_path=daemon.socket)
+    server.wait_workers()
+    group = "async" if worker_class == "asgi" else "plain"
+    for i in range(4):  # in turn
+        answer = exchange(f"http://{address}", f"/_groupcache/{group}/peer-{i}".encode())
+        assert answer is not None
+        assert wire.decode_response(answer.body).value == value_of(f"peer-{i}")
+        assert server.get(f"own-{i}").body == value_of(f"own-{i}")
 
 
 def test_a_load_that_is_left_is_refused_and_others_go_on(start_host: Callable[..., str]) -> None:
