@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mpgroupcache.config import check_socket_path
+from mpgroupcache.ipc.wire import MAX_REPLICAS
 from mpgroupcache.net.consistenthash import HASHES
 from mpgroupcache.net.wire import DEFAULT_BASE_PATH, check_base_path, encode_secret
 from mpgroupcache.sizes import parse_size
@@ -188,7 +189,7 @@ OPTIONS: Mapping[str, Option] = {
         True,
     ),
     "base-path": Option("base_path", "PATH", f"of the peers' URLs ({DEFAULT_BASE_PATH})", _base_path),
-    "replicas": Option("replicas", "N", "points of each peer in the ring (50)", _integer(10_000)),
+    "replicas": Option("replicas", "N", "points of each peer in the ring (50)", _integer(MAX_REPLICAS)),
     "hash": Option("hash", "NAME", f"the ring's hash, one of {', '.join(HASHES)} (crc32)", _choice(*HASHES)),
     "peer-timeout": Option("peer_timeout", "SECONDS", "that a peer's answer may take (5)", _SECONDS),
     "secret-file": Option("secret", "FILE", "holds the secret that the ring's peers share", _secret_of),
