@@ -38,6 +38,8 @@ static inline void mgc_count(_Atomic uint64_t *counter, uint64_t n) {
     atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n, memory_order_relaxed);
 }
 
+#define MGC_TOUCHES_AHEAD 8u /* two cache lines: their next write is some hits away, longer than a line takes to come */
+
 static inline void mgc_note_touch(struct mgc_region *region, uint64_t word, uint32_t arena, uint64_t ticks) {
     uint64_t head = atomic_load_explicit(&region->touch_head, memory_order_relaxed);
     struct mgc_touch *touch = &region->touches[head & (MGC_TOUCHES - 1)];
@@ -46,6 +48,9 @@ static inline void mgc_note_touch(struct mgc_region *region, uint64_t word, uint
     atomic_store_explicit(&touch->word, word, memory_order_relaxed);
     atomic_store_explicit(&touch->time, (ticks & ~0xffull) | arena, memory_order_relaxed);
     atomic_store_explicit(&region->touch_head, head + 1, memory_order_release);
+    /* The coordinator has read that line since it was last written. Asked for at its first touch, its return would be
+     * waited for by the fence of the next get(). */
+    mgc_prefetch_to_write(&region->touches[(head + MGC_TOUCHES_AHEAD) & (MGC_TOUCHES - 1)]);
 }
 
 static inline int mgc_same_key(const uint8_t *a, const uint8_t *b, size_t length) {

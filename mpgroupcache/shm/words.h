@@ -13,6 +13,17 @@
 #define MGC_LIKELY(x) __builtin_expect(!!(x), 1)
 #define MGC_UNLIKELY(x) __builtin_expect(!!(x), 0)
 
+/* Has a cache line come, to be written soon: for its own, if another processor has a copy. Only a hint. */
+static inline void mgc_prefetch_to_write(const void *line) {
+#if defined(__x86_64__)
+    /* What compilers make of __builtin_prefetch() asks for a copy, unless told that every processor knows this one. All
+     * of 64 bits do, or take it for a nop. */
+    __asm__ volatile("prefetchw %0" : : "m"(*(const char *)line));
+#else
+    __builtin_prefetch(line, 1);
+#endif
+}
+
 /* A cheap time that all processors of the host share. It only orders touches: where it is wrong, LRU is a little off. */
 static inline uint64_t mgc_ticks(void) {
 #if defined(__x86_64__) || defined(__i386__)
