@@ -31,7 +31,7 @@ class Peer:
         self._decoder = Decoder()
 
     def receive(self) -> tuple[int, Message]:
-        while (frame := self._decoder.next_frame()) is None:
+        while (frame := next(iter(self._decoder), None)) is None:
             self._decoder.feed(self.sock.recv(4096))
         return frame
 

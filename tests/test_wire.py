@@ -228,7 +228,7 @@ def test_length_is_judged_before_the_payload_is_there(length: int) -> None:
     assert reason == f"Ask: got a payload of {length} bytes, expected at most {wire.MAX_PAYLOAD}"
     decoder = wire.Decoder()
     decoder.feed(frame(wire.MessageType.ASK, b"", length=wire.MAX_PAYLOAD))
-    assert decoder.next_frame() is None
+    assert list(decoder) == []
 
 
 @pytest.mark.parametrize(
@@ -344,10 +344,10 @@ def test_frames_before_a_bad_one_count_and_none_after() -> None:
     good = wire.encode(wire.Ping(), 1)
     decoder = wire.Decoder()
     decoder.feed(good + frame(0x21, b"\xc1") + good)
-    assert decoder.next_frame() == (1, wire.Ping())
+    assert next(iter(decoder)) == (1, wire.Ping())
     for _ in range(2):
         with pytest.raises(ProtocolError, match="invalid opcode"):
-            decoder.next_frame()
+            next(iter(decoder))
         decoder.feed(good)
 
 
@@ -358,7 +358,7 @@ def test_the_buffer_of_a_memoryview_may_be_reused() -> None:
     decoder.feed(memoryview(buffer))
     buffer[:] = bytes(8)
     decoder.feed(memoryview(data)[8:])
-    assert decoder.next_frame() == (0, wire.Return(7))
+    assert list(decoder) == [(0, wire.Return(7))]
 
 
 # Properties

@@ -284,7 +284,7 @@ class HandWorker:
 
     def receive(self) -> wire.Message:
         """The next message; ``EOFError`` at the end. A descriptor that comes with it is lost."""
-        while (frame := self._decoder.next_frame()) is None:
+        while (frame := next(iter(self._decoder), None)) is None:
             if not (data := self.sock.recv(1 << 16)):
                 raise EOFError
             self._decoder.feed(data)

@@ -67,8 +67,9 @@ class Connection:
         if count == 0:
             raise EOFError
         self._decoder.feed(_buffer[:count])
-        while not self.closed and (frame := self._decoder.next_frame()) is not None:
-            request_id, message = frame
+        for request_id, message in self._decoder:
+            if self.closed:
+                return
             yield request_id, message, self._fds.claim(message)
 
     # ---- Out

@@ -56,6 +56,9 @@ class State(_Plain):
     ENDED = auto()
 
 
+_UNLEASED, _ENDED = State.UNLEASED, State.ENDED  # looked at after each event; before 3.12, State.ENDED costs a call
+
+
 class Event(_Plain):
     ASK = auto()  # a caller wants the key
     VISIT = auto()  # a guest wants the key
@@ -420,10 +423,12 @@ class FlightTable:
     def _fire(self, event: Event, flight: Flight, waiter: Waiter, outcome: Any = None) -> list[Action]:
         step, flight.state = TRANSITIONS[flight.state][event, waiter.role]
         actions: list[Action] = []
-        match step:
+        match step:  # the two steps of a miss that nobody else waits for come first
             case Step.LEAD:
                 self._enter(flight, waiter)
                 actions.append(self._lease_to(flight, waiter))
+            case Step.DELIVER:
+                actions.append(Deliver(flight.key, tuple(flight.waiters), outcome))
             case Step.JOIN:
                 self._enter(flight, waiter)
                 flight.waiters[waiter] = None
@@ -436,17 +441,15 @@ class FlightTable:
             case Step.GRANT:
                 del flight.waiters[waiter]
                 actions.append(self._lease_to(flight, waiter))
-            case Step.DELIVER:
-                actions.append(Deliver(flight.key, tuple(flight.waiters), outcome))
             case Step.FAIL:
                 actions.append(Fail(flight.key, tuple(flight.waiters), outcome))
             case Step.REMEMBER:
                 self._remember(flight, waiter)
             case Step.REMOVE:
                 self._remove(flight, waiter)
-        if flight.state is State.UNLEASED:
+        if flight.state is _UNLEASED:
             actions += self._fire(Event.NEXT, flight, _next_of(flight))
-        elif flight.state is State.ENDED:
+        elif flight.state is _ENDED:
             self._end(flight)
         return actions
 

@@ -324,7 +324,8 @@ class Misses:
                     else:
                         self._delegate(lease)
                 case flights.Deliver(key=key, waiters=waiters, value=value):
-                    self._answer(key, waiters, value)
+                    if waiters:
+                        self._answer(key, waiters, value)
                 case flights.Fail(key=(group_id, _), waiters=waiters, error=None):  # all of them are guests
                     name = getattr(self._groups.get(group_id), "name", "")
                     for waiter in waiters:

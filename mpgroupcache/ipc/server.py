@@ -37,6 +37,8 @@ SPARE_DESCRIPTORS = 64  # that connections leave to segments, large values and p
 REPORT_INTERVAL = 10.0  # s between two log messages on connections beyond that
 SPARE_REGIONS = 8  # free at any time, beside one for each worker that is about to claim: for children of forks
 
+_ABOUT_CONNECTIONS = frozenset((wire.Hello, wire.Ping, wire.Pong))  # the messages that are of no group
+
 
 class Coordinator:
     """One instance, from its socket to its segments."""
@@ -247,6 +249,11 @@ class Coordinator:
 
     def _handle(self, connection: Connection, request_id: int, message: wire.Message, fd: int) -> None:
         try:
+            if connection.role == "call" and type(message) not in _ABOUT_CONNECTIONS:
+                if self._joining:
+                    self._joining.discard(connection)
+                self._misses.handle(connection, request_id, message, fd)
+                return
             match message:
                 case wire.Hello() if connection.role is None:
                     self._welcome(connection, request_id, message)
@@ -254,10 +261,6 @@ class Coordinator:
                     connection.send(wire.Pong(), request_id)
                 case wire.Pong():
                     self._misses.heard(connection)
-                case _ if connection.role == "call":
-                    if self._joining:
-                        self._joining.discard(connection)
-                    self._misses.handle(connection, request_id, message, fd)
                 case _:
                     got = f"got {type(message).__name__} on a {connection.role or 'new'} connection"
                     raise ProtocolError(f"{got}, expected {'PONG' if connection.role else 'HELLO'}")

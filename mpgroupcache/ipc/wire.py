@@ -388,43 +388,35 @@ class Decoder:
 
     def feed(self, data: bytes | memoryview) -> None:
         """Take what was received. A ``memoryview``'s buffer is the caller's again on return."""
-        if not self._data:
+        if self._at == len(self._data):
             self._data = bytes(data)  # of bytes: no copy
-            return
-        if isinstance(self._data, bytes):
-            self._data = bytearray(self._data)
-        del self._data[: self._at]  # a bytearray gives up its head without moving the rest
+        else:
+            if isinstance(self._data, bytes):
+                self._data = bytearray(self._data)
+            del self._data[: self._at]  # a bytearray gives up its head without moving the rest
+            self._data += data
         self._at = 0
-        self._data += data
 
     def __iter__(self) -> Iterator[Frame]:
-        while (frame := self.next_frame()) is not None:
-            yield frame
+        """Take out the frames that are whole, each as it is reached; what is fed meanwhile is for the next iterator.
 
-    def next_frame(self) -> Frame | None:
-        """Return the next whole frame, or None until more is fed.
-
-        Raises ``ProtocolError``, and again at each later call: there is no telling where the next frame would begin.
+        Raises ``ProtocolError``, and so does the next one: there is no telling where the next frame would begin.
         """
-        data, start = self._data, self._at + _HEADER.size
-        if start > len(data):
-            return None
-        frame_start, number, request_id, length = _HEADER.unpack_from(data, self._at)
-        payload = _PAYLOADS.get(number)
-        if frame_start != _START or payload is None or length > MAX_PAYLOAD:
-            raise _unreadable(frame_start, number, length)
-        end = start + length
-        if end < len(data):
-            self._at = end
-        elif end == len(data):
-            self._data, self._at = b"", 0
-        else:
-            return None
-        try:
-            return request_id, payload.decode(data[start:end])
-        except (msgspec.MsgspecError, ValueError) as error:
-            self._data, self._at = data, start - _HEADER.size
-            raise _misfit(payload.type, error) from None
+        data, at = self._data, self._at
+        while (start := at + _HEADER.size) <= len(data):
+            frame_start, number, request_id, length = _HEADER.unpack_from(data, at)
+            payload = _PAYLOADS.get(number)
+            if frame_start != _START or payload is None or length > MAX_PAYLOAD:
+                raise _unreadable(frame_start, number, length)
+            at = start + length
+            if at > len(data):
+                return
+            try:
+                message = payload.decode(data[start:at])
+            except (msgspec.MsgspecError, ValueError) as error:
+                raise _misfit(payload.type, error) from None
+            self._at = at
+            yield request_id, message
 
 
 def _unreadable(start: bytes, number: int, length: int) -> ProtocolError:
