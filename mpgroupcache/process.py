@@ -20,6 +20,7 @@ from mpgroupcache import config
 from mpgroupcache.alone import LocalFlights
 from mpgroupcache.errors import CacheError
 from mpgroupcache.ipc import private
+from mpgroupcache.ipc.channel import CoordinatorSilent
 from mpgroupcache.ipc.link import Link
 from mpgroupcache.shm._reader import Reader, forked, renew_epoch
 from mpgroupcache.threads import Threads
@@ -45,7 +46,7 @@ class Process:
         self.alone = LocalFlights()
         self.threads = Threads(LOADS, "mpgroupcache-aget")
         """Where ``aget`` runs what is not async."""
-        self._groups: dict[str, Group] = {}  # that were attached
+        self._groups: dict[str, Group] = {}  # that were attached, or are to be
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._link: Link | None = None
@@ -54,19 +55,26 @@ class Process:
         self._retry_at = 0.0
         self._failures = 0
         self._reported = False
+        self._silent = False  # at the last try
         self._reattaching = False
         self._reattach_lock = threading.Lock()
 
-    def link_for(self, group: Group) -> Link | None:
-        """A working link on which ``group`` is declared and attached; None while there is no coordinator."""
+    def link_for(self, group: Group, background: bool = False) -> Link | None:
+        """A working link on which ``group`` is declared and attached; None while there is no coordinator.
+
+        ``background``: nobody waits for it.
+        """
         try:
-            link = self.working_link or self._connect()
+            link = self.working_link
+            if link is None:
+                self._groups[group.name] = group  # for whoever comes back without it
+                link = self._connect(background)
             if link is not None and not group.is_attached_to(link):
                 group.attach_to(link)
                 self._groups[group.name] = group
             return link
         except _UNAVAILABLE as error:
-            self._report(f"group {group.name!r} is not attached: {error}")
+            self._report(error, f"group {group.name!r} is not attached: ")
             return None
 
     @property
@@ -75,9 +83,11 @@ class Process:
         link = self._link
         return None if link is None or link.broken else link
 
-    def _connect(self) -> Link | None:
+    def _connect(self, background: bool = False) -> Link | None:
         if time.monotonic() < self._retry_at:
             return None
+        if not background and self._is_silent() and self._begin_reattaching():
+            return None  # or a get would wait for that again and again
         with self._lock:
             if (link := self.working_link) is not None:
                 return link  # another thread was faster
@@ -87,6 +97,7 @@ class Process:
             if self._link is not None:
                 previous = self._link.reader
                 if self._linked_at is not None:
+                    self._silent = self._is_silent()  # before the next lines make it the only one to say so
                     broke_soon = time.monotonic() - self._linked_at < LIVED
                     self._broke_soon = self._broke_soon + 1 if broke_soon else 0
                     self._linked_at = None
@@ -97,7 +108,7 @@ class Process:
                     private.ensure_running(location.path)
                 self._link = Link(location.path, previous, None if location.private else self._begin_reattaching)
             except _UNAVAILABLE as error:
-                self._report(str(error))
+                self._report(error)
                 return None
             _readers.add(self._link.reader)
             if self._reported:
@@ -105,6 +116,7 @@ class Process:
                 self._reported = False
             self._linked_at = time.monotonic()
             self._failures = 0
+            self._silent = False
             # As where the coordinator has a descriptor for one connection, and not for two.
             if self._broke_soon > 2:
                 self._wait(self._broke_soon)
@@ -112,24 +124,31 @@ class Process:
                 tell(self._link)
             return self._link
 
-    def _begin_reattaching(self) -> None:
-        """A link broke. Come back also without a get: peers' requests are loaded by idle workers too.
+    def _is_silent(self) -> bool:
+        """Whether the coordinator lived when it was heard of last, and did not answer."""
+        if self._link is None or self._linked_at is None:
+            return self._silent
+        return isinstance(self._link.channel.broken, CoordinatorSilent)  # nobody has tried since it broke
+
+    def _begin_reattaching(self) -> bool:
+        """Come back without a get: peers' requests are loaded by idle workers too. Returns whether somebody is at it.
 
         In a thread of its own, one at a time: the link's waits for nothing while somebody joins it.
         """
         with self._reattach_lock:
             if self._reattaching:
-                return
+                return True
             self._reattaching = True
         try:
             threading.Thread(target=self._reattach, name="mpgroupcache-reattach", daemon=True).start()
         except RuntimeError:  # no thread can be started: the next get attaches
             self._reattaching = False
+        return self._reattaching
 
     def _reattach(self) -> None:
         while not self._closed.wait(max(self._retry_at - time.monotonic(), RETRY_FIRST * random.random())):
             before = self._link
-            links = [self.link_for(group) for group in list(self._groups.values())]
+            links = [self.link_for(group, background=True) for group in list(self._groups.values())]
             made = self._link
             if self._closed.is_set() and made is not None and made is not before:
                 made.close()  # nobody else will: this process left while it was made
@@ -139,11 +158,13 @@ class Process:
                     return
             del before, links, made  # which hold regions
 
-    def _report(self, reason: str) -> None:
+    def _report(self, error: Exception, what: str = "") -> None:
         """Try again later, each time after twice as long, and not in step with the other workers."""
+        self._silent = isinstance(error, CoordinatorSilent)
         if not self._reported:
             self._reported = True
-            logger.warning("no coordinator: %s; values are loaded in this process, uncached, until it is back", reason)
+            until = "values are loaded in this process, uncached, until it is back"
+            logger.warning("no coordinator: %s%s; %s", what, error, until)
         self._wait(self._failures)
         self._failures += 1
 

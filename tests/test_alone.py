@@ -84,7 +84,7 @@ def test_tries_to_reach_a_coordinator_become_rare_and_are_not_in_step(monkeypatc
         delays = []
         for worker in processes:
             worker._retry_at = 0.0  # it is over
-            worker._report("none")
+            worker._report(OSError("none"))
             delays.append(worker._retry_at - 1000.0)
             assert worker._connect() is None  # before that it is not tried
         assert all(0.5 * expected <= delay + 1e-9 <= 1.5 * expected + 1e-6 for delay in delays)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import resource
 import signal
@@ -157,6 +158,30 @@ def test_a_stopped_coordinator_delays_no_get_for_longer_than_its_liveness(
     wait_until(lambda: worker.do("connect"))
     assert worker.get("again") == value_of("again")
     wait_until(lambda: worker.do("lookup", "again"))
+
+
+@pytest.mark.parametrize("met", [True, False])
+def test_a_coordinator_that_stays_silent_is_waited_for_once(
+    start_coordinator: Start, spawn_on: SpawnOn, met: bool
+) -> None:
+    """Whoever tries again waits beside the gets, which used to wait with it, each time."""
+    daemon = start_coordinator()
+    worker = spawn_on(daemon.socket)
+    if met:
+        worker.get("before")
+    daemon.send(signal.SIGSTOP)
+    worker.get("first")
+    worker.do("watch_links")
+    number = itertools.count()
+
+    def gets_and_tries() -> int:
+        worker.get(f"later-{next(number)}")
+        return len(worker.do("linkers"))
+
+    wait_until(lambda: gets_and_tries() >= 2, "tries to come back")
+    assert set(worker.do("linkers")) == {"mpgroupcache-reattach"}
+    daemon.send(signal.SIGCONT)
+    wait_until(lambda: worker.do("has_link") and worker.do("attached"))  # without a get
 
 
 def test_lingering(start_coordinator: Start, spawn_on: SpawnOn) -> None:

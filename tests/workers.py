@@ -398,6 +398,19 @@ class _Working:
     def has_link(self) -> bool:
         return process.current().working_link is not None
 
+    def watch_links(self) -> None:
+        """Keep the names of the threads that try to reach the coordinator from now on."""
+        make, self._linkers = process.Link, []
+
+        def watched(*arguments: Any) -> Any:
+            self._linkers.append(threading.current_thread().name)
+            return make(*arguments)
+
+        process.Link = watched  # type: ignore[assignment,misc]
+
+    def linkers(self) -> list[str]:
+        return self._linkers
+
     def connect(self) -> bool:
         return mpgroupcache.connect()
 

@@ -48,6 +48,10 @@ def _set_timeout(sock: socket.socket, direction: int, seconds: float) -> None:
         sock.settimeout(seconds)
 
 
+class CoordinatorSilent(CoordinatorUnavailable):
+    """There is a coordinator, which does not answer: it is stopped, or stalled. To find that out takes its time."""
+
+
 class Answer(Struct, frozen=True):
     """A message, and the descriptor that came with it; that is the receiver's to close."""
 
@@ -137,9 +141,10 @@ class Channel:
             self._close_sockets()
         self._rouse_next_reader()
 
-    def _fail(self, reason: str) -> CoordinatorUnavailable:
-        self.close(reason)
-        assert self.broken is not None
+    def _fail(self, reason: str, kind: type[CoordinatorUnavailable] = CoordinatorUnavailable) -> CoordinatorUnavailable:
+        if self.broken is None:
+            self.broken = kind(reason)
+        self.close()
         return self.broken
 
     # ---- Sending
@@ -157,7 +162,8 @@ class Channel:
                 else:
                     self._sock.sendall(frame)
         except OSError as error:  # a timeout too: what of the frame is out cannot be taken back
-            raise self._fail(f"sending to the coordinator: {error}") from error
+            kind = CoordinatorSilent if isinstance(error, TimeoutError | BlockingIOError) else CoordinatorUnavailable
+            raise self._fail(f"sending to the coordinator: {error}", kind) from error
         except BaseException:  # of a signal's handler, or a killed greenlet: perhaps half of the frame is out
             self.close("a frame was cut off")
             raise
@@ -277,7 +283,7 @@ class Channel:
         silent = time.monotonic() - self._heard
         if silent >= LIVENESS_TIMEOUT and self._pinged:
             if not self._is_readable():  # else it is this process that was busy elsewhere
-                self._fail(f"the coordinator was silent for {silent:.1f} s")
+                self._fail(f"the coordinator was silent for {silent:.1f} s", CoordinatorSilent)
         elif silent >= PING_AFTER and not self._pinged:
             self._pinged = True
             self._heard = time.monotonic() - PING_AFTER  # silence before anybody waited is not the coordinator's

@@ -53,7 +53,7 @@ class Link:
     """An established link. ``broken`` once either connection is; it is then left for a new one."""
 
     def __init__(
-        self, socket_path: str, previous: Reader | None = None, on_broken: Callable[[], None] | None = None
+        self, socket_path: str, previous: Reader | None = None, on_broken: Callable[[], object] | None = None
     ) -> None:
         """Connect, claim a region, and start the service thread. Raises ``CoordinatorUnavailable`` or ``CacheError``.
 
