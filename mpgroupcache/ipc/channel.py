@@ -263,7 +263,8 @@ class Channel:
         try:
             self._decoder.feed(self._buffer[:count])
             for request_id, message in self._decoder:
-                self._dispatch(request_id, Answer(message, self._fds.claim(message)))
+                fd = self._fds.claim(message) if message.passes_descriptor else -1
+                self._dispatch(request_id, Answer(message, fd))
         except ProtocolError as error:
             self._fail(str(error))
 

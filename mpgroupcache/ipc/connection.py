@@ -11,11 +11,11 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 from mpgroupcache.errors import ProtocolError
 from mpgroupcache.ipc import memfd
-from mpgroupcache.ipc.wire import Decoder, Message, Role, encode
+from mpgroupcache.ipc.wire import Decoder, Frame, Message, Role, encode
 
 logger = logging.getLogger(__name__)
 
@@ -51,15 +51,15 @@ class Connection:
 
     # ---- In
 
-    def receive(self) -> Iterator[tuple[int, Message, int]]:
-        """Read what has come, and yield (request id, message, descriptor or -1); the descriptor is the consumer's.
+    def receive(self) -> Iterable[Frame]:
+        """Read what has come, and return the frames that are whole now, for all of them to be taken out.
 
-        Raises ``EOFError`` at the end of the stream, ``ProtocolError``, or ``OSError``.
+        Raises ``EOFError`` at the end of the stream, ``ProtocolError`` (so does the iteration), or ``OSError``.
         """
         try:
             count, ancillary, flags, _ = self._sock.recvmsg_into([_buffer], memfd.ANCILLARY_BYTES, memfd.RECEIVE_FLAGS)
         except BlockingIOError:
-            return
+            return ()
         if ancillary:
             self._fds.add(ancillary)
         if flags & memfd.TRUNCATED or len(self._fds) > MAX_WAITING_FDS:
@@ -67,10 +67,11 @@ class Connection:
         if count == 0:
             raise EOFError
         self._decoder.feed(_buffer[:count])
-        for request_id, message in self._decoder:
-            if self.closed:
-                return
-            yield request_id, message, self._fds.claim(message)
+        return self._decoder
+
+    def claim(self, message: Message) -> int:
+        """Return the descriptor of a message that passes one: the caller's from now on. Raises ``ProtocolError``."""
+        return self._fds.claim(message)
 
     # ---- Out
 

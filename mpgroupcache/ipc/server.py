@@ -225,7 +225,10 @@ class Coordinator:
     def _receive(self, connection: Connection) -> None:
         try:
             try:
-                for request_id, message, fd in connection.receive():
+                for request_id, message in connection.receive():
+                    if connection.closed:  # by what came before
+                        break
+                    fd = connection.claim(message) if message.passes_descriptor else -1
                     self._handle(connection, request_id, message, fd)
             finally:
                 self._misses.settle()
