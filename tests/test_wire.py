@@ -133,6 +133,7 @@ def test_golden(message: wire.Message, request_id: int, header: bytes, payload: 
     decoder.feed(payload)
     assert list(decoder) == expected
     assert decoder.pending == 0
+    assert not decoder._data  # an idle connection's decoder holds nothing
 
 
 def test_every_message_has_golden_bytes() -> None:

@@ -37,7 +37,7 @@ SPARE_DESCRIPTORS = 64  # that connections leave to segments, large values and p
 REPORT_INTERVAL = 10.0  # s between two log messages on connections beyond that
 SPARE_REGIONS = 8  # free at any time, beside one for each worker that is about to claim: for children of forks
 
-_ABOUT_CONNECTIONS = frozenset((wire.Hello, wire.Ping, wire.Pong))  # the messages that are of no group
+_SIGNS_OF_LIFE = frozenset((wire.Ping, wire.Pong))
 
 
 class Coordinator:
@@ -252,7 +252,7 @@ class Coordinator:
 
     def _handle(self, connection: Connection, request_id: int, message: wire.Message, fd: int) -> None:
         try:
-            if connection.role == "call" and type(message) not in _ABOUT_CONNECTIONS:
+            if connection.role == "call" and type(message) not in _SIGNS_OF_LIFE:
                 if self._joining:
                     self._joining.discard(connection)
                 self._misses.handle(connection, request_id, message, fd)

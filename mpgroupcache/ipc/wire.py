@@ -388,19 +388,19 @@ class Decoder:
 
     def feed(self, data: bytes | memoryview) -> None:
         """Take what was received. A ``memoryview``'s buffer is the caller's again on return."""
-        if self._at == len(self._data):
+        if not self._data:
             self._data = bytes(data)  # of bytes: no copy
-        else:
-            if isinstance(self._data, bytes):
-                self._data = bytearray(self._data)
-            del self._data[: self._at]  # a bytearray gives up its head without moving the rest
-            self._data += data
+            return
+        if isinstance(self._data, bytes):
+            self._data = bytearray(self._data)
+        del self._data[: self._at]  # a bytearray gives up its head without moving the rest
         self._at = 0
+        self._data += data
 
     def __iter__(self) -> Iterator[Frame]:
-        """Take out the frames that are whole, each as it is reached; what is fed meanwhile is for the next iterator.
+        """Take out the frames that are whole, each as it is reached. Nothing is to be fed before that is over.
 
-        Raises ``ProtocolError``, and so does the next one: there is no telling where the next frame would begin.
+        Raises ``ProtocolError``, and again the next time: there is no telling where the next frame would begin.
         """
         data, at = self._data, self._at
         while (start := at + _HEADER.size) <= len(data):
@@ -415,7 +415,10 @@ class Decoder:
                 message = payload.decode(data[start:at])
             except (msgspec.MsgspecError, ValueError) as error:
                 raise _misfit(payload.type, error) from None
-            self._at = at
+            if at == len(data):
+                self._data, self._at = b"", 0
+            else:
+                self._at = at
             yield request_id, message
 
 

@@ -117,8 +117,7 @@ static uint64_t live_bytes(const struct mgc_arena *arena) {
 /* Evicts the next victim, unless that frees more than `most` bytes. Returns whether it did. */
 static int evict_next(struct mgc_arena *arena, uint32_t keep, unsigned *passed_over, uint64_t most) {
     uint32_t victim = next_victim(arena, keep, passed_over);
-    uint64_t bytes = victim == MGC_NO_SLOT ? 0 : mgc_entry_bytes(mgc_slot_block(arena, victim));
-    if (victim == MGC_NO_SLOT || bytes > most)
+    if (victim == MGC_NO_SLOT || mgc_entry_bytes(mgc_slot_block(arena, victim)) > most)
         return 0;
     mgc_evict(arena, victim);
     return 1;
