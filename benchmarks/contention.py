@@ -139,8 +139,7 @@ def report(core: GroupCore, count: int, beside: dict[str, Event | None], rounds:
         [name, f"{statistics.median(series):.0f}", f"{ratio(times, name, 'alone'):.2f}"]
         for name, series in times.items()
     ]
-    title = f"contention: {count} keys of {len(VALUE)} B"
-    table(f"{title}, CPU ns per get", ["", "median", "times alone"], rows)
+    table(f"contention: {count} keys of {len(VALUE)} B, CPU ns per get", ["", "median", "times alone"], rows)
     print()
     for name, limit in ("beside a reader", 1.1), ("beside evictions", 1.3):
         print(verdict(f"{count} keys: CPU per get {name}", ratio(times, name, "alone"), limit))

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 MakeArena = Callable[..., OpenArena]
 
+MIB = 1 << 20
+
 
 # ---- Victims
 
@@ -85,22 +87,24 @@ STEPS = st.lists(
 )
 
 
-@pytest.mark.parametrize("spare", [1000, 3000])
-@pytest.mark.parametrize("budget", [4000, 1 << 20])
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize(
+    ("budget", "max_entry", "used"),
+    [(1000, 280, 0), (4000, 4000, 1000), (4000, 4000, 3000), (MIB, MIB, MIB - 3000), (MIB, MIB, MIB - 1000)],
+)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_victims_are_those_of_the_model(
-    arena: MakeArena, instance: Instance, budget: int, spare: int, steps: list[tuple[Any, ...]]
+    arena: MakeArena, instance: Instance, budget: int, max_entry: int, used: int, steps: list[tuple[Any, ...]]
 ) -> None:
-    """All but ``spare`` bytes of the budget are one entry that is always in use."""
+    """``used``: bytes of the budget that are one entry which is got all the time; only a large budget evicts ahead."""
     if not instance.arenas:
-        arena(budget, max_entry=budget)
-    opened, model = instance.arenas[0], Model(budget, budget)
-    filler = (b"filler", bytes(budget - spare - 6), False)
+        arena(budget, max_entry=max_entry)
+    opened, model = instance.arenas[0], Model(budget, max_entry)
     for key in (b"filler", *(b"k%d" % number for number in range(13))):
         opened.arena.remove(key)
-    assert opened.arena.put(*filler)
-    assert model.put(*filler)
+    if used:
+        assert opened.arena.put(b"filler", bytes(used - 6))
+        assert model.put(b"filler", bytes(used - 6), hot=False)
     for step, key, *rest in steps:
         assert (opened.get(b"filler") is None) == (model.find(b"filler") is None)
         if step == "put":
@@ -120,8 +124,8 @@ def test_victims_are_those_of_the_model(
 
 def test_some_victims_go_ahead_of_the_inserts_that_need_their_room(arena: MakeArena) -> None:
     for size, ahead in ((100, 10), (40, 16), (1024, 2), (1025, 1)):
-        opened = arena(1 << 20)
-        count = (1 << 20) // size
+        opened = arena(MIB)
+        count = MIB // size
         keys = [b"%05d" % number for number in range(count + 2 * ahead)]
         for number, key in enumerate(keys):
             assert opened.arena.put(key, bytes(size - 5))

@@ -103,10 +103,12 @@ class Channel:
         self._pinged = False
         self.broken: CoordinatorUnavailable | None = None
 
-    def close(self, reason: str = "the channel was closed") -> None:
+    def close(
+        self, reason: str = "the channel was closed", kind: type[CoordinatorUnavailable] = CoordinatorUnavailable
+    ) -> None:
         """Break the connection; every request that waits raises ``CoordinatorUnavailable``."""
         if self.broken is None:
-            self.broken = CoordinatorUnavailable(reason)
+            self.broken = kind(reason)
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads
         for pending in list(self._pending.values()):
@@ -142,9 +144,8 @@ class Channel:
         self._rouse_next_reader()
 
     def _fail(self, reason: str, kind: type[CoordinatorUnavailable] = CoordinatorUnavailable) -> CoordinatorUnavailable:
-        if self.broken is None:
-            self.broken = kind(reason)
-        self.close()
+        self.close(reason, kind)
+        assert self.broken is not None
         return self.broken
 
     # ---- Sending
@@ -263,8 +264,7 @@ class Channel:
         try:
             self._decoder.feed(self._buffer[:count])
             for request_id, message in self._decoder:
-                fd = self._fds.claim(message) if message.passes_descriptor else -1
-                self._dispatch(request_id, Answer(message, fd))
+                self._dispatch(request_id, Answer(message, self._fds.claim(message)))
         except ProtocolError as error:
             self._fail(str(error))
 

@@ -70,7 +70,7 @@ class Connection:
         return self._decoder
 
     def claim(self, message: Message) -> int:
-        """Return the descriptor of a message that passes one: the caller's from now on. Raises ``ProtocolError``."""
+        """Return a received message's descriptor, the caller's from now on, or -1. Raises ``ProtocolError``."""
         return self._fds.claim(message)
 
     # ---- Out

@@ -84,7 +84,9 @@ class Received:
                 self._fds.extend(memoryview(data[: len(data) // 4 * 4]).cast("i"))
 
     def claim(self, message: Message) -> int:
-        """Return the descriptor of a message that passes one: the caller's from now on. Raises ``ProtocolError``."""
+        """Return the message's descriptor, the caller's from now on, or -1 where it brings none."""
+        if not message.passes_descriptor:
+            return -1
         if not self._fds:
             raise ProtocolError(f"{type(message).__name__}: its descriptor did not come")
         return self._fds.popleft()

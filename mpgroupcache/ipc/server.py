@@ -228,8 +228,7 @@ class Coordinator:
                 for request_id, message in connection.receive():
                     if connection.closed:  # by what came before
                         break
-                    fd = connection.claim(message) if message.passes_descriptor else -1
-                    self._handle(connection, request_id, message, fd)
+                    self._handle(connection, request_id, message, connection.claim(message))
             finally:
                 self._misses.settle()
         except EOFError:
