@@ -84,7 +84,7 @@ class Process:
         return None if link is None or link.broken else link
 
     def _connect(self, background: bool = False) -> Link | None:
-        if time.monotonic() < self._retry_at:
+        if self._closed.is_set() or time.monotonic() < self._retry_at:
             return None
         if not background and self._is_silent() and self._begin_reattaching():
             return None  # or a get would wait for that again and again
@@ -111,6 +111,9 @@ class Process:
                 self._report(error)
                 return None
             _readers.add(self._link.reader)
+            if self._closed.is_set():  # this process left meanwhile, and its close() may have been too early to see it
+                self._link.close()
+                return None
             if self._reported:
                 logger.info("the coordinator is back: instance %s", self._link.instance)
                 self._reported = False
@@ -147,16 +150,12 @@ class Process:
 
     def _reattach(self) -> None:
         while not self._closed.wait(max(self._retry_at - time.monotonic(), RETRY_FIRST * random.random())):
-            before = self._link
             links = [self.link_for(group, background=True) for group in list(self._groups.values())]
-            made = self._link
-            if self._closed.is_set() and made is not None and made is not before:
-                made.close()  # nobody else will: this process left while it was made
             with self._reattach_lock:  # a link that breaks from here on begins another
                 if None not in links and self.working_link is not None:
                     self._reattaching = False
                     return
-            del before, links, made  # which hold regions
+            del links  # which hold regions
 
     def _report(self, error: Exception, what: str = "") -> None:
         """Try again later, each time after twice as long, and not in step with the other workers."""
@@ -178,7 +177,7 @@ class Process:
             self._link.abandon()
 
     def close(self) -> None:
-        """Leave the instance; views stay good."""
+        """Leave the instance for good; views stay good, and what is not cached is loaded in this process."""
         self._closed.set()
         self.threads.close()
         link, self._link = self._link, None

@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from workers import PATIENCE, wait_until
+from workers import PATIENCE, REATTACHING, wait_until
 
 import mpgroupcache
 from mpgroupcache import process, singleflight
 from mpgroupcache.alone import LocalFlights, describe_error
+from mpgroupcache.ipc.link import Link
 
 
 def test_a_waiter_that_asyncio_cancels_does_not_strand_the_others() -> None:
@@ -103,7 +104,28 @@ def test_a_link_that_breaks_at_once_is_no_success(here: Any, monkeypatch: pytest
     assert waits == [3, 4, 5]
     for _ in range(3):
         made._begin_reattaching()
-    assert sum(thread.name == "mpgroupcache-reattach" for thread in threading.enumerate()) <= 1
+    assert sum(thread.name == REATTACHING for thread in threading.enumerate()) <= 1
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_process_that_has_left_makes_no_link(here: Any, monkeypatch: pytest.MonkeyPatch, early: bool) -> None:
+    """Nobody would end its service thread; ``close()`` comes before the try, or while another thread connects."""
+    made = process.current()
+    group = mpgroupcache.new_group("g", "1MiB", lambda ctx, key, dest: dest.set_string("value"))
+    links: list[Link] = []
+
+    def link(*arguments: Any) -> Link:
+        made.close()
+        links.append(Link(*arguments))
+        return links[-1]
+
+    monkeypatch.setattr(process, "Link", link)
+    if early:
+        made.close()
+    assert not mpgroupcache.connect()
+    assert [link.broken for link in links] == [True] * (not early)
+    assert group.get("key") == "value"
+    assert len(links) == (not early)
 
 
 def test_a_child_that_is_forked_inside_a_load_has_no_lease_of_its_parents() -> None:

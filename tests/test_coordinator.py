@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from workers import Daemon, HandWorker, Worker, segments_of, value_of, wait_until
+from workers import REATTACHING, Daemon, HandWorker, Worker, segments_of, value_of, wait_until
 
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.channel import LIVENESS_TIMEOUT
@@ -179,7 +179,7 @@ def test_a_coordinator_that_stays_silent_is_waited_for_once(
         return len(worker.do("linkers"))
 
     wait_until(lambda: gets_and_tries() >= 2, "tries to come back")
-    assert set(worker.do("linkers")) == {"mpgroupcache-reattach"}
+    assert set(worker.do("linkers")) == {REATTACHING}
     daemon.send(signal.SIGCONT)
     wait_until(lambda: worker.do("has_link") and worker.do("attached"))  # without a get
 

@@ -27,6 +27,7 @@ from mpgroupcache.shm.segment import DIRECTORY, instance_name
 
 GROUP = "group"
 BUDGET = 8 << 20
+REATTACHING = "mpgroupcache-reattach"  # the thread that comes back to a coordinator
 PATIENCE = 30.0  # s; a condition that takes longer never comes
 
 
@@ -116,12 +117,14 @@ class Daemon:
 def leave() -> None:
     """Undo that this process was a worker: while one is there, a coordinator keeps its segments."""
     mpgroupcache.configure()
+    process.current().close()
+    process._process.clear()
+    # It may be attaching a group to the link that is closed now.
+    wait_until(lambda: all(thread.name != REATTACHING for thread in threading.enumerate()), "the end of reattaching")
     while registry._groups:
         _, group = registry._groups.popitem()
         group.detach()
         group._link = None
-    process.current().close()
-    process._process.clear()
 
     def left() -> bool:
         gc.collect()
