@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import struct
@@ -108,6 +109,25 @@ def test_a_signal_while_one_becomes_the_next_ends_neither(
 
     wait_until(ended_or_restarted, "the next one")
     assert daemon.process.poll() is None
+
+
+class Ending(Daemon):
+    program = (str(Path(__file__).with_name("ending_coordinator.py")),)
+
+
+@pytest.mark.parametrize(("moment", "lives"), [("serve", 1), ("close", 2)])
+def test_whoever_wants_it_ended_while_one_becomes_the_next_has_it_ended(
+    socket_path: str, moment: str, lives: int
+) -> None:
+    """By this one before it gives way, or by the next one, as soon as that serves."""
+    daemon = Ending(socket_path, env=os.environ | {"ENDING": moment}).wait_serving()
+    try:
+        daemon.send(signal.SIGUSR2)
+        wait_until(lambda: daemon.process.poll() is not None, "the end")
+    finally:
+        daemon.close()
+    assert daemon.process.returncode == ExitCode.OK
+    assert "".join(daemon.log).count("serving on") == lives
 
 
 def test_restarts_under_load_fail_no_get(

@@ -117,15 +117,26 @@ async def _run(options: Options, writer: int, pool: HTTPPool | None) -> bool:
     loop.add_signal_handler(signal.SIGHUP, peering.refresh)
     coordinator = Coordinator(options, stopping, restarting, peering)
     await coordinator.open()
-    if writer >= 0:
-        private.report_ready(options.socket, writer)
-    logger.info("serving on %s, instance %s", options.socket, coordinator.instance)
-    await coordinator.serve()
+    try:
+        if writer >= 0:
+            private.report_ready(options.socket, writer)
+        logger.info("serving on %s, instance %s", options.socket, coordinator.instance)
+        await coordinator.serve()
+        await _leave_signals()
+    finally:
+        coordinator.close()
     logger.info("ended")
-    if restarting.is_set():
-        # The loop takes its handlers with it. What comes from now on is the next one's, when it has its own.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     return restarting.is_set()
+
+
+async def _leave_signals() -> None:
+    """Leave signals to the next coordinator, until it has handlers; the loop takes those of this one with it.
+
+    1. ``restarting`` is looked at. 2. SIGTERM comes. 3. The loop ends without a look at its pipe: nobody has been told.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    for _ in range(3):  # what came before is read in one turn of the loop, and its handler called in the next
+        await asyncio.sleep(0)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ class Coordinator:
         try:
             self._listener = _bind(options.socket, self._access.gid)
         except BaseException:
-            self._release()
+            self.close()
             raise
 
     # ---- Life
@@ -93,13 +93,16 @@ class Coordinator:
             await self._peering.open(self._misses)
             self._listener.listen(BACKLOG)
         except BaseException:
-            self._release()
+            self.close()
             raise
         if self._options.app is not None:
             self._loaders = Loaders(self._options.app, self._options.loaders, self._options.socket)
 
     async def serve(self) -> None:
-        """Serve until ``stopping`` is set, or the linger time is over. Then drain: workers finish without it."""
+        """Serve until ``stopping`` is set, or the linger time is over. Then drain: workers finish without it.
+
+        ``close`` follows, however this ends.
+        """
         self._loop.add_reader(self._listener.fileno(), self._accept)
         ticking = asyncio.create_task(self._tick())
         try:
@@ -111,7 +114,6 @@ class Coordinator:
             await self._drain()
         finally:
             ticking.cancel()
-            self._release()
 
     async def _drain(self) -> None:
         """No new connections, no new loads; what is under way may end.
@@ -142,7 +144,8 @@ class Coordinator:
             os.unlink(self._options.socket)
         self._listener.close()
 
-    def _release(self) -> None:
+    def close(self) -> None:
+        """Give everything back, but for the segments where the next coordinator is to find them."""
         if hasattr(self, "_listener") and self._listener.fileno() >= 0:
             self._close_listener()
         for connection in list(self._connections):
