@@ -71,7 +71,7 @@ def _compiler_requires() -> list[str]:
 
 
 def _choose_compiler() -> None:
-    """Tell setuptools by ``CC`` and ``LDSHARED`` which compiler to use."""
+    """Tell setuptools by ``CC``, ``LDSHARED`` and ``AR`` which compiler, linker and archiver to use."""
     if command := _find_compiler():
         os.environ["CC"] = command
         return
@@ -82,6 +82,7 @@ def _choose_compiler() -> None:
         )
     # Without -mcpu, zig compiles for the processor it runs on, and the wheel dies of SIGILL on an older one. The linker
     # is named apart because Python's own LDSHARED may hold flags that zig refuses (Debian's -Wl,-Bsymbolic-functions).
-    command = f"{shlex.quote(sys.executable)} -m {FALLBACK} cc -mcpu=baseline"
-    os.environ["CC"] = command
-    os.environ["LDSHARED"] = f"{command} -shared"
+    zig = f"{shlex.quote(sys.executable)} -m {FALLBACK}"
+    os.environ["CC"] = f"{zig} cc -mcpu=baseline"
+    os.environ["LDSHARED"] = f"{zig} cc -mcpu=baseline -shared"
+    os.environ["AR"] = f"{zig} ar"
