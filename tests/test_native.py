@@ -108,47 +108,73 @@ def compiler() -> list[str]:
 Mutant = tuple[str, str, str]
 
 
-def sources(directory: Path, mutant: Mutant | None) -> list[Path]:
-    """The core's files, one of them changed if there is a mutant."""
-    core = {path.name: path for path in CORE}
-    if mutant is not None:
-        name, old, new = mutant
-        source = (SHM / name).read_text()
-        assert source.count(old) == 1, f"{name} has changed: the mutant wants to replace {old!r}"
-        (directory / name).write_text(source.replace(old, new))
-        if name in core:
-            core[name] = directory / name
-    return list(core.values())
+class Core:
+    """The compiled core: object files, each made once for the same flags."""
+
+    def __init__(self, compiler: list[str], directory: Path) -> None:
+        self._compiler = compiler
+        self._directory = directory
+        self._objects: dict[tuple[str, ...], dict[str, Path]] = {}
+
+    def compile(self, flags: list[str], *files: str | Path, cwd: Path) -> None:
+        """Compile and link in a directory, whose changed files stand before the core's."""
+        command = [*self._compiler, "-std=gnu11", "-pthread", "-Wall", "-Wextra", "-Werror", *flags]
+        subprocess.run([*command, "-I", cwd, "-I", HERE, "-I", SHM, *files], check=True, timeout=PATIENCE, cwd=cwd)
+
+    def objects(self, flags: list[str]) -> dict[str, Path]:
+        """Return the object files by the names of their sources."""
+        if (made := self._objects.get(tuple(flags))) is None:
+            directory = self._directory / str(len(self._objects))
+            directory.mkdir()
+            self.compile([*flags, "-c"], *CORE, cwd=directory)
+            made = self._objects[tuple(flags)] = {path.name: directory / f"{path.stem}.o" for path in CORE}
+        return made
+
+    def mutated(self, flags: list[str], directory: Path, mutant: Mutant | None) -> list[Path]:
+        """Return the object files, one of them of a changed source; a changed header is for the program alone."""
+        objects = self.objects(flags)
+        if mutant is not None:
+            mutate(directory, mutant)
+            if (name := mutant[0]) in objects:
+                self.compile([*flags, "-w", "-c"], directory / name, cwd=directory)
+                objects = objects | {name: directory / f"{Path(name).stem}.o"}
+        return list(objects.values())
 
 
-def command_for(compiler: list[str], directory: Path, mutant: Mutant | None) -> list[str | Path]:
-    warnings = ["-Wall", "-Wextra", "-Werror"] if mutant is None else ["-w"]
-    return [*compiler, "-std=gnu11", "-pthread", *warnings, "-I", directory, "-I", HERE, "-I", SHM]
+@pytest.fixture(scope="session")
+def core(compiler: list[str], tmp_path_factory: pytest.TempPathFactory) -> Core:
+    return Core(compiler, tmp_path_factory.mktemp("core"))
 
 
-def build(compiler: list[str], directory: Path, program: str, flags: list[str], mutant: Mutant | None = None) -> Path:
+def mutate(directory: Path, mutant: Mutant) -> None:
+    """Write the changed file."""
+    name, old, new = mutant
+    source = (SHM / name).read_text()
+    assert source.count(old) == 1, f"{name} has changed: the mutant wants to replace {old!r}"
+    (directory / name).write_text(source.replace(old, new))
+
+
+def build(core: Core, directory: Path, program: str, flags: list[str], mutant: Mutant | None = None) -> Path:
     """Compile a program of ``tests/native`` with the core."""
-    core = sources(directory, mutant)
-    # The interleavings' program includes the core, to stop it.
-    files = [HERE / f"{program}.c", *(() if program == "interleave" else core)]
-    binary = directory / program
-    command = [*command_for(compiler, directory, mutant), *flags, *files, "-o", binary]
-    subprocess.run(command, check=True, timeout=PATIENCE)
-    return binary
+    objects = core.mutated(flags, directory, mutant)
+    core.compile([*flags, *(["-w"] if mutant else [])], HERE / f"{program}.c", *objects, "-o", program, cwd=directory)
+    return directory / program
 
 
-def build_crash(compiler: list[str], directory: Path, mutant: Mutant | None = None) -> Path:
+def build_interleave(core: Core, directory: Path, flags: list[str], mutant: Mutant | None = None) -> Path:
+    """Compile ``interleave.c``, which includes the core, to stop it."""
+    if mutant is not None:
+        mutate(directory, mutant)
+    core.compile([*flags, *(["-w"] if mutant else [])], HERE / "interleave.c", "-o", "interleave", cwd=directory)
+    return directory / "interleave"
+
+
+def build_crash(core: Core, directory: Path, mutant: Mutant | None = None) -> Path:
     """Compile ``crash.c``, and the core with calls of its functions before each store."""
-    core = sources(directory, mutant)
-    command = command_for(compiler, directory, mutant)
-    hooks = ["-fsanitize=thread", "-Wno-tsan", "-Dmemcpy=crash_copy", "-Dmemset=crash_set"]
-    objects = directory / "objects"
-    objects.mkdir()
-    subprocess.run([*command, "-O1", "-g", *hooks, "-c", *core], check=True, timeout=PATIENCE, cwd=objects)
-    binary = directory / "crash"
-    linked = [HERE / "crash.c", *objects.glob("*.o"), "-o", binary]
-    subprocess.run([*command, "-O1", "-g", *linked], check=True, timeout=PATIENCE)
-    return binary
+    hooks = ["-O1", "-g", "-fsanitize=thread", "-Wno-tsan", "-Dmemcpy=crash_copy", "-Dmemset=crash_set"]
+    objects = core.mutated(hooks, directory, mutant)
+    core.compile(["-O1", "-g"], HERE / "crash.c", *objects, "-o", "crash", cwd=directory)
+    return directory / "crash"
 
 
 def run(binary: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -161,28 +187,26 @@ def run(binary: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def test_units(compiler: list[str], tmp_path: Path) -> None:
-    done = run(build(compiler, tmp_path, "units", SANITIZERS["address"]))
+def test_units(core: Core, tmp_path: Path) -> None:
+    done = run(build(core, tmp_path, "units", SANITIZERS["address"]))
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_no_interleaving_of_reader_and_writer_shows_a_wrong_byte(compiler: list[str], tmp_path: Path) -> None:
-    done = run(build(compiler, tmp_path, "interleave", SANITIZERS["address"]))
+def test_no_interleaving_of_reader_and_writer_shows_a_wrong_byte(core: Core, tmp_path: Path) -> None:
+    done = run(build_interleave(core, tmp_path, SANITIZERS["address"]))
     assert done.returncode == 0, done.stderr
     assert "readers stopped in" in done.stdout
 
 
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=list(MUTANTS))
-def test_interleavings_show_what_is_missing(compiler: list[str], tmp_path: Path, mutant: Mutant) -> None:
-    done = run(build(compiler, tmp_path, "interleave", SANITIZERS["plain"], mutant))
+def test_interleavings_show_what_is_missing(core: Core, tmp_path: Path, mutant: Mutant) -> None:
+    done = run(build_interleave(core, tmp_path, SANITIZERS["plain"], mutant))
     assert done.returncode == 1, done.stdout
     assert "stopped in place" in done.stderr
 
 
-def test_a_coordinator_that_dies_at_any_store_is_followed_by_one_that_goes_on(
-    compiler: list[str], tmp_path: Path
-) -> None:
-    binary = build_crash(compiler, tmp_path)
+def test_a_coordinator_that_dies_at_any_store_is_followed_by_one_that_goes_on(core: Core, tmp_path: Path) -> None:
+    binary = build_crash(core, tmp_path)
     done = run(binary, "walk", "1")
     assert (done.returncode, done.stderr) == (0, "")
     numbers = [int(number) for number in re.findall(r"\d+", done.stdout)]
@@ -194,25 +218,25 @@ def test_a_coordinator_that_dies_at_any_store_is_followed_by_one_that_goes_on(
 
 
 @pytest.mark.parametrize("mutant", ADOPTION_MUTANTS.values(), ids=list(ADOPTION_MUTANTS))
-def test_crashes_show_what_is_missing(compiler: list[str], tmp_path: Path, mutant: Mutant) -> None:
-    done = run(build_crash(compiler, tmp_path, mutant), "walk", "1")
+def test_crashes_show_what_is_missing(core: Core, tmp_path: Path, mutant: Mutant) -> None:
+    done = run(build_crash(core, tmp_path, mutant), "walk", "1")
     assert done.returncode == 1, done.stdout
     assert ": put: " in done.stderr or ": remove: " in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
-def test_stress(compiler: list[str], tmp_path: Path, sanitizer: str) -> None:
+def test_stress(core: Core, tmp_path: Path, sanitizer: str) -> None:
     seed = str(int.from_bytes(os.urandom(4), "big"))
-    done = run(build(compiler, tmp_path, "stress", SANITIZERS[sanitizer]), "4", seed)
+    done = run(build(core, tmp_path, "stress", SANITIZERS[sanitizer]), "4", seed)
     assert (done.returncode, done.stderr) == (0, ""), f"seed {seed}"
 
 
-def test_duel(compiler: list[str], tmp_path: Path) -> None:
-    done = run(build(compiler, tmp_path, "duel", SANITIZERS["plain"]), "2")
+def test_duel(core: Core, tmp_path: Path) -> None:
+    done = run(build(core, tmp_path, "duel", SANITIZERS["plain"]), "2")
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two sides that never run at once need no fences")
-def test_the_duel_is_lost_without_the_readers_fence(compiler: list[str], tmp_path: Path) -> None:
-    done = run(build(compiler, tmp_path, "duel", SANITIZERS["plain"], NO_FENCE), "60")  # some seconds are enough
+def test_the_duel_is_lost_without_the_readers_fence(core: Core, tmp_path: Path) -> None:
+    done = run(build(core, tmp_path, "duel", SANITIZERS["plain"], NO_FENCE), "60")  # some seconds are enough
     assert done.returncode == 1, done.stdout
