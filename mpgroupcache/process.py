@@ -94,28 +94,29 @@ class Process:
             if time.monotonic() < self._retry_at:
                 return None
             previous = None
-            if self._link is not None:
-                previous = self._link.reader
+            if (last := self._link) is not None:
+                previous = last.reader
                 if self._linked_at is not None:
                     self._silent = self._is_silent()  # before the next lines make it the only one to say so
                     broke_soon = time.monotonic() - self._linked_at < LIVED
                     self._broke_soon = self._broke_soon + 1 if broke_soon else 0
                     self._linked_at = None
-                self._link.close()  # of a link that broke, one connection may live on, and its service thread with it
+                last.close()  # of a link that broke, one connection may live on, and its service thread with it
             try:
                 location = config.location()
                 if location.private:
                     private.ensure_running(location.path)
-                self._link = Link(location.path, previous, None if location.private else self._begin_reattaching)
+                link = Link(location.path, previous, None if location.private else self._begin_reattaching)
             except _UNAVAILABLE as error:
                 self._report(error)
                 return None
-            _readers.add(self._link.reader)
+            _readers.add(link.reader)
+            self._link = link
             if self._closed.is_set():  # this process left meanwhile, and its close() may have been too early to see it
-                self._link.close()
+                link.close()
                 return None
             if self._reported:
-                logger.info("the coordinator is back: instance %s", self._link.instance)
+                logger.info("the coordinator is back: instance %s", link.instance)
                 self._reported = False
             self._linked_at = time.monotonic()
             self._failures = 0
@@ -124,14 +125,15 @@ class Process:
             if self._broke_soon > 2:
                 self._wait(self._broke_soon)
             for tell in _on_link:
-                tell(self._link)
-            return self._link
+                tell(link)
+            return link
 
     def _is_silent(self) -> bool:
         """Whether the coordinator lived when it was heard of last, and did not answer."""
-        if self._link is None or self._linked_at is None:
+        link = self._link
+        if link is None or self._linked_at is None:
             return self._silent
-        return isinstance(self._link.channel.broken, CoordinatorSilent)  # nobody has tried since it broke
+        return isinstance(link.channel.broken, CoordinatorSilent)  # nobody has tried since it broke
 
     def _begin_reattaching(self) -> bool:
         """Come back without a get: peers' requests are loaded by idle workers too. Returns whether somebody is at it.

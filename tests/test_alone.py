@@ -107,25 +107,28 @@ def test_a_link_that_breaks_at_once_is_no_success(here: Any, monkeypatch: pytest
     assert sum(thread.name == REATTACHING for thread in threading.enumerate()) <= 1
 
 
-@pytest.mark.parametrize("early", [True, False])
-def test_a_process_that_has_left_makes_no_link(here: Any, monkeypatch: pytest.MonkeyPatch, early: bool) -> None:
+@pytest.mark.parametrize("moment", ["before", "connecting", "connected"])
+def test_a_process_that_has_left_makes_no_link(here: Any, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     """Nobody would end its service thread; ``close()`` comes before the try, or while another thread connects."""
     made = process.current()
     group = mpgroupcache.new_group("g", "1MiB", lambda ctx, key, dest: dest.set_string("value"))
     links: list[Link] = []
 
+    def close_at(now: str) -> None:
+        if now == moment:
+            made.close()
+
     def link(*arguments: Any) -> Link:
-        made.close()
+        close_at("connecting")
         links.append(Link(*arguments))
+        close_at("connected")
         return links[-1]
 
     monkeypatch.setattr(process, "Link", link)
-    if early:
-        made.close()
+    close_at("before")
     assert not mpgroupcache.connect()
-    assert [link.broken for link in links] == [True] * (not early)
     assert group.get("key") == "value"
-    assert len(links) == (not early)
+    assert [link.broken for link in links] == [True] * (moment != "before")
 
 
 def test_a_child_that_is_forked_inside_a_load_has_no_lease_of_its_parents() -> None:
