@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import random
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -103,26 +102,42 @@ def memcached() -> Iterator[Client | None]:
             process.wait()
 
 
-def measure(size: int, count: int, rounds: int, socket_client: Client | None) -> dict[str, list[float]]:
-    """Fill every cache with the same values, and time gets in random order."""
+def fill(name: str, size: int, count: int) -> tuple[mpgroupcache.Group, dict[str, bytes], list[str]]:
+    """Return a group that has cached ``count`` values of ``size`` bytes, the values, and a batch's keys."""
     keys = [f"key-{number:05d}" for number in range(count)]
     body = random.Random(size).randbytes(size)
     values = {key: key.encode() + body[len(key) :] for key in keys}  # an object each, as in life
-    name = f"hit-{size}-{count}"
     group = mpgroupcache.new_group(name, 2 * TOGETHER, lambda ctx, key, dest: dest.set_bytes(values[key]))
-    box, tools = cachebox.LRUCache(2 * count), cachetools.LRUCache(2 * count)
+    for key in keys:
+        group.get(key)
+    while any(group.lookup(key) is None for key in keys):
+        time.sleep(0.01)  # the last values are still being stored
     order = keys * (BATCH // count + 1)
     random.Random(1).shuffle(order)
-    order = order[:BATCH]
+    return group, values, order[:BATCH]
+
+
+def in_turn(batches: dict[str, tuple[Batch, int]], rounds: int) -> dict[str, list[float]]:
+    """Time each batch with cold caches of the processor, and with warm ones."""
+    turns: dict[str, tuple[Batch, int]] = {}
+    for name, (batch, operations) in batches.items():
+        turns[name + COLD] = batch, operations
+        turns[name + WARMING] = repeated(batch), WARMING_BATCHES * operations
+        turns[name] = batch, operations
+    times = side_by_side(turns, rounds)
+    return {turn: series for turn, series in times.items() if not turn.endswith(WARMING)}
+
+
+def measure(size: int, count: int, rounds: int, socket_client: Client | None) -> dict[str, list[float]]:
+    """Fill every cache with the same values, and time gets in random order."""
+    group, values, order = fill(f"hit-{size}-{count}", size, count)
+    box, tools = cachebox.LRUCache(2 * count), cachetools.LRUCache(2 * count)
     with tempfile.TemporaryDirectory() as directory, lmdb.open(directory, map_size=4 * TOGETHER, sync=False) as disk:
         with disk.begin(write=True) as transaction:
-            for key in keys:
-                transaction.put(key.encode(), values[key])
-        for key in keys:
-            box[key] = tools[key] = values[key]
-            group.get(key)
-        while any(group.lookup(key) is None for key in keys):
-            time.sleep(0.01)  # the last values are still being stored
+            for key, value in values.items():
+                transaction.put(key.encode(), value)
+        for key, value in values.items():
+            box[key] = tools[key] = value
         batches = {
             "mpgroupcache": (group_gets(group, order), BATCH),
             "cachebox": (gets(box, order), BATCH),
@@ -130,27 +145,38 @@ def measure(size: int, count: int, rounds: int, socket_client: Client | None) ->
             "lmdb": (lmdb_gets(disk, order), BATCH),
         }
         if socket_client is not None:
-            for key in keys:
-                socket_client.set(key, values[key])
+            for key, value in values.items():
+                socket_client.set(key, value)
             few = order[:SLOW_BATCH]
             batches["memcached"] = (memcached_gets(socket_client, few), SLOW_BATCH)
-        turns: dict[str, tuple[Batch, int]] = {}
-        for cache, (batch, operations) in batches.items():
-            turns[cache + COLD] = batch, operations
-            turns[cache + WARMING] = repeated(batch), WARMING_BATCHES * operations
-            turns[cache] = batch, operations
-        times = side_by_side(turns, rounds)
-        return {turn: series for turn, series in times.items() if not turn.endswith(WARMING)}
+        return in_turn(batches, rounds)
 
 
-def report(title: str, times: dict[str, list[float]]) -> None:
-    """Print a table of one measurement."""
+def compare_sizes(count: int, rounds: int) -> float:
+    """Time gets of ``count`` values of each size, and return what the slowest takes in what the fastest does.
+
+    As many of every size, so that what differs is the size and not the processor's cache; and in one measurement, so
+    that it is not the processor's speed of the minute.
+    """
+    batches = {}
+    for size in SIZES:
+        group, _, order = fill(f"size-{size}", size, count)
+        batches[f"{size} B"] = group_gets(group, order), BATCH
+    times = in_turn(batches, rounds)
+    first = next(iter(batches))
+    report(f"{count} values of each size", times, first)
+    relative = [ratio(times, name, first) for name in batches]
+    return max(relative) / min(relative)
+
+
+def report(title: str, times: dict[str, list[float]], base: str = "mpgroupcache") -> None:
+    """Print a table of one measurement. ``base``: in whose times each is told."""
     rows = []
     for name, series in times.items():
         figures = [f"{percentile(series, share):.0f}" for share in (0.5, 0.9, 0.99)]
-        ours = "mpgroupcache" + (COLD if name.endswith(COLD) else "")
-        rows.append([name, *figures, f"{ratio(times, name, ours):.2f}"])
-    table(f"hit: {title}, ns per get", ["", "median", "p90", "p99", "times ours"], rows)
+        same = base + (COLD if name.endswith(COLD) else "")
+        rows.append([name, *figures, f"{ratio(times, name, same):.2f}"])
+    table(f"hit: {title}, ns per get", ["", "median", "p90", "p99", f"times {base}"], rows)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -158,8 +184,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=40)
     options = parser.parse_args(arguments)
     lines = []
-    few = TOGETHER // SIZES[-1]
-    same_count: dict[int, float] = {}
     with coordinator() as (path, _), memcached() as client:
         mpgroupcache.configure(socket=path)
         for size in SIZES:
@@ -169,11 +193,8 @@ def main(arguments: list[str] | None = None) -> None:
             for other, limit in (("cachebox", 1.6), ("cachetools", 1.0), ("lmdb", 1 / 8)):
                 got = ratio(times, "mpgroupcache", other)
                 lines.append(verdict(f"{count} values of {size} B: get against {other}", got, limit))
-            if count > few:  # as many of every size, so that what differs is the size and not the processor's cache
-                times = measure(size, few, options.rounds, None)
-                report(f"{few} values of {size} B", times)
-            same_count[size] = statistics.median(times["mpgroupcache"])
-        spread = max(same_count.values()) / min(same_count.values())
+        few = TOGETHER // SIZES[-1]
+        spread = compare_sizes(few, options.rounds)
         lines.append(verdict(f"{few} values of 100 B to 1 MiB: slowest size against fastest", spread, 1.3))
     if client is None:
         lines.append("  memcached is not installed: not measured")
