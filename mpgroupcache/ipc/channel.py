@@ -143,11 +143,6 @@ class Channel:
             self._close_sockets()
         self._rouse_next_reader()
 
-    def _fail(self, reason: str, kind: type[CoordinatorUnavailable] = CoordinatorUnavailable) -> CoordinatorUnavailable:
-        self.close(reason, kind)
-        assert self.broken is not None
-        return self.broken
-
     # ---- Sending
 
     def send(self, message: Message, request_id: int = 0, fd: int = -1) -> None:
@@ -164,7 +159,9 @@ class Channel:
                     self._sock.sendall(frame)
         except OSError as error:  # a timeout too: what of the frame is out cannot be taken back
             kind = CoordinatorSilent if isinstance(error, TimeoutError | BlockingIOError) else CoordinatorUnavailable
-            raise self._fail(f"sending to the coordinator: {error}", kind) from error
+            self.close(f"sending to the coordinator: {error}", kind)
+            assert self.broken is not None
+            raise self.broken from error
         except BaseException:  # of a signal's handler, or a killed greenlet: perhaps half of the frame is out
             self.close("a frame was cut off")
             raise
@@ -252,12 +249,12 @@ class Channel:
             self._check_liveness()
             return
         except OSError as error:
-            self._fail(f"reading from the coordinator: {error}")
+            self.close(f"reading from the coordinator: {error}")
             return
         if ancillary:
             self._fds.add(ancillary)
         if count == 0 or flags & memfd.TRUNCATED:
-            self._fail("the coordinator closed the connection" if count == 0 else "out of file descriptors")
+            self.close("the coordinator closed the connection" if count == 0 else "out of file descriptors")
             return
         self._heard = time.monotonic()
         self._pinged = False
@@ -266,7 +263,7 @@ class Channel:
             for request_id, message in self._decoder:
                 self._dispatch(request_id, Answer(message, self._fds.claim(message)))
         except ProtocolError as error:
-            self._fail(str(error))
+            self.close(str(error))
 
     def _dispatch(self, request_id: int, answer: Answer) -> None:
         # The answer is there before the request is taken out: so of two that take it out, a reader and a caller that
@@ -284,7 +281,7 @@ class Channel:
         silent = time.monotonic() - self._heard
         if silent >= LIVENESS_TIMEOUT and self._pinged:
             if not self._is_readable():  # else it is this process that was busy elsewhere
-                self._fail(f"the coordinator was silent for {silent:.1f} s", CoordinatorSilent)
+                self.close(f"the coordinator was silent for {silent:.1f} s", CoordinatorSilent)
         elif silent >= PING_AFTER and not self._pinged:
             self._pinged = True
             self._heard = time.monotonic() - PING_AFTER  # silence before anybody waited is not the coordinator's
