@@ -123,10 +123,9 @@ def test_whoever_wants_it_ended_while_one_becomes_the_next_has_it_ended(
     daemon = Ending(socket_path, env=os.environ | {"ENDING": moment}).wait_serving()
     try:
         daemon.send(signal.SIGUSR2)
-        wait_until(lambda: daemon.process.poll() is not None, "the end")
+        assert daemon.wait() == ExitCode.OK
     finally:
         daemon.close()
-    assert daemon.process.returncode == ExitCode.OK
     assert "".join(daemon.log).count("serving on") == lives
 
 

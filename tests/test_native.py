@@ -140,6 +140,12 @@ class Core:
                 objects = objects | {name: directory / f"{Path(name).stem}.o"}
         return list(objects.values())
 
+    def link(self, directory: Path, program: str, flags: list[str], objects: list[Path], mutant: Mutant | None) -> Path:
+        """Compile a program of ``tests/native``, and link it with object files."""
+        quiet = [] if mutant is None else ["-w"]
+        self.compile([*flags, *quiet], HERE / f"{program}.c", *objects, "-o", program, cwd=directory)
+        return directory / program
+
 
 @pytest.fixture(scope="session")
 def core(compiler: list[str], tmp_path_factory: pytest.TempPathFactory) -> Core:
@@ -156,25 +162,20 @@ def mutate(directory: Path, mutant: Mutant) -> None:
 
 def build(core: Core, directory: Path, program: str, flags: list[str], mutant: Mutant | None = None) -> Path:
     """Compile a program of ``tests/native`` with the core."""
-    objects = core.mutated(flags, directory, mutant)
-    core.compile([*flags, *(["-w"] if mutant else [])], HERE / f"{program}.c", *objects, "-o", program, cwd=directory)
-    return directory / program
+    return core.link(directory, program, flags, core.mutated(flags, directory, mutant), mutant)
 
 
 def build_interleave(core: Core, directory: Path, flags: list[str], mutant: Mutant | None = None) -> Path:
     """Compile ``interleave.c``, which includes the core, to stop it."""
     if mutant is not None:
         mutate(directory, mutant)
-    core.compile([*flags, *(["-w"] if mutant else [])], HERE / "interleave.c", "-o", "interleave", cwd=directory)
-    return directory / "interleave"
+    return core.link(directory, "interleave", flags, [], mutant)
 
 
 def build_crash(core: Core, directory: Path, mutant: Mutant | None = None) -> Path:
     """Compile ``crash.c``, and the core with calls of its functions before each store."""
     hooks = ["-O1", "-g", "-fsanitize=thread", "-Wno-tsan", "-Dmemcpy=crash_copy", "-Dmemset=crash_set"]
-    objects = core.mutated(hooks, directory, mutant)
-    core.compile(["-O1", "-g"], HERE / "crash.c", *objects, "-o", "crash", cwd=directory)
-    return directory / "crash"
+    return core.link(directory, "crash", ["-O1", "-g"], core.mutated(hooks, directory, mutant), mutant)
 
 
 def run(binary: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

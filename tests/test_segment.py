@@ -49,7 +49,7 @@ class Starter:
         self.name = instance_name(socket_path)
 
     def start(self, at: float) -> bool:
-        time.sleep(max(at - time.monotonic(), 0))
+        time.sleep(max(at - time.monotonic(), 0))  # all of them at once
         try:
             self.opened = open_instance(self.name)
         except AlreadyRunning:
@@ -207,7 +207,7 @@ class Watcher:
                 while not reader.retired:
                     if time.monotonic() > deadline:
                         return missing + 1
-                    time.sleep(0.001)
+                    time.sleep(0.001)  # the pace of looking
 
 
 def test_unfinished_control_segments_are_cleared_unless_somebody_is_at_them(

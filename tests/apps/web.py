@@ -42,7 +42,7 @@ def load(_ctx: Any, key: str, dest: mpgroupcache.Sink) -> None:
     tell("load", key)
     deadline = time.monotonic() + PATIENCE
     while held(key) and time.monotonic() < deadline:
-        time.sleep(0.005)
+        time.sleep(0.005)  # the pace of looking
     dest.set_bytes(value_of(key))
 
 
