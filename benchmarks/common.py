@@ -25,7 +25,7 @@ def coordinator(*options: str) -> Iterator[tuple[str, int]]:
     """Run a coordinator; yields its socket and its process id."""
     with tempfile.TemporaryDirectory(prefix="mpg-") as directory:
         path = str(Path(directory) / "socket")
-        command = [sys.executable, "-m", "mpgroupcache.ipc.coordinator", "--socket", path, "--log-level", "warning"]
+        command = [sys.executable, "-m", "mpgroupcache.coordinator", "--socket", path, "--log-level", "warning"]
         process = subprocess.Popen([*command, *options])
         try:
             while not os.path.exists(path):

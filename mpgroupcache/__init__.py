@@ -28,7 +28,6 @@ Each docstring names its counterpart in Go groupcache, and says where it differs
 from typing import TYPE_CHECKING, Any
 
 from mpgroupcache import lru, singleflight
-from mpgroupcache.config import configure
 from mpgroupcache.errors import (
     AlreadyRunning,
     ArenaError,
@@ -42,7 +41,7 @@ from mpgroupcache.errors import (
 )
 from mpgroupcache.getters import Getter
 from mpgroupcache.group import Group
-from mpgroupcache.peers import (
+from mpgroupcache.pickers import (
     NoPeers,
     PeerPicker,
     ProtoGetter,
@@ -60,6 +59,7 @@ from mpgroupcache.registry import (
 from mpgroupcache.shm._view import ByteView
 from mpgroupcache.sinks import BytesSink, ByteViewSink, ProtoSink, Sink, StringSink, TruncatingSink
 from mpgroupcache.stats import AtomicInt, CacheStats, CacheType, Stats
+from mpgroupcache.worker.config import configure
 
 if TYPE_CHECKING:
     from mpgroupcache.pool import HTTPPool

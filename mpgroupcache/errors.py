@@ -55,3 +55,13 @@ class AlreadyRunning(CacheError):
 
 class ProtocolError(CacheError):
     """The other end of a connection sent what the protocol does not allow; the connection is closed."""
+
+
+def describe_error(error: BaseException) -> tuple[str, str]:
+    """An exception's qualified type name and its text."""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        return name, str.__str__(str(error))  # of a subclass (markup), which its own str() keeps, a plain one
+    except Exception:  # an exception whose __str__ raises is still an exception
+        return name, "(its text could not be made)"

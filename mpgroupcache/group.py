@@ -15,24 +15,31 @@ from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar, overload
 
-from mpgroupcache.alone import Outcome, describe_error
-from mpgroupcache.errors import CoordinatorError, CoordinatorUnavailable, DeadlineExceeded, ProtocolError
+from mpgroupcache.counters import Counter
+from mpgroupcache.errors import (
+    CoordinatorError,
+    CoordinatorUnavailable,
+    DeadlineExceeded,
+    ProtocolError,
+    describe_error,
+)
 from mpgroupcache.getters import Getter, GetterFunction, Loader
 from mpgroupcache.ipc import memfd
-from mpgroupcache.ipc.channel import Answer
-from mpgroupcache.ipc.link import Link
-from mpgroupcache.ipc.wire import MAX_HELD, Ask, Failed, Hit, Lease, Origin, Served, Value
+from mpgroupcache.ipc.messages import MAX_HELD, Ask, Failed, Hit, Lease, Origin, Served, Value
 from mpgroupcache.keys import decode_key, encode_key
-from mpgroupcache.leases import HeldLease, LocalLease, SharedLease, held_leases
-from mpgroupcache.peers import PeerAnswer, PeerPicker, ProtoGetter, make_request, picker_of, read_response
-from mpgroupcache.process import Process, current
+from mpgroupcache.pickers import PeerAnswer, PeerPicker, ProtoGetter, make_request, picker_of, read_response
 from mpgroupcache.shm._group import GroupCore, with_own_get
 from mpgroupcache.shm._view import ByteView
 from mpgroupcache.shm.segment import segment_path
 from mpgroupcache.sinks import Sink
 from mpgroupcache.sizes import format_size
-from mpgroupcache.stats import CacheStats, CacheType, Counter, Stats
+from mpgroupcache.stats import CacheStats, CacheType, Stats
 from mpgroupcache.threads import waiting
+from mpgroupcache.worker.alone import Outcome
+from mpgroupcache.worker.channel import Answer
+from mpgroupcache.worker.leases import HeldLease, LocalLease, SharedLease, held_leases
+from mpgroupcache.worker.link import Link
+from mpgroupcache.worker.process import Process, current
 
 logger = logging.getLogger(__name__)
 

@@ -9,19 +9,21 @@ from zlib import crc32
 
 from mpgroupcache import serving
 from mpgroupcache.errors import CacheError
-from mpgroupcache.ipc.link import Link
-from mpgroupcache.ipc.wire import MAX_PEERS, MAX_PEERS_BYTES, MAX_REPLICAS, MAX_URL, SetPeers
-from mpgroupcache.net import wire
+from mpgroupcache.ipc.messages import SetPeers
+from mpgroupcache.limits import MAX_PEERS, MAX_PEERS_BYTES, MAX_REPLICAS, MAX_URL
+from mpgroupcache.net import peerwire
 from mpgroupcache.net.consistenthash import HASHES, Map
 from mpgroupcache.net.groupcachepb_pb2 import GetRequest, GetResponse
+from mpgroupcache.net.hooks import Transport
 from mpgroupcache.net.options import parse_url
 from mpgroupcache.net.outcomes import Fetched, outcome_of
-from mpgroupcache.net.transport import Transport, default_transport, round_trip
-from mpgroupcache.peers import ProtoGetter, register_ring
-from mpgroupcache.process import current, on_link
+from mpgroupcache.net.transport import default_transport, round_trip
+from mpgroupcache.pickers import ProtoGetter, register_ring
+from mpgroupcache.worker.link import Link
+from mpgroupcache.worker.process import current, on_link
 
 if TYPE_CHECKING:
-    from mpgroupcache.net.source import Context
+    from mpgroupcache.net.hooks import Context
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ class HTTPPool:
         self,
         self_url: str,
         *,
-        base_path: str = wire.DEFAULT_BASE_PATH,
+        base_path: str = peerwire.DEFAULT_BASE_PATH,
         replicas: int = 50,
         hash_fn: str | Callable[[bytes], int] = crc32,
         context: Context | None = None,
@@ -80,7 +82,7 @@ class HTTPPool:
         if replicas > MAX_REPLICAS:
             raise ValueError(f"replicas: got {replicas}, expected at most {MAX_REPLICAS}")
         self.self_url = self_url
-        self.base_path = wire.check_base_path(base_path)
+        self.base_path = peerwire.check_base_path(base_path)
         if len(base_path) > MAX_URL:
             raise ValueError(f"base_path: got {len(base_path)} characters, expected at most {MAX_URL}")
         self.replicas = replicas
@@ -201,9 +203,9 @@ class _Peer:
 
         It is told of no secret, and sees no certificate: an application's ``transport`` may have both.
         """
-        target = wire.request_target("/", request.group, request.key).decode()[1:]
-        headers = {wire.TIMEOUT.decode(): wire.encode_timeout(PEER_TIMEOUT).decode()}
-        reply = round_trip(self._transport(ctx), self._url + target, headers, PEER_TIMEOUT, wire.MAX_RESPONSE_BYTES)
+        target = peerwire.request_target("/", request.group, request.key).decode()[1:]
+        headers = {peerwire.TIMEOUT.decode(): peerwire.encode_timeout(PEER_TIMEOUT).decode()}
+        reply = round_trip(self._transport(ctx), self._url + target, headers, PEER_TIMEOUT, peerwire.MAX_RESPONSE_BYTES)
         outcome = outcome_of(self._url, reply)
         if not isinstance(outcome, Fetched):
             raise CacheError(getattr(outcome, "reason", None) or f"{self._url}: its loader raised {outcome}")

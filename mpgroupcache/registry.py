@@ -9,12 +9,12 @@ from typing import Any, Protocol, TypeAlias, overload
 
 from mpgroupcache.getters import Getter, GetterFunction
 from mpgroupcache.group import Group
-from mpgroupcache.ipc.wire import MAX_NAME_BYTES, MAX_SECONDS
-from mpgroupcache.peers import PeerPicker
-from mpgroupcache.process import current
+from mpgroupcache.limits import MAX_NAME_BYTES, MAX_SECONDS
+from mpgroupcache.pickers import PeerPicker
 from mpgroupcache.shm._view import ByteView
 from mpgroupcache.sinks import Sink
 from mpgroupcache.sizes import parse_size
+from mpgroupcache.worker.process import current
 
 _groups: dict[str, Group] = {}
 _new_group_hook: Callable[[Group], object] | None = None

@@ -10,16 +10,15 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
-from mpgroupcache.alone import describe_error
-from mpgroupcache.errors import DeadlineExceeded, LoadError
+from mpgroupcache.errors import DeadlineExceeded, LoadError, describe_error
 from mpgroupcache.group import Group
-from mpgroupcache.net import wire
+from mpgroupcache.net import peerwire
 from mpgroupcache.net.connection import locate
-from mpgroupcache.net.source import Context, PeerRequest
+from mpgroupcache.net.hooks import Context, PeerRequest
 from mpgroupcache.registry import get_group
 from mpgroupcache.shm._view import ByteView
 
-_TIMEOUT: Final = wire.TIMEOUT.decode().lower()
+_TIMEOUT: Final = peerwire.TIMEOUT.decode().lower()
 
 
 class _Asked(NamedTuple):
@@ -36,40 +35,40 @@ def _read(
     if raw is None:
         if b"+" in path:  # a space of a Go client's, or a plus: a guess may answer with another key's value
             text = "the server gives no raw path (RAW_URI, REQUEST_URI or raw_path), and this one has a plus"
-            raise wire.RequestError(text, wire.error_response(501, text))
-        raw = wire.escape_path(path)
+            raise peerwire.RequestError(text, peerwire.error_response(501, text))
+        raw = peerwire.escape_path(path)
     name, key = locate(base_path, raw)
     if (group := get_group(name)) is None:
-        raise wire.RequestError(f"no such group: {name}", wire.no_such_group(name.encode()))
+        raise peerwire.RequestError(f"no such group: {name}", peerwire.no_such_group(name.encode()))
     header = headers.get(_TIMEOUT)
-    timeout = None if header is None else wire.decode_timeout(header.encode("latin-1", "replace"))
+    timeout = None if header is None else peerwire.decode_timeout(header.encode("latin-1", "replace"))
     ctx = None
     if context is not None:
         try:
             ctx = context(PeerRequest(name, key, headers, remote))
         except Exception as error:  # which says nothing of the key: the peer that asks loads it
-            raise wire.RequestError(str(error), wire.error_response(500, f"context: {error}")) from error
+            raise peerwire.RequestError(str(error), peerwire.error_response(500, f"context: {error}")) from error
     return _Asked(group, key, ctx, timeout)
 
 
-def _explain(error: Exception) -> wire.ErrorResponse:
+def _explain(error: Exception) -> peerwire.ErrorResponse:
     """Return what an error is answered with."""
     match error:
-        case wire.RequestError():
+        case peerwire.RequestError():
             return error.response
         case DeadlineExceeded():
-            return wire.error_response(504, f"deadline exceeded: {error}")
+            return peerwire.error_response(504, f"deadline exceeded: {error}")
         case LoadError():
-            return wire.load_failed(error.type_name, error.message)
+            return peerwire.load_failed(error.type_name, error.message)
         case _:
-            return wire.load_failed(*describe_error(error))
+            return peerwire.load_failed(*describe_error(error))
 
 
 class _Body:
     """A value's message, in parts. It keeps the value until it is read or closed."""
 
     def __init__(self, view: ByteView) -> None:
-        before, behind = wire.response_head(len(view))
+        before, behind = peerwire.response_head(len(view))
         self.length = len(before) + len(view) + len(behind)
         self._before = before
         self._chunks = view.chunks()
@@ -84,10 +83,10 @@ class _Body:
 
 
 def _value_headers(length: int) -> list[tuple[bytes, bytes]]:
-    return [(b"Content-Type", wire.CONTENT_TYPE), (b"Content-Length", b"%d" % length)]
+    return [(b"Content-Type", peerwire.CONTENT_TYPE), (b"Content-Length", b"%d" % length)]
 
 
-def _error_headers(response: wire.ErrorResponse) -> list[tuple[bytes, bytes]]:
+def _error_headers(response: peerwire.ErrorResponse) -> list[tuple[bytes, bytes]]:
     headers = [header for header in response.headers if header[0] != b"Connection"]  # which is the server's business
     return [*headers, (b"Content-Length", b"%d" % len(response.body))]
 

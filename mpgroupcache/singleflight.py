@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import TypeVar, cast
 
-from mpgroupcache.alone import Delivered
-from mpgroupcache.leases import LocalLease
-from mpgroupcache.process import current
+from mpgroupcache.worker.alone import Delivered
+from mpgroupcache.worker.leases import LocalLease
+from mpgroupcache.worker.process import current
 
 T = TypeVar("T")
 

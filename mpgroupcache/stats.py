@@ -69,19 +69,6 @@ class Stats:
     """Gets that came over the network from peers. The same in Go."""
 
 
-class Counter(IntEnum):
-    """The words of ``struct mgc_counters`` in shared memory, from which `Stats` is read."""
-
-    MAIN_HITS = 0
-    HOT_HITS = 1
-    LOADS = 2
-    LOADS_DEDUPED = 3
-    LOCAL_LOADS = 4
-    LOCAL_LOAD_ERRS = 5
-    PEER_LOADS = 6
-    PEER_ERRORS = 7
-
-
 class CacheType(IntEnum):
     """Which of a group's two caches (Go: ``CacheType``)."""
 

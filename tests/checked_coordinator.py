@@ -7,8 +7,8 @@ import json
 import signal
 import sys
 
-from mpgroupcache.ipc import coordinator
-from mpgroupcache.ipc.server import Coordinator
+from mpgroupcache.coordinator import main
+from mpgroupcache.coordinator.instance import Coordinator
 
 
 class _Checked(Coordinator):
@@ -38,5 +38,5 @@ class _Checked(Coordinator):
 
 
 if __name__ == "__main__":
-    coordinator.Coordinator = _Checked  # type: ignore[misc]
-    sys.exit(coordinator.main())
+    main.Coordinator = _Checked  # type: ignore[misc]
+    sys.exit(main.main())

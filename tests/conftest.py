@@ -15,8 +15,9 @@ from children import Child
 from servers import Server
 from workers import Daemon, Worker, leave, segments_of
 
-from mpgroupcache import config, registry
+from mpgroupcache import registry
 from mpgroupcache.ipc.flights import FlightTable
+from mpgroupcache.worker import config
 
 # How long an example takes says how busy the machine is, and no more.
 hypothesis.settings.register_profile("untimed", deadline=None)

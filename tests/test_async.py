@@ -12,8 +12,9 @@ import uvloop
 from workers import PATIENCE, Daemon, value_of, wait_until
 
 import mpgroupcache
-from mpgroupcache import BytesSink, DeadlineExceeded, LoadCycleError, LoadError, Sink, process
-from mpgroupcache.ipc.wire import MAX_HELD
+from mpgroupcache import BytesSink, DeadlineExceeded, LoadCycleError, LoadError, Sink
+from mpgroupcache.ipc.messages import MAX_HELD
+from mpgroupcache.worker import process
 
 
 @pytest.fixture(params=[None, uvloop.new_event_loop], ids=["asyncio", "uvloop"])

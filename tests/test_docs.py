@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mpgroupcache.ipc.options import OPTIONS
+from mpgroupcache.coordinator.options import OPTIONS
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("docs/faults.md", "SECURITY.md")

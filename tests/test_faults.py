@@ -24,9 +24,9 @@ from tools import missing
 from workers import PATIENCE, Daemon, HandWorker, Worker, descriptors_of, leave, segments_of, value_of, wait_until
 
 import mpgroupcache
-from mpgroupcache.ipc import wire
-from mpgroupcache.ipc.channel import LIVENESS_TIMEOUT
-from mpgroupcache.ipc.coordinator import ExitCode
+from mpgroupcache.coordinator.main import ExitCode
+from mpgroupcache.ipc import frame, messages
+from mpgroupcache.worker.channel import LIVENESS_TIMEOUT
 
 if TYPE_CHECKING:
     from children import Child
@@ -91,7 +91,7 @@ def test_a_worker_killed_with_a_half_sent_frame(start_coordinator: Start, spawn_
     group = hands[0].declare()
     lease = hands[0].lease(group, b"half")
     waiting = worker.begin_waiting("half")
-    whole = wire.encode(wire.Store(lease, value_of("half")), 9)
+    whole = frame.encode(messages.Store(lease, value_of("half")), 9)
     hands[0].sock.sendall(whole[:-1])
     hands[1].sock.sendall(whole[:5])  # and stays, silent
     hands[0].close()

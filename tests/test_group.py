@@ -24,11 +24,11 @@ from mpgroupcache import (
     Sink,
     StringSink,
     TruncatingSink,
-    process,
 )
-from mpgroupcache.ipc.channel import Answer
-from mpgroupcache.ipc.wire import Failed, FailureCode, Pong
+from mpgroupcache.ipc.messages import Failed, FailureCode, Pong
 from mpgroupcache.shm._group import with_own_get
+from mpgroupcache.worker import process
+from mpgroupcache.worker.channel import Answer
 
 
 def load(ctx: Any, key: str | bytes, dest: Sink) -> None:

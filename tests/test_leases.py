@@ -12,7 +12,7 @@ from workers import BUDGET, GROUP, Daemon, HandWorker, Worker, value_of, wait_un
 
 import mpgroupcache
 from mpgroupcache import DeadlineExceeded, LoadCycleError, LoadError
-from mpgroupcache.ipc import memfd, wire
+from mpgroupcache.ipc import memfd, messages
 
 Spawn = Callable[..., Worker]
 
@@ -116,30 +116,30 @@ def test_a_value_and_the_next_miss_that_come_together(
     with contextlib.closing(HandWorker(daemon.socket)) as worker:
         group = worker.declare()
 
-        def ask(key: bytes) -> wire.Ask:
-            return wire.Ask(group, key, (), True, False)
+        def ask(key: bytes) -> messages.Ask:
+            return messages.Ask(group, key, (), True, False)
 
         lease = worker.lease(group, b"a")
-        worker.send_together(wire.Store(lease, b"A"), ask(b"b"))
+        worker.send_together(messages.Store(lease, b"A"), ask(b"b"))
         answer = worker.receive()
-        assert isinstance(answer, wire.Lease)
+        assert isinstance(answer, messages.Lease)
         wait_until(lambda: reader.do("lookup", "a") == b"A", "a value that is stored")
-        worker.send_together(wire.Store(answer.lease, b"B"), ask(b"b"))
-        assert worker.receive() == wire.Value(b"B", wire.Origin.CACHE)
+        worker.send_together(messages.Store(answer.lease, b"B"), ask(b"b"))
+        assert worker.receive() == messages.Value(b"B", messages.Origin.CACHE)
 
         # Whoever waits has it at once.
         lease = worker.lease(group, b"c")
-        worker.send_together(ask(b"c"), wire.Store(lease, b"C"), ask(b"c"))
-        assert worker.receive() == wire.Value(b"C", wire.Origin.FLIGHT)
-        assert worker.receive() == wire.Value(b"C", wire.Origin.CACHE)
+        worker.send_together(ask(b"c"), messages.Store(lease, b"C"), ask(b"c"))
+        assert worker.receive() == messages.Value(b"C", messages.Origin.FLIGHT)
+        assert worker.receive() == messages.Value(b"C", messages.Origin.CACHE)
         lease = worker.lease(group, b"d")
-        worker.send_together(ask(b"d"), wire.Store(lease, b"D"), ask(b"e"))
-        assert worker.receive() == wire.Value(b"D", wire.Origin.FLIGHT)
-        assert isinstance(worker.receive(), wire.Lease)
+        worker.send_together(ask(b"d"), messages.Store(lease, b"D"), ask(b"e"))
+        assert worker.receive() == messages.Value(b"D", messages.Origin.FLIGHT)
+        assert isinstance(worker.receive(), messages.Lease)
 
         # A value that came is kept, whatever comes after it.
         lease = worker.lease(group, b"f")
-        worker.send_together(wire.Store(lease, b"F"), then=b"no frame of ours")
+        worker.send_together(messages.Store(lease, b"F"), then=b"no frame of ours")
         with pytest.raises(EOFError):
             worker.receive()
         wait_until(lambda: reader.do("lookup", "f") == b"F", "a value that is stored")
@@ -153,10 +153,10 @@ def test_two_values_of_one_key_that_come_together(start_coordinator: Callable[..
         for _ in range(2):
             leases = []
             for here in (False, True):
-                answer = worker.ask(wire.Ask(group, b"k", (), False, here))
-                assert isinstance(answer, wire.Lease)  # not the end of a wait for the last one
+                answer = worker.ask(messages.Ask(group, b"k", (), False, here))
+                assert isinstance(answer, messages.Lease)  # not the end of a wait for the last one
                 leases.append(answer.lease)
-            worker.send_together(wire.Fetched(leases[0], b"v", None), wire.Store(leases[1], b"v"))
+            worker.send_together(messages.Fetched(leases[0], b"v", None), messages.Store(leases[1], b"v"))
 
 
 def test_a_signal_handler_that_raises_while_a_value_is_stored(
@@ -183,8 +183,8 @@ def test_of_a_group_that_caches_nothing_a_value_ends_its_flight(start_coordinato
     with contextlib.closing(HandWorker(daemon.socket)) as worker:
         group = worker.declare(cache_bytes=0)
         lease = worker.lease(group, b"a")
-        worker.send_together(wire.Store(lease, b"A"), wire.Ask(group, b"a", (), True, False))
-        assert isinstance(worker.receive(), wire.Lease)
+        worker.send_together(messages.Store(lease, b"A"), messages.Ask(group, b"a", (), True, False))
+        assert isinstance(worker.receive(), messages.Lease)
 
 
 def test_a_lease_that_is_returned_goes_to_the_next_waiter(spawn: Spawn) -> None:

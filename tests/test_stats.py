@@ -22,7 +22,7 @@ from workers import PATIENCE, Daemon, wait_until
 
 import mpgroupcache
 from mpgroupcache import AtomicInt, CacheStats, CacheType, DeadlineExceeded, LoadCycleError, LoadError, Sink, Stats
-from mpgroupcache import process as processes
+from mpgroupcache.worker import process as processes
 
 COUNTING = 4  # processes, and threads of a process, that count at once
 EACH = 20_000

@@ -19,11 +19,12 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import mpgroupcache
-from mpgroupcache import process, registry
-from mpgroupcache.ipc import memfd, wire
-from mpgroupcache.ipc.channel import Channel
-from mpgroupcache.ipc.link import connect
+from mpgroupcache import registry
+from mpgroupcache.ipc import frame, memfd, messages
 from mpgroupcache.shm.segment import DIRECTORY, instance_name
+from mpgroupcache.worker import process
+from mpgroupcache.worker.channel import Channel
+from mpgroupcache.worker.link import connect
 
 GROUP = "group"
 BUDGET = 8 << 20
@@ -55,7 +56,7 @@ def descriptors_of(pid: int) -> int:
 class Daemon:
     """A coordinator process."""
 
-    program: Sequence[str] = ("-m", "mpgroupcache.ipc.coordinator")
+    program: Sequence[str] = ("-m", "mpgroupcache.coordinator")
     """What Python runs."""
 
     def __init__(self, socket: str, *options: str, prefix: Sequence[str] = (), **popen: Any) -> None:
@@ -141,10 +142,10 @@ def count_asks(patch: Callable[[object, str, object], None] = setattr) -> Callab
     send = Channel.send
     asked = 0
 
-    def counted(channel: Channel, message: wire.Message, request_id: int = 0, fd: int = -1) -> None:
+    def counted(channel: Channel, message: messages.Message, request_id: int = 0, fd: int = -1) -> None:
         nonlocal asked
         send(channel, message, request_id, fd)
-        asked += isinstance(message, wire.Ask)
+        asked += isinstance(message, messages.Ask)
 
     patch(Channel, "send", counted)
     return lambda: asked
@@ -154,7 +155,7 @@ def flush() -> None:
     """Return when the coordinator has acted on what this worker sent: it answers a PING that comes behind it."""
     link = process.current().working_link
     assert link is not None
-    link.channel.request(wire.Ping())
+    link.channel.request(messages.Ping())
 
 
 def segments_of(socket: str) -> list[str]:
@@ -266,26 +267,26 @@ class HandWorker:
 
     def __init__(self, socket: str) -> None:
         self.open(socket)
-        assert isinstance(self.ask(wire.Hello("call", os.getpid(), os.urandom(16))), wire.Welcome)
+        assert isinstance(self.ask(messages.Hello("call", os.getpid(), os.urandom(16))), messages.Welcome)
 
     def open(self, socket: str) -> None:
         """Connect, and say nothing."""
         self.sock = connect(socket)
         self.sock.settimeout(PATIENCE)
-        self._decoder = wire.Decoder()
+        self._decoder = frame.Decoder()
         self._numbers = itertools.count(1)
 
-    def send(self, message: wire.Message, fd: int = -1) -> int:
+    def send(self, message: messages.Message, fd: int = -1) -> int:
         """Send a message, perhaps with a descriptor, and return its request id."""
         number = next(self._numbers)
-        self.sock.sendmsg([wire.encode(message, number)], memfd.passed(fd) if fd >= 0 else [])
+        self.sock.sendmsg([frame.encode(message, number)], memfd.passed(fd) if fd >= 0 else [])
         return number
 
-    def send_together(self, *messages: wire.Message, then: bytes = b"") -> None:
+    def send_together(self, *messages: messages.Message, then: bytes = b"") -> None:
         """Send messages for the coordinator to find in one read, and perhaps something that is none."""
-        self.sock.sendall(b"".join([wire.encode(message, next(self._numbers)) for message in messages]) + then)
+        self.sock.sendall(b"".join([frame.encode(message, next(self._numbers)) for message in messages]) + then)
 
-    def receive(self) -> wire.Message:
+    def receive(self) -> messages.Message:
         """The next message; ``EOFError`` at the end. A descriptor that comes with it is lost."""
         while (frame := next(iter(self._decoder), None)) is None:
             if not (data := self.sock.recv(1 << 16)):
@@ -293,21 +294,21 @@ class HandWorker:
             self._decoder.feed(data)
         return frame[1]
 
-    def ask(self, message: wire.Message) -> wire.Message:
+    def ask(self, message: messages.Message) -> messages.Message:
         """Send a request and return its answer."""
         self.send(message)
         return self.receive()
 
     def declare(self, cache_bytes: int = BUDGET, picks: bool = False) -> int:
         """Declare the group and return its id."""
-        answer = self.ask(wire.Declare(GROUP, cache_bytes, None, picks))
-        assert isinstance(answer, wire.Declared)
+        answer = self.ask(messages.Declare(GROUP, cache_bytes, None, picks))
+        assert isinstance(answer, messages.Declared)
         return answer.group
 
     def lease(self, group: int, key: bytes) -> int:
         """Ask for a key that is nowhere and return the lease."""
-        answer = self.ask(wire.Ask(group, key, (), True, False))
-        assert isinstance(answer, wire.Lease)
+        answer = self.ask(messages.Ask(group, key, (), True, False))
+        assert isinstance(answer, messages.Lease)
         return answer.lease
 
     def close(self) -> None:

@@ -555,3 +555,9 @@ def _trail(before: Mapping[Flight, Flight | None], flight: Flight | None) -> lis
         keys.append(flight.key)
         flight = before[flight]
     return keys[::-1]
+
+
+def describe_cycle(keys: object) -> str:
+    """The text of a ``LoadCycleError``; ``keys`` are (group, key) pairs in order."""
+    chain = [f"{group}/{key!r}" for group, key in keys]  # type: ignore[attr-defined]
+    return f"a loader waits for its own key: {' -> '.join(chain + chain[:1])}; load it without asking the cache"

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from mpgroupcache.errors import ProtocolError
-from mpgroupcache.ipc.wire import Message
+from mpgroupcache.ipc.messages import Message
 from mpgroupcache.shm._reader import Mapping
 from mpgroupcache.shm._view import ByteView
 

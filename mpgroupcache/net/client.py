@@ -21,7 +21,7 @@ from functools import partial
 from random import random
 from typing import TYPE_CHECKING, Final
 
-from mpgroupcache.net import wire
+from mpgroupcache.net import peerwire
 from mpgroupcache.net.breaker import Breaker
 from mpgroupcache.net.exchange import Connection, Exchange
 from mpgroupcache.net.options import SECRET_OPTION, parse_url
@@ -50,11 +50,11 @@ class PeerClient:
         self._options = options
         self._base = parts.path + options.base_path
         head = f" HTTP/1.1\r\nHost: {parts.place}\r\n".encode()
-        head += b"%s: %s\r\n" % (wire.INSTANCE, options.instance.hex().encode())
+        head += b"%s: %s\r\n" % (peerwire.INSTANCE, options.instance.hex().encode())
         if options.secret is not None:
-            head += b"%s: %s\r\n" % (wire.SECRET, wire.encode_secret(options.secret))
-        self._head = head + wire.TIMEOUT + b": "
-        self._whole_head = self._head + wire.encode_timeout(options.request_timeout) + b"\r\n\r\n"
+            head += b"%s: %s\r\n" % (peerwire.SECRET, peerwire.encode_secret(options.secret))
+        self._head = head + peerwire.TIMEOUT + b": "
+        self._whole_head = self._head + peerwire.encode_timeout(options.request_timeout) + b"\r\n\r\n"
         self._loop = asyncio.get_running_loop()
         self._connections: set[Connection] = set()  # open ones, and those that are being opened
         self._idle: list[Connection] = []  # the one used last at the end
@@ -93,7 +93,7 @@ class PeerClient:
             done(Unreached(self._why_open))
             return
         try:
-            target = wire.request_target(self._base, group, key)
+            target = peerwire.request_target(self._base, group, key)
         except ValueError as error:
             done(Unreached(f"{self.url} cannot be asked: {error}"))
             return
@@ -136,7 +136,7 @@ class PeerClient:
 
     def _send(self, connection: Connection, exchange: Exchange) -> None:
         """Send a request that waited for its connection."""
-        left = wire.encode_timeout(max(exchange.deadline - self._loop.time(), _GRAIN))
+        left = peerwire.encode_timeout(max(exchange.deadline - self._loop.time(), _GRAIN))
         connection.send(exchange, b"GET " + exchange.target + self._head + left + b"\r\n\r\n")
 
     def _end(self, exchange: Exchange, outcome: Outcome) -> None:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from httptools import HttpParserError, HttpRequestParser
 
-from mpgroupcache.ipc.wire import NO_CONTEXT, pack_context
-from mpgroupcache.net import wire
+from mpgroupcache.net import peerwire
 from mpgroupcache.net.addresses import format_address
+from mpgroupcache.net.hooks import PeerRequest
 from mpgroupcache.net.outbox import Outbox
-from mpgroupcache.net.source import NoSuchGroup, PeerRequest
+from mpgroupcache.net.source import NoSuchGroup
 
 if TYPE_CHECKING:
     from mpgroupcache.net.server import PeerServer
@@ -34,9 +34,9 @@ MAX_USUAL: Final = 1024  # bytes of a target, or of all headers, that are kept t
 PROGRESS: Final = 64 << 10  # bytes that a slow client has to take in each stall timeout
 
 # Names of headers in lower case
-INSTANCE_HEADER: Final = wire.INSTANCE.lower()
-SECRET_HEADER: Final = wire.SECRET.lower()
-_TIMEOUT: Final = wire.TIMEOUT.lower()
+INSTANCE_HEADER: Final = peerwire.INSTANCE.lower()
+SECRET_HEADER: Final = peerwire.SECRET.lower()
+_TIMEOUT: Final = peerwire.TIMEOUT.lower()
 _FRAMING: Final = frozenset((b"connection", b"content-length", b"transfer-encoding"))
 
 # As Go has them: Python's own differ in one, and between its versions.
@@ -53,10 +53,10 @@ _REASONS: Final = {
 }
 
 
-def _unparsed(status: int, detail: str = "") -> wire.ErrorResponse:
+def _unparsed(status: int, detail: str = "") -> peerwire.ErrorResponse:
     """What net/http answers where it does not call a handler."""
     body = f"{status} {_REASONS[status]}{detail}".encode()
-    return wire.ErrorResponse(status, body, wire.MALFORMED.headers, closes=True)
+    return peerwire.ErrorResponse(status, body, peerwire.MALFORMED.headers, closes=True)
 
 
 _NO_HOST: Final = _unparsed(400, ": missing required Host header")
@@ -74,7 +74,7 @@ class Limits:
     request_timeout: float = 10.0  # s from a request's first byte to the end of its headers; also for a TLS handshake
     idle_timeout: float = 120.0  # s; longer than Go's clients keep theirs (90), so that they close and not we
     stall_timeout: float = 30.0  # s in which a client has to read some of what it asked for
-    value_bytes: int = wire.MAX_VALUE_BYTES  # of one; a client of ours takes no more
+    value_bytes: int = peerwire.MAX_VALUE_BYTES  # of one; a client of ours takes no more
     unread_bytes: int = 256 << 20  # of answers that all clients together have not read; more is refused with 503
 
 
@@ -118,13 +118,13 @@ class _Visit:
 
     def fail(self, type_name: str, text: str) -> None:
         """Answer with the loader's error, unless it is too late."""
-        self.answer(wire.load_failed(type_name, text))
+        self.answer(peerwire.load_failed(type_name, text))
 
     def refuse(self, text: str) -> None:
         """Answer that this peer cannot load, unless it is too late."""
-        self.answer(wire.error_response(503, text))
+        self.answer(peerwire.error_response(503, text))
 
-    def answer(self, response: wire.ErrorResponse) -> None:
+    def answer(self, response: peerwire.ErrorResponse) -> None:
         """Answer with an error, unless it is too late."""
         connection = self.end()
         if connection is not None:
@@ -168,7 +168,7 @@ class Connection(asyncio.Protocol):
         self._usual_headers: dict[bytes, bytes] = {}
         # What waits:
         self._unread = memoryview(b"")  # bytes
-        self._queue: deque[_Request | wire.ErrorResponse] = deque()  # requests, and a last refusal
+        self._queue: deque[_Request | peerwire.ErrorResponse] = deque()  # requests, and a last refusal
         # Why they do:
         self.visit: _Visit | None = None
         self._stalled = 0  # bytes of answers that the client has not read, if they are so many that it is stopped
@@ -216,7 +216,7 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except HttpParserError:
-            self._refuse(wire.MALFORMED)
+            self._refuse(peerwire.MALFORMED)
         self._at_begin = bool(self._completed) and data[-4:] == b"\r\n\r\n"
         if self._completed and self._in_head:  # a head has begun behind the last one
             self._head_bytes = 1
@@ -239,11 +239,11 @@ class Connection(asyncio.Protocol):
         """The head of a request has not come to its end."""
         if self._head_bytes == new:  # it has just begun
             self._active = True
-        limit = wire.MAX_TARGET_BYTES + self._server.limits.header_bytes
+        limit = peerwire.MAX_TARGET_BYTES + self._server.limits.header_bytes
         if self._head_bytes > limit:
-            self._refuse(_TARGET_TOO_LONG if len(self._target) > wire.MAX_TARGET_BYTES else _HEAD_TOO_LARGE)
+            self._refuse(_TARGET_TOO_LONG if len(self._target) > peerwire.MAX_TARGET_BYTES else _HEAD_TOO_LARGE)
 
-    def _refuse(self, response: wire.ErrorResponse) -> None:
+    def _refuse(self, response: peerwire.ErrorResponse) -> None:
         """Nothing that comes now is a request; this is answered behind those that came."""
         if self._ended:
             return
@@ -333,7 +333,7 @@ class Connection(asyncio.Protocol):
             self._serving = True
             while queue and self.visit is None and not self._stalled and not self._ending:
                 request = queue.popleft()
-                if isinstance(request, wire.ErrorResponse):
+                if isinstance(request, peerwire.ErrorResponse):
                     self.send_error(request, _PLAIN)
                 else:
                     self._answer(*request)
@@ -357,19 +357,19 @@ class Connection(asyncio.Protocol):
                 self._visit(group, key, headers, manner)
             else:
                 self.send_value(manner, *found)
-        except wire.RequestError as error:
+        except peerwire.RequestError as error:
             self.send_error(error.response, manner)
         except NoSuchGroup:
-            self.send_error(wire.no_such_group(group.encode()), manner)
+            self.send_error(peerwire.no_such_group(group.encode()), manner)
         except Exception:  # a defect of the source's: this client is not to wait, and the others are not to suffer
             logger.exception("%r: a request failed", self)
-            self.send_error(wire.error_response(500, "internal error; see this peer's log"), manner)
+            self.send_error(peerwire.error_response(500, "internal error; see this peer's log"), manner)
 
     def _visit(self, group: str, key: bytes, headers: dict[bytes, bytes], manner: _Manner) -> None:
         """Wait for a value; the request's errors are raised, and then nobody waits."""
         timeout = None
         if (header := headers.get(_TIMEOUT)) is not None:
-            timeout = wire.decode_timeout(header)
+            timeout = peerwire.decode_timeout(header)
         visit = self.visit = _Visit(self, manner, self._context(group, key, headers))
         self._usual = None
         try:
@@ -385,19 +385,19 @@ class Connection(asyncio.Protocol):
     def _context(self, group: str, key: bytes, headers: dict[bytes, bytes]) -> bytes:
         """What the application makes of the request; what that raises is answered."""
         if self._server.context is None:
-            return NO_CONTEXT
+            return b""
         texts = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
         assert self._transport is not None
         peer = self._transport.get_extra_info("peername")
         try:
-            return pack_context(self._server.context(PeerRequest(group, key, texts, peer[0] if peer else "")))
+            return self._server.context(PeerRequest(group, key, texts, peer[0] if peer else ""))
         except Exception as error:
             self._server.report("context", "%r: the HTTPPool's context raised %r", self, error)
-            raise wire.RequestError(str(error), wire.error_response(500, f"context: {error}")) from error
+            raise peerwire.RequestError(str(error), peerwire.error_response(500, f"context: {error}")) from error
 
     def _give_up(self, visit: _Visit, timeout: float) -> None:
-        text = f"deadline exceeded: no value within the {timeout:g} s of {wire.TIMEOUT.decode()}"
-        visit.answer(wire.error_response(504, text))
+        text = f"deadline exceeded: no value within the {timeout:g} s of {peerwire.TIMEOUT.decode()}"
+        visit.answer(peerwire.error_response(504, text))
         self._server.source.leave(visit)
 
     def _leave(self) -> None:
@@ -412,21 +412,21 @@ class Connection(asyncio.Protocol):
         server = self._server
         if size > server.limits.value_bytes:
             text = f"value: got {size} bytes, expected at most {server.limits.value_bytes}; load it where it is needed"
-            self.send_error(wire.error_response(503, text), manner)
+            self.send_error(peerwire.error_response(503, text), manner)
             return
         if size > PROGRESS and 0 < server.unread_bytes > server.limits.unread_bytes - size:
             text = f"busy: clients have {server.unread_bytes} bytes of answers to read; ask again later"
-            self.send_error(wire.error_response(503, text), manner)
+            self.send_error(peerwire.error_response(503, text), manner)
             return
         rate = minute_qps if minute_qps > 0.0 else None
         if manner is _PLAIN and not server.draining:
             before, behind = _frame(size, rate)
             self._write(b"".join((server.value_head, before, value, behind)))
         else:
-            before, behind = wire.response_head(size, rate)
+            before, behind = peerwire.response_head(size, rate)
             self._send(manner, server.value_head, (before, value, behind), len(before) + size + len(behind))
 
-    def send_error(self, response: wire.ErrorResponse, manner: _Manner) -> None:
+    def send_error(self, response: peerwire.ErrorResponse, manner: _Manner) -> None:
         """Answer with an error."""
         server = self._server
         server.errors[response.status] += 1
@@ -568,15 +568,15 @@ class Connection(asyncio.Protocol):
 
 def locate(base_path: str, target: bytes) -> tuple[str, bytes]:
     """The group and key that a target names. Raises ``RequestError``."""
-    group, key = wire.parse_target(base_path, target)
+    group, key = peerwire.parse_target(base_path, target)
     try:
         return group.decode(), key
     except UnicodeDecodeError:
-        raise wire.RequestError(f"group: got {group!r}, expected UTF-8", wire.no_such_group(group)) from None
+        raise peerwire.RequestError(f"group: got {group!r}, expected UTF-8", peerwire.no_such_group(group)) from None
 
 
 @functools.lru_cache(1024)
 def _frame(size: int, minute_qps: float | None) -> tuple[bytes, bytes]:
     """What goes before a value of that size, from the number behind ``Content-Length`` on, and what goes behind it."""
-    before, behind = wire.response_head(size, minute_qps)
+    before, behind = peerwire.response_head(size, minute_qps)
     return b"%d\r\n\r\n%s" % (len(before) + size + len(behind), before), behind

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from mpgroupcache.net.outcomes import Reply
-from mpgroupcache.net.wire import MAX_ERROR_BYTES
+from mpgroupcache.net.peerwire import MAX_ERROR_BYTES
 from mpgroupcache.sizes import format_size
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Final, NamedTuple
 from zlib import crc32
 
-from mpgroupcache.net.wire import DEFAULT_BASE_PATH, MAX_RESPONSE_BYTES, check_base_path, encode_secret
+from mpgroupcache.net.peerwire import DEFAULT_BASE_PATH, MAX_RESPONSE_BYTES, check_base_path, encode_secret
 
 if TYPE_CHECKING:
     import ssl
 
     from mpgroupcache.net.consistenthash import Hash
-    from mpgroupcache.net.transport import Transport
+    from mpgroupcache.net.hooks import Transport
 
 SECRET_OPTION: Final = "--secret-file"  # as errors name it
 

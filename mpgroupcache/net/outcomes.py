@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, TypeAlias
 from msgspec import Struct
 
 from mpgroupcache.errors import ProtocolError
-from mpgroupcache.net.wire import CONTENT_TYPE, decode_response, loader_error
+from mpgroupcache.net.peerwire import CONTENT_TYPE, decode_response, loader_error
 
 _MAX_QUOTED: Final = 1000  # characters of a peer's text in a reason
 

@@ -1,4 +1,4 @@
-"""The peers' server: HTTP/1.1 requests in, values of a `Source` out, as wire.py has them.
+"""The peers' server: HTTP/1.1 requests in, values of a `Source` out, as peerwire.py has them.
 
 One thread and one event loop, uvloop's. What happens to a request:
 
@@ -23,14 +23,16 @@ from collections import Counter
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Final
 
-from mpgroupcache.net import wire
+from mpgroupcache.net import peerwire
 from mpgroupcache.net.addresses import format_address, listen
 from mpgroupcache.net.connection import INSTANCE_HEADER, SECRET_HEADER, Connection, Limits, locate
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
-    from mpgroupcache.net.source import Context, Source
+    from mpgroupcache.net.hooks import PeerRequest
+    from mpgroupcache.net.source import Source
 
 logger = logging.getLogger(__name__)
 
@@ -48,14 +50,14 @@ class PeerServer:
         source: Source,
         *,
         instance: bytes,
-        base_path: str = wire.DEFAULT_BASE_PATH,
+        base_path: str = peerwire.DEFAULT_BASE_PATH,
         secret: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
         limits: Limits | None = None,
-        context: Context | None = None,
+        context: Callable[[PeerRequest], bytes] | None = None,
     ) -> None:
         self.source = source
-        self.base_path = wire.check_base_path(base_path)
+        self.base_path = peerwire.check_base_path(base_path)
         self.limits = limits or Limits()
         self.context = context
         self.loop = asyncio.get_running_loop()
@@ -71,7 +73,7 @@ class PeerServer:
         self.locate = functools.lru_cache(LOCATED)(functools.partial(locate, self.base_path))
         """Group and key of a target."""
         self._instance = instance.hex().encode()
-        self.secret = wire.encode_secret(secret) if secret is not None else None
+        self.secret = peerwire.encode_secret(secret) if secret is not None else None
         self._ssl_context = ssl_context
         self._listeners: list[socket.socket] = []
         self._connections: set[Connection] = set()
@@ -88,11 +90,11 @@ class PeerServer:
         port: int,
         *,
         instance: bytes,
-        base_path: str = wire.DEFAULT_BASE_PATH,
+        base_path: str = peerwire.DEFAULT_BASE_PATH,
         secret: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
         limits: Limits | None = None,
-        context: Context | None = None,
+        context: Callable[[PeerRequest], bytes] | None = None,
     ) -> PeerServer:
         """Listen on every address of ``host`` ("": loopback), and ``port`` (0: a free one).
 
@@ -155,10 +157,12 @@ class PeerServer:
         """Raise ``RequestError`` for a request that is not to be answered here."""
         try:
             if self.secret is not None:
-                wire.check_secret(self.secret, headers.get(SECRET_HEADER))
+                peerwire.check_secret(self.secret, headers.get(SECRET_HEADER))
             if headers.get(INSTANCE_HEADER) == self._instance:
-                raise wire.RequestError("this peer asks itself; its --self is not in its peers", wire.ASKED_ITSELF)
-        except wire.RequestError as error:
+                raise peerwire.RequestError(
+                    "this peer asks itself; its --self is not in its peers", peerwire.ASKED_ITSELF
+                )
+        except peerwire.RequestError as error:
             self.report("request", "%r: %s", connection, error)
             raise
 
@@ -185,8 +189,8 @@ class PeerServer:
         now = time.time()
         self._ticking = self.loop.call_later(1.0 - now % 1.0, self._tick)
         date = formatdate(now, usegmt=True).encode()
-        self.common_headers = b"%s: %s\r\nDate: %s\r\nContent-Length: " % (wire.INSTANCE, self._instance, date)
-        self.value_head = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\n%s" % (wire.CONTENT_TYPE, self.common_headers)
+        self.common_headers = b"%s: %s\r\nDate: %s\r\nContent-Length: " % (peerwire.INSTANCE, self._instance, date)
+        self.value_head = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\n%s" % (peerwire.CONTENT_TYPE, self.common_headers)
         instant = time.monotonic()
         for connection in list(self._connections):
             connection.watch(instant)

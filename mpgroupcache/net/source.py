@@ -2,23 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias
-
-
-class PeerRequest(NamedTuple):
-    """A peer's request, as an application's ``context`` sees it."""
-
-    group: str
-    key: bytes
-    headers: Mapping[str, str]
-    """By their names in lower case."""
-    remote: str
-    """The peer's address, or "" where it is not known."""
-
-
-Context: TypeAlias = Callable[[PeerRequest], Any]
-"""Makes a loader's ``ctx`` of a request (Go: ``HTTPPool.Context``)."""
+from typing import Protocol
 
 
 class NoSuchGroup(LookupError):
@@ -30,7 +14,7 @@ class Visitor(Protocol):
 
     @property
     def ctx(self) -> bytes:
-        """What its loader is told: what ``ipc.wire.pack_context`` makes."""
+        """What its loader is told, as the server's ``context`` packed it; empty: nothing."""
 
     def deliver(self, value: bytes, minute_qps: float) -> None:
         """Answer with the value."""

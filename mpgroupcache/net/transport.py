@@ -15,35 +15,21 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from functools import partial
 from random import random
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from mpgroupcache.errors import ProtocolError
-from mpgroupcache.net import wire
+from mpgroupcache.net import peerwire
 from mpgroupcache.net.breaker import Breaker
 from mpgroupcache.net.outcomes import Outcome, Reply, Unreached, explain, outcome_of
 from mpgroupcache.sizes import format_size
 from mpgroupcache.threads import Threads
 
 if TYPE_CHECKING:
+    from mpgroupcache.net.hooks import Opener, Transport
     from mpgroupcache.net.options import PeerOptions
 
 
-class Opener(Protocol):
-    """Makes requests (Go: ``http.RoundTripper``). Several threads use it at once."""
-
-    def open(self, request: urllib.request.Request, /, *, timeout: float) -> Any:
-        """Return the response: a context manager with ``status``, ``headers``, ``url`` and ``read1(size)``.
-
-        ``read1`` returns what there is, of at most so many bytes, and b"" at the end. Raises ``OSError``, of which
-        ``urllib.error.HTTPError`` is a response. ``timeout``: seconds until it returns, and for each read. It must not
-        follow redirects, which would take the ring's secret along: an answer from another URL is refused.
-        """
-
-
 _READ_BYTES: Final = 64 << 10
-
-Transport: TypeAlias = Callable[[Any], Opener]
-"""Called with the ``ctx`` of a get; in the coordinator, which has none, with None."""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -135,7 +121,7 @@ def round_trip(opener: Opener, url: str, headers: Mapping[str, str], timeout: fl
         fields = [
             (name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in response.headers.items()
         ]
-        limit = max_bytes if response.status == 200 else wire.MAX_ERROR_BYTES
+        limit = max_bytes if response.status == 200 else peerwire.MAX_ERROR_BYTES
         body = _read_body(response, deadline, limit)
         if len(body) > limit and response.status == 200:
             raise TooLarge(f"answered with more than {format_size(max_bytes)} (max_response_bytes)")
@@ -181,11 +167,11 @@ class TransportClient:
         self._loop = asyncio.get_running_loop()
         self._threads = Threads(options.max_connections, "mpgroupcache-transport")
         self._headers = {
-            wire.INSTANCE.decode(): options.instance.hex(),
-            wire.TIMEOUT.decode(): wire.encode_timeout(options.request_timeout).decode(),
+            peerwire.INSTANCE.decode(): options.instance.hex(),
+            peerwire.TIMEOUT.decode(): peerwire.encode_timeout(options.request_timeout).decode(),
         }
         if options.secret is not None:
-            self._headers[wire.SECRET.decode()] = options.secret
+            self._headers[peerwire.SECRET.decode()] = options.secret
         self._breaker = Breaker(jitter)
         self._why_open = ""
         self._probe_timer: asyncio.TimerHandle | None = None
@@ -213,7 +199,7 @@ class TransportClient:
             done(Unreached(self._why_open))
             return
         try:
-            target = wire.request_target(self._options.base_path, group, key).decode()
+            target = peerwire.request_target(self._options.base_path, group, key).decode()
         except ValueError as error:
             done(Unreached(f"{self.url} cannot be asked: {error}"))
             return

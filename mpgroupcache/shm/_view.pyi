@@ -8,7 +8,7 @@ from typing import Any, ClassVar, SupportsIndex, final, overload
 from typing_extensions import Buffer
 
 from mpgroupcache.shm._reader import Mapping
-from mpgroupcache.viewio import Chunks
+from mpgroupcache.shm.viewio import Chunks
 
 @final
 class ByteView:

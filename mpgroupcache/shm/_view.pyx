@@ -243,7 +243,7 @@ cdef class ByteView:
 
     def reader(self):
         """A seekable binary file object over the value (Go: ``Reader``). It keeps the value until it is closed."""
-        from mpgroupcache.viewio import ViewReader
+        from mpgroupcache.shm.viewio import ViewReader
 
         return ViewReader(self[:])
 
@@ -252,7 +252,7 @@ cdef class ByteView:
 
         It is what a WSGI application returns: servers want ``bytes`` and call ``close()`` when the client is gone.
         """
-        from mpgroupcache.viewio import iter_chunks
+        from mpgroupcache.shm.viewio import iter_chunks
 
         return iter_chunks(self[:], size)
 

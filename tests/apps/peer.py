@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import mpgroupcache
-from mpgroupcache.net.source import PeerRequest
+from mpgroupcache.net.hooks import PeerRequest
 
 
 def context(request: PeerRequest) -> dict[str, str]:

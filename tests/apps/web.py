@@ -20,7 +20,7 @@ from typing import Any
 from workers import value_of
 
 import mpgroupcache
-from mpgroupcache import process
+from mpgroupcache.worker import process
 
 DIRECTORY = Path(os.environ["TEST_DIRECTORY"])
 PATIENCE = 30.0  # s; a test that has not released its loader by then has failed

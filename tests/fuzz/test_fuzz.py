@@ -20,15 +20,14 @@ from google.protobuf.message import DecodeError
 from workers import Daemon, Worker, value_of, wait_until
 
 from mpgroupcache.errors import ProtocolError
-from mpgroupcache.ipc import wire as ipc_wire
-from mpgroupcache.ipc.link import connect
+from mpgroupcache.ipc import frame, messages
 from mpgroupcache.net import connection as server_connection
-from mpgroupcache.net import exchange
-from mpgroupcache.net import wire as net_wire
+from mpgroupcache.net import exchange, peerwire
 from mpgroupcache.net.groupcachepb_pb2 import GetResponse
 from mpgroupcache.net.outcomes import Reply
 from mpgroupcache.net.server import PeerServer
 from mpgroupcache.net.source import NoSuchGroup, Visitor
+from mpgroupcache.worker.link import connect
 
 ROUNDS = 3000  # of each target
 LONG_ROUNDS = 300_000
@@ -41,9 +40,9 @@ BASE_PATH = "/_groupcache/"
 def frames(data: bytes) -> None:
     """Messages that are understood can be said again; how they are cut up does not matter."""
 
-    def decode(*chunks: bytes) -> list[ipc_wire.Frame] | str:
-        decoder = ipc_wire.Decoder()
-        found: list[ipc_wire.Frame] = []
+    def decode(*chunks: bytes) -> list[frame.Frame] | str:
+        decoder = frame.Decoder()
+        found: list[frame.Frame] = []
         try:
             for chunk in chunks:
                 decoder.feed(chunk)
@@ -56,26 +55,26 @@ def frames(data: bytes) -> None:
     half = len(data) // 2
     assert decode(data[:half], data[half:]) == found
     if not isinstance(found, str):
-        assert decode(b"".join(ipc_wire.encode(message, number) for number, message in found)) == found
+        assert decode(b"".join(frame.encode(message, number) for number, message in found)) == found
 
 
 def targets(data: bytes) -> None:
     """A target that is understood is understood again when it is written as ours are."""
     try:
-        request = net_wire.parse_target(BASE_PATH, data)
-    except net_wire.RequestError as error:
+        request = peerwire.parse_target(BASE_PATH, data)
+    except peerwire.RequestError as error:
         assert 400 <= error.response.status < 500  # noqa: PT017 - what is refused is answered
         return
-    assert len(request.key) <= net_wire.MAX_KEY_BYTES
+    assert len(request.key) <= peerwire.MAX_KEY_BYTES
     if b"/" not in request.group and request.group:
-        ours = net_wire.request_target(BASE_PATH, request.group, request.key)
-        assert net_wire.parse_target(BASE_PATH, ours) == request
-    again = net_wire.escape_path(BASE_PATH.encode() + request.group + b"/" + request.key)
-    if len(again) <= net_wire.MAX_TARGET_BYTES:
-        assert net_wire.parse_target(BASE_PATH, again) == request
+        ours = peerwire.request_target(BASE_PATH, request.group, request.key)
+        assert peerwire.parse_target(BASE_PATH, ours) == request
+    again = peerwire.escape_path(BASE_PATH.encode() + request.group + b"/" + request.key)
+    if len(again) <= peerwire.MAX_TARGET_BYTES:
+        assert peerwire.parse_target(BASE_PATH, again) == request
 
 
-def messages(data: bytes) -> None:
+def responses_of(data: bytes) -> None:
     """A response is what protobuf says it is."""
     message = GetResponse()
     try:
@@ -83,7 +82,7 @@ def messages(data: bytes) -> None:
     except DecodeError:
         message = None
     try:
-        response = net_wire.decode_response(data)
+        response = peerwire.decode_response(data)
     except ProtocolError:
         assert message is None
         return
@@ -217,11 +216,11 @@ def requests(data: bytes) -> None:
 
 
 TARGETS: dict[str, tuple[Target, set[str]]] = {
-    "frames": (frames, {ipc_wire.__file__}),
-    "targets": (targets, {net_wire.__file__}),
-    "messages": (messages, {net_wire.__file__}),
-    "responses": (responses, {exchange.__file__, net_wire.__file__}),
-    "requests": (requests, {server_connection.__file__, net_wire.__file__}),
+    "frames": (frames, {frame.__file__}),
+    "targets": (targets, {peerwire.__file__}),
+    "protobuf": (responses_of, {peerwire.__file__}),
+    "responses": (responses, {exchange.__file__, peerwire.__file__}),
+    "requests": (requests, {server_connection.__file__, peerwire.__file__}),
 }
 
 
@@ -267,8 +266,8 @@ def test_a_coordinator_outlives_what_is_sent_to_its_sockets(
     assert worker.get("k") == value_of("k")
     before = sockets_of(daemon.process.pid)
     chance = random.Random(2)
-    hello = ipc_wire.encode(ipc_wire.Hello("call", 1, bytes(16)), 1)
-    declare = ipc_wire.encode(ipc_wire.Declare("group", 8 << 20, None, False), 2)
+    hello = frame.encode(messages.Hello("call", 1, bytes(16)), 1)
+    declare = frame.encode(messages.Declare("group", 8 << 20, None, False), 2)
     said = mutations(chance, [hello + declare + data for data in corpus_of("frames")])
     asked = mutations(chance, corpus_of("requests"))
     for _ in range(300):

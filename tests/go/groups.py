@@ -13,7 +13,8 @@ from testpb_pb2 import TestMessage
 from workers import PATIENCE, wait_until
 
 import mpgroupcache
-from mpgroupcache import BytesSink, ByteViewSink, ProtoSink, Sink, StringSink, TruncatingSink, process
+from mpgroupcache import BytesSink, ByteViewSink, ProtoSink, Sink, StringSink, TruncatingSink
+from mpgroupcache.worker import process
 
 T = TypeVar("T")
 

@@ -17,14 +17,14 @@ from workers import PATIENCE, Daemon, Worker, count_asks, flush, wait_until
 
 import mpgroupcache
 from mpgroupcache import Sink
-from mpgroupcache.net import wire
+from mpgroupcache.net import peerwire
 
 
 @pytest.mark.parametrize("key", [b"a b", b"a+b", b"a%20b", b"a%2Bb", b" ", b"+"])
 def test_a_space_is_no_plus(key: bytes) -> None:
     """Go's client writes a space as a plus, which its server reads as a plus: the value of another key."""
-    target = wire.request_target("/_groupcache/", "g", key)
-    assert wire.parse_target("/_groupcache/", target) == (b"g", key)
+    target = peerwire.request_target("/_groupcache/", "g", key)
+    assert peerwire.parse_target("/_groupcache/", target) == (b"g", key)
     assert b"+" not in target  # so that Go's server reads it right, too
 
 

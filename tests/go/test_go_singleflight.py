@@ -9,8 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 from workers import PATIENCE, wait_until
 
-from mpgroupcache import LoadCycleError, LoadError, process
+from mpgroupcache import LoadCycleError, LoadError
 from mpgroupcache.singleflight import Group
+from mpgroupcache.worker import process
 
 
 def callers() -> int:

@@ -17,7 +17,7 @@ from children import PATIENCE
 from mpgroupcache.net.client import PeerClient
 from mpgroupcache.net.options import PeerOptions
 from mpgroupcache.net.outcomes import Outcome, Unreached
-from mpgroupcache.net.wire import CONTENT_TYPE, response_head
+from mpgroupcache.net.peerwire import CONTENT_TYPE, response_head
 
 INSTANCE = bytes(range(16))
 BAD_TIMEOUT = 0.25  # s; the timeout of tests in which it passes

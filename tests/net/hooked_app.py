@@ -9,7 +9,7 @@ from typing import Any
 from salted import salted
 
 import mpgroupcache
-from mpgroupcache.net.source import PeerRequest
+from mpgroupcache.net.hooks import PeerRequest
 
 
 class Marking(urllib.request.BaseHandler):

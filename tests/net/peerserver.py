@@ -12,7 +12,7 @@ import uvloop
 from children import PATIENCE
 from workers import wait_until
 
-from mpgroupcache.net import wire
+from mpgroupcache.net import peerwire
 from mpgroupcache.net.connection import Limits
 from mpgroupcache.net.server import PeerServer
 from mpgroupcache.net.source import NoSuchGroup, Visitor
@@ -178,7 +178,7 @@ def get(target: bytes, *headers: bytes, method: bytes = b"GET", version: bytes =
 
 
 def of(key: bytes, *headers: bytes, **options: bytes) -> bytes:
-    return get(wire.request_target(wire.DEFAULT_BASE_PATH, "g", key), *headers, **options)
+    return get(peerwire.request_target(peerwire.DEFAULT_BASE_PATH, "g", key), *headers, **options)
 
 
 def found(body: bytes, more: bytes = b"") -> bytes:

@@ -18,7 +18,7 @@ from soaking import Soaking, Tally, pick
 from workers import segments_of, wait_until
 
 from mpgroupcache import ByteView
-from mpgroupcache.ipc.coordinator import ExitCode
+from mpgroupcache.coordinator.main import ExitCode
 
 BRIEF = 1  # workers of a host that may be killed, beside the one that lasts
 

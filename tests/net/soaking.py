@@ -16,7 +16,8 @@ from children import PATIENCE
 from rings import Getting, check_whole, value_of
 
 import mpgroupcache
-from mpgroupcache import ByteView, CacheType, process
+from mpgroupcache import ByteView, CacheType
+from mpgroupcache.worker import process
 
 BUDGET = 2 << 20
 THREADS = 3

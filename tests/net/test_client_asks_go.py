@@ -10,7 +10,7 @@ from fakepeers import INSTANCE, fetch, on_each_loop, until
 from peerkeys import ODD_KEYS, many_keys
 
 from mpgroupcache.net.outcomes import Fetched, Unreached
-from mpgroupcache.net.peers import PeerOptions, Peers
+from mpgroupcache.net.ring import PeerOptions, Peers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from peerkeys import ODD_KEYS, many_keys
 
-from mpgroupcache.net import wire
+from mpgroupcache.net import peerwire
 from mpgroupcache.net.consistenthash import Map
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from gopeers import GoPeer
 
-BASE = wire.DEFAULT_BASE_PATH
+BASE = peerwire.DEFAULT_BASE_PATH
 GROUP = "g"
 GROUPS = [GROUP, ".", "..", "a b", "a+b", "%41", "caf\N{LATIN SMALL LETTER E WITH ACUTE}"]
 URLS = [
@@ -41,12 +41,16 @@ def value_of(key: bytes, group: bytes = b"g") -> bytes:
 
 
 def body_of(value: bytes) -> bytes:
-    before, behind = wire.response_head(len(value))
+    before, behind = peerwire.response_head(len(value))
     return before + value + behind
 
 
 def http_ok(body: bytes) -> bytes:
-    return b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (wire.CONTENT_TYPE, len(body), body)
+    return b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (
+        peerwire.CONTENT_TYPE,
+        len(body),
+        body,
+    )
 
 
 def own_headers(answer: Answer) -> dict[str, str]:
@@ -55,7 +59,7 @@ def own_headers(answer: Answer) -> dict[str, str]:
     return {name: value for name, value in answer.headers.items() if name not in of_http}
 
 
-def assert_is(answer: Answer | None, expected: wire.ErrorResponse) -> None:
+def assert_is(answer: Answer | None, expected: peerwire.ErrorResponse) -> None:
     assert answer is not None
     headers = {name.decode(): value.decode() for name, value in expected.headers}
     headers.pop("Connection", None)  # compared by what the connection does
@@ -79,7 +83,7 @@ def recorder() -> Iterator[Recorder]:
     """A peer that answers each request with the value of its key as `wire` reads it."""
 
     def answer(target: bytes) -> bytes:
-        group, key = wire.parse_target(BASE, target)
+        group, key = peerwire.parse_target(BASE, target)
         return http_ok(body_of(value_of(key, group)))
 
     recorder = Recorder(answer)
@@ -129,7 +133,7 @@ def test_what_a_go_client_asks_for_is_read_as_it_was_meant(go_client: GoPeer, re
     for group in GROUPS:
         assert go_client.get(group, key) == value_of(key, group.encode())  # which passed through the recorder
         target, _ = recorder.requests.pop()
-        assert wire.parse_target(BASE, target) == (group.encode(), key)
+        assert peerwire.parse_target(BASE, target) == (group.encode(), key)
         assert not recorder.requests
 
 
@@ -157,7 +161,7 @@ def test_a_go_client_reads_responses_as_they_are_read_here(go_client: GoPeer, bo
     recorder = Recorder(lambda target: http_ok(body))
     try:
         go_client.set_peers(recorder.url)
-        assert go_client.get(GROUP, b"key") == wire.decode_response(body).value
+        assert go_client.get(GROUP, b"key") == peerwire.decode_response(body).value
     finally:
         recorder.close()
 
@@ -168,16 +172,16 @@ def test_a_go_client_reads_responses_as_they_are_read_here(go_client: GoPeer, bo
 @odd_keys
 def test_a_go_server_answers_our_targets_with_our_bytes(go_peer: GoPeer, key: bytes) -> None:
     for group in GROUPS:
-        answer = go_peer.exchange(wire.request_target(BASE, group, key))
+        answer = go_peer.exchange(peerwire.request_target(BASE, group, key))
         assert answer is not None
-        assert (answer.status, own_headers(answer)) == (200, {"Content-Type": wire.CONTENT_TYPE.decode()})
+        assert (answer.status, own_headers(answer)) == (200, {"Content-Type": peerwire.CONTENT_TYPE.decode()})
         assert answer.body == body_of(value_of(key, group.encode()))
-        assert wire.decode_response(answer.body) == (value_of(key, group.encode()), None)
+        assert peerwire.decode_response(answer.body) == (value_of(key, group.encode()), None)
 
 
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 2044, 2045, 16_383, 16_384, 3 << 20])
 def test_a_go_server_s_values_of_all_sizes(go_peer: GoPeer, size: int) -> None:
-    answer = go_peer.exchange(wire.request_target(BASE, GROUP, b"size:%d:" % size))
+    answer = go_peer.exchange(peerwire.request_target(BASE, GROUP, b"size:%d:" % size))
     assert answer is not None
     assert answer.body == body_of(b"x" * size)
     # What does not fit Go's buffer is chunked, whoever asks.
@@ -185,7 +189,7 @@ def test_a_go_server_s_values_of_all_sizes(go_peer: GoPeer, size: int) -> None:
 
 
 def test_golden_values(go_peer: GoPeer) -> None:
-    answer = go_peer.exchange(wire.request_target(BASE, GROUP, b"empty:"))
+    answer = go_peer.exchange(peerwire.request_target(BASE, GROUP, b"empty:"))
     assert answer is not None
     assert answer.body.hex() == "0a00"
     assert body_of(b"V:hello").hex() == "0a07563a68656c6c6f"
@@ -195,15 +199,15 @@ def test_golden_values(go_peer: GoPeer) -> None:
     "text", ["", "boom", "a <b> & 'c'", "two\nlines\n", "caf\N{LATIN SMALL LETTER E WITH ACUTE}", "x" * 5000]
 )
 def test_a_go_server_s_answer_to_a_loader_s_error(go_peer: GoPeer, text: str) -> None:
-    answer = go_peer.exchange(wire.request_target(BASE, GROUP, b"fail:" + text.encode()))
-    expected = wire.load_failed("ValueError", text)
-    assert expected.headers[-1] == (wire.LOAD_ERROR, b"ValueError")
-    assert_is(answer, wire.ErrorResponse(expected.status, expected.body, expected.headers[:-1]))
+    answer = go_peer.exchange(peerwire.request_target(BASE, GROUP, b"fail:" + text.encode()))
+    expected = peerwire.load_failed("ValueError", text)
+    assert expected.headers[-1] == (peerwire.LOAD_ERROR, b"ValueError")
+    assert_is(answer, peerwire.ErrorResponse(expected.status, expected.body, expected.headers[:-1]))
 
 
 @pytest.mark.parametrize("group", [b"nobody", b"", b"a c", b"\xff", b"two\nlines", b"<b>", b"x" * 3000, b"g?"])
 def test_a_go_server_s_answer_for_an_unknown_group(go_peer: GoPeer, group: bytes) -> None:
-    assert_is(go_peer.exchange(wire.request_target(BASE, group, b"key")), wire.no_such_group(group))
+    assert_is(go_peer.exchange(peerwire.request_target(BASE, group, b"key")), peerwire.no_such_group(group))
 
 
 RAW_TARGETS = [
@@ -244,9 +248,9 @@ def assert_answers(go: GoPeer, target: bytes) -> None:
     """Assert that Go answers a target without plus as `wire` has it."""
     answer = go.exchange(target)
     try:
-        group, key = wire.parse_target(BASE, target)
-    except wire.RequestError as error:
-        if error.response == wire.NOT_FOUND:
+        group, key = peerwire.parse_target(BASE, target)
+    except peerwire.RequestError as error:
+        if error.response == peerwire.NOT_FOUND:
             assert answer is None  # the handler panicked
         else:
             assert_is(answer, error.response)
@@ -255,7 +259,7 @@ def assert_answers(go: GoPeer, target: bytes) -> None:
             assert answer is not None
             assert (answer.status, answer.body) == (200, body_of(value_of(key, group)))
         else:
-            assert_is(answer, wire.no_such_group(group))
+            assert_is(answer, peerwire.no_such_group(group))
 
 
 @pytest.mark.parametrize("target", RAW_TARGETS, ids=repr)
@@ -280,7 +284,7 @@ def test_a_go_server_reads_any_target_as_it_is_read_here(go_peer: GoPeer, pieces
 
 
 def test_a_go_server_takes_any_method(go_peer: GoPeer) -> None:
-    target = wire.request_target(BASE, GROUP, b"k")
+    target = peerwire.request_target(BASE, GROUP, b"k")
     for method in (b"POST", b"PUT", b"BREW"):
         answer = go_peer.exchange(target, method)
         assert answer is not None
@@ -295,8 +299,8 @@ def test_a_go_server_has_a_limit_on_all_headers_and_none_on_keys(go_peer: GoPeer
     answer = go_peer.exchange(BASE.encode() + b"g/" + long)
     assert answer is not None
     assert answer.body == body_of(value_of(long))
-    with pytest.raises(wire.RequestError, match="got 921615 bytes, expected at most") as caught:
-        wire.parse_target(BASE, BASE.encode() + b"g/" + long)
+    with pytest.raises(peerwire.RequestError, match="got 921615 bytes, expected at most") as caught:
+        peerwire.parse_target(BASE, BASE.encode() + b"g/" + long)
     assert caught.value.response.status == 414
 
 
@@ -310,7 +314,7 @@ def test_between_go_peers_a_space_arrives_as_a_plus(start_go_peer: Callable[...,
     assert owner.loads(GROUP) == {b"a+b": 1}
     # Of the same two keys each is its own for a client of ours, and a Go client of ours is read right (above).
     for key in (b"a b", b"a+b"):
-        answer = owner.exchange(wire.request_target(BASE, GROUP, key))
+        answer = owner.exchange(peerwire.request_target(BASE, GROUP, key))
         assert answer is not None
         assert answer.body == body_of(value_of(key))
 
@@ -325,12 +329,12 @@ def test_go_s_mux_redirects_to_other_keys(start_go_peer: Callable[..., GoPeer]) 
         b"/": "/_groupcache/g/",
         b"../g/b": "/_groupcache/g/b",
     }.items():
-        answer = go.exchange(wire.request_target(BASE, GROUP, key))
+        answer = go.exchange(peerwire.request_target(BASE, GROUP, key))
         assert answer is not None
         assert (answer.status, answer.headers["Location"]) == (301, location)
-        assert wire.loader_error(answer.status, [], answer.body) is None
-    assert_is(go.exchange(b"/other"), wire.NOT_FOUND)
-    answer = go.exchange(wire.request_target(BASE, GROUP, b"a/b c"))
+        assert peerwire.loader_error(answer.status, [], answer.body) is None
+    assert_is(go.exchange(b"/other"), peerwire.NOT_FOUND)
+    answer = go.exchange(peerwire.request_target(BASE, GROUP, b"a/b c"))
     assert answer is not None
     assert answer.body == body_of(value_of(b"a/b c"))
 
@@ -358,4 +362,4 @@ def test_go_takes_a_slash_in_a_group_s_name_for_the_one_before_the_key(start_go_
     asking.set_peers(owner.url)
     assert asking.get("a/b", b"k") == value_of(b"b/k", b"a")  # another group's value
     with pytest.raises(ValueError, match="expected a name without a slash; peers would read the group"):
-        wire.request_target(BASE, "a/b", b"k")
+        peerwire.request_target(BASE, "a/b", b"k")

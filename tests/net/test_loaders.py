@@ -16,11 +16,11 @@ from rings import addresses
 from servers import Server
 from workers import PATIENCE, Daemon, segments_of, value_of, wait_until
 
-from mpgroupcache.ipc.coordinator import ExitCode
-from mpgroupcache.loads import MAX_THREADS
-from mpgroupcache.net import wire
+from mpgroupcache.coordinator.main import ExitCode
+from mpgroupcache.net import peerwire
 from mpgroupcache.shm._reader import Reader
 from mpgroupcache.shm.segment import segment_path
+from mpgroupcache.worker.peerloads import MAX_THREADS
 
 HERE = Path(__file__).parent
 
@@ -82,7 +82,7 @@ def test_gunicorns_workers_load_for_peers(
     for i in range(4):  # in turn
         answer = exchange(f"http://{address}", f"/_groupcache/{group}/peer-{i}".encode())
         assert answer is not None
-        assert wire.decode_response(answer.body).value == value_of(f"peer-{i}")
+        assert peerwire.decode_response(answer.body).value == value_of(f"peer-{i}")
         assert server.get(f"own-{i}").body == value_of(f"own-{i}")
 
 

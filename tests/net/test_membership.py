@@ -21,7 +21,7 @@ from mpgroupcache.net.membership import (
     open_source,
     parse_list,
 )
-from mpgroupcache.net.peers import PeerOptions, Peers
+from mpgroupcache.net.ring import PeerOptions, Peers
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -29,7 +29,7 @@ from peerkeys import ODD_KEYS
 
 from mpgroupcache.net.client import PeerClient
 from mpgroupcache.net.outcomes import Fetched, Outcome
-from mpgroupcache.net.wire import parse_target, response_head
+from mpgroupcache.net.peerwire import parse_target, response_head
 
 VALUE = response(message(b"V"))
 

@@ -31,7 +31,7 @@ from fakepeers import (
 from mpgroupcache.net.client import PeerClient
 from mpgroupcache.net.exchange import Connection
 from mpgroupcache.net.outcomes import Fetched, OwnerError
-from mpgroupcache.net.wire import MAX_ERROR_BYTES, load_failed
+from mpgroupcache.net.peerwire import MAX_ERROR_BYTES, load_failed
 
 if TYPE_CHECKING:
     from fakepeers import Answer

@@ -17,7 +17,7 @@ from gopeers import GoPeer, Recorder, exchange
 from rings import GROUP, Host, addresses, value_of
 from workers import Daemon, segments_of, wait_until
 
-from mpgroupcache.ipc.coordinator import ExitCode
+from mpgroupcache.coordinator.main import ExitCode
 from mpgroupcache.net.groupcachepb_pb2 import GetResponse
 
 KEYS = [b"%d" % i for i in range(60)]
@@ -218,7 +218,7 @@ def test_an_address_that_is_taken(tmp_path: Path) -> None:
     ],
 )
 def test_options_that_cannot_be(options: list[str], message: str) -> None:
-    command = [sys.executable, "-m", "mpgroupcache.ipc.coordinator", "--socket", "/nonexistent/s", *options]
+    command = [sys.executable, "-m", "mpgroupcache.coordinator", "--socket", "/nonexistent/s", *options]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 2
     assert message in ended.stderr

@@ -13,7 +13,7 @@ from peerkeys import ODD_KEYS
 from peerserver import CLOSE, INSTANCE, FakeSource, Running, found, get, of, text
 from workers import wait_until
 
-from mpgroupcache.net import wire
+from mpgroupcache.net import peerwire
 from mpgroupcache.net.connection import Connection
 from mpgroupcache.net.server import PeerServer
 
@@ -50,8 +50,8 @@ MALFORMED = (
             text(b"500 Internal Server Error", b"boom\n", b"Mpgroupcache-Load-Error: app.Boom\r\n"),
         ),
         (
-            of(b"hello", CLOSE, wire.INSTANCE + b": " + INSTANCE.hex().encode()),
-            text(b"421 Misdirected Request", wire.ASKED_ITSELF.body),
+            of(b"hello", CLOSE, peerwire.INSTANCE + b": " + INSTANCE.hex().encode()),
+            text(b"421 Misdirected Request", peerwire.ASKED_ITSELF.body),
         ),
         (
             get(b"/_groupcache/g/" + b"k" * 65_537, CLOSE),
@@ -148,7 +148,7 @@ def test_a_defect_of_the_source_is_one_client_s(shared_server: Running, caplog: 
         client.send(of(b"hello"))
         assert client.answer().body == b"\x0a\x07V:hello"
     assert "a defect" in caplog.text
-    assert not any(name == wire.LOAD_ERROR for name in answer.headers)
+    assert not any(name == peerwire.LOAD_ERROR for name in answer.headers)
 
 
 def test_another_base_path(run_server: Callable[..., Running]) -> None:
@@ -160,7 +160,7 @@ def test_another_base_path(run_server: Callable[..., Running]) -> None:
 def test_secrets(run_server: Callable[..., Running], caplog: pytest.LogCaptureFixture) -> None:
     running = run_server(secret="s3cret")
     for headers in ((), (b"Mpgroupcache-Secret: other",)):
-        assert running.exchange(of(b"hello", *headers, CLOSE)) == text(b"403 Forbidden", wire.WRONG_SECRET.body)
+        assert running.exchange(of(b"hello", *headers, CLOSE)) == text(b"403 Forbidden", peerwire.WRONG_SECRET.body)
     with running.connect() as client:
         for _ in range(3):
             client.send(of(b"hello", b"mpgroupcache-secret: s3cret"))

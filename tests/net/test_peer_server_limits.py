@@ -14,7 +14,7 @@ from children import PATIENCE
 from peerserver import CLOSE, SHORT, Client, Running, found, get, of, text
 from workers import wait_until
 
-from mpgroupcache.net import wire
+from mpgroupcache.net import peerwire
 from mpgroupcache.net.connection import Limits
 
 if TYPE_CHECKING:
@@ -87,8 +87,11 @@ def test_headers_are_limited(run_server: Callable[..., Running]) -> None:
 
 
 def test_targets_are_limited(shared_server: Running) -> None:
-    longest = get(b"/_groupcache/g/" + b"k" * (wire.MAX_TARGET_BYTES - 14), CLOSE)
-    expected = b"target: got %d bytes, expected at most %d\n" % (wire.MAX_TARGET_BYTES + 1, wire.MAX_TARGET_BYTES)
+    longest = get(b"/_groupcache/g/" + b"k" * (peerwire.MAX_TARGET_BYTES - 14), CLOSE)
+    expected = b"target: got %d bytes, expected at most %d\n" % (
+        peerwire.MAX_TARGET_BYTES + 1,
+        peerwire.MAX_TARGET_BYTES,
+    )
     assert shared_server.exchange(longest) == text(b"414 Request URI Too Long", expected)
     assert b"\r\n\r\n414 Request URI Too Long" in shared_server.exchange(b"GET /" + b"k" * 400_000)
 

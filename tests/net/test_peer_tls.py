@@ -18,7 +18,7 @@ from fakepeers import BAD_TIMEOUT, FakePeer, fake_peer, fetch, never, on_each_lo
 
 from mpgroupcache.net.client import PeerClient
 from mpgroupcache.net.outcomes import Fetched, Unreached
-from mpgroupcache.net.peers import Peers
+from mpgroupcache.net.ring import Peers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

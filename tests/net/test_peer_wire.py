@@ -11,10 +11,10 @@ from peerkeys import ODD_KEYS
 
 from mpgroupcache.errors import LoadError, ProtocolError
 from mpgroupcache.keys import MAX_KEY_BYTES
-from mpgroupcache.net import wire
+from mpgroupcache.net import peerwire
 from mpgroupcache.net.groupcachepb_pb2 import GetResponse
 
-BASE = wire.DEFAULT_BASE_PATH
+BASE = peerwire.DEFAULT_BASE_PATH
 TEXT_HEADERS = ((b"Content-Type", b"text/plain; charset=utf-8"), (b"X-Content-Type-Options", b"nosniff"))
 
 # ---- Request targets
@@ -38,14 +38,14 @@ TEXT_HEADERS = ((b"Content-Type", b"text/plain; charset=utf-8"), (b"X-Content-Ty
     ],
 )
 def test_targets(group: str | bytes, key: bytes, target: bytes) -> None:
-    assert wire.request_target(BASE, group, key) == target
-    assert wire.parse_target(BASE, target) == (group.encode() if isinstance(group, str) else group, key)
+    assert peerwire.request_target(BASE, group, key) == target
+    assert peerwire.parse_target(BASE, target) == (group.encode() if isinstance(group, str) else group, key)
 
 
 @given(group=st.binary(max_size=20).map(lambda name: name.replace(b"/", b"")), key=st.binary(max_size=50))
 def test_every_target_comes_back_and_holds_nothing_to_rewrite(group: bytes, key: bytes) -> None:
-    target = wire.request_target("/a/", group, key)
-    assert wire.parse_target("/a/", target) == (group, key)
+    target = peerwire.request_target("/a/", group, key)
+    assert peerwire.parse_target("/a/", target) == (group, key)
     assert not set(target.decode()) - set(string.ascii_letters + string.digits + "-._~%/")
     assert target.count(b"/") == 3
     assert not {b".", b".."} & set(target.split(b"/"))
@@ -53,19 +53,19 @@ def test_every_target_comes_back_and_holds_nothing_to_rewrite(group: bytes, key:
 
 @given(target=st.binary(max_size=30), below=st.booleans())
 def test_any_bytes_are_read_or_refused(target: bytes, below: bool) -> None:
-    refused: wire.ErrorResponse | None = None
+    refused: peerwire.ErrorResponse | None = None
     try:
-        wire.parse_target(BASE, BASE.encode() + target if below else target)
-    except wire.RequestError as error:
+        peerwire.parse_target(BASE, BASE.encode() + target if below else target)
+    except peerwire.RequestError as error:
         refused = error.response
-    assert refused in (None, wire.BAD_REQUEST, wire.NOT_FOUND, wire.MALFORMED)
+    assert refused in (None, peerwire.BAD_REQUEST, peerwire.NOT_FOUND, peerwire.MALFORMED)
 
 
 @pytest.mark.parametrize("key", ODD_KEYS.values(), ids=list(ODD_KEYS))
 def test_odd_keys_come_back(key: bytes) -> None:
-    target = wire.request_target(BASE, "g", key)
-    assert wire.parse_target(BASE, target) == (b"g", key)
-    assert len(target) <= wire.MAX_TARGET_BYTES
+    target = peerwire.request_target(BASE, "g", key)
+    assert peerwire.parse_target(BASE, target) == (b"g", key)
+    assert len(target) <= peerwire.MAX_TARGET_BYTES
 
 
 @pytest.mark.parametrize(
@@ -84,60 +84,60 @@ def test_odd_keys_come_back(key: bytes) -> None:
     ],
 )
 def test_targets_of_others(target: bytes, request_: tuple[bytes, bytes]) -> None:
-    assert wire.parse_target(BASE, target) == request_
+    assert peerwire.parse_target(BASE, target) == request_
 
 
 def test_a_plus_in_the_base_path_is_a_plus() -> None:
-    assert wire.parse_target("/a+b/", b"/a+b/g/k+l") == (b"g", b"k l")
-    assert wire.parse_target("/a+b/", b"/a%2Bb/g/k") == (b"g", b"k")
+    assert peerwire.parse_target("/a+b/", b"/a+b/g/k+l") == (b"g", b"k l")
+    assert peerwire.parse_target("/a+b/", b"/a%2Bb/g/k") == (b"g", b"k")
 
 
 @pytest.mark.parametrize(
     ("target", "response", "message"),
     [
-        (b"/_groupcache/g", wire.BAD_REQUEST, "path: got b'/_groupcache/g', expected /_groupcache/GROUP/KEY"),
-        (b"/_groupcache", wire.NOT_FOUND, "path: got b'/_groupcache', expected one below /_groupcache/"),
-        (b"*", wire.NOT_FOUND, "path: got b'*', expected one below /_groupcache/"),
-        (b"", wire.MALFORMED, "target: got b'', expected a path, or a URL"),
-        (b"/_groupcache/g/%4", wire.MALFORMED, "expected two hexadecimal digits after each %"),
-        (b"/_groupcache/g/a\nb", wire.MALFORMED, "expected no spaces and control characters"),
-        (b"x" * 200, wire.MALFORMED, "x'...200, expected a path"),
+        (b"/_groupcache/g", peerwire.BAD_REQUEST, "path: got b'/_groupcache/g', expected /_groupcache/GROUP/KEY"),
+        (b"/_groupcache", peerwire.NOT_FOUND, "path: got b'/_groupcache', expected one below /_groupcache/"),
+        (b"*", peerwire.NOT_FOUND, "path: got b'*', expected one below /_groupcache/"),
+        (b"", peerwire.MALFORMED, "target: got b'', expected a path, or a URL"),
+        (b"/_groupcache/g/%4", peerwire.MALFORMED, "expected two hexadecimal digits after each %"),
+        (b"/_groupcache/g/a\nb", peerwire.MALFORMED, "expected no spaces and control characters"),
+        (b"x" * 200, peerwire.MALFORMED, "x'...200, expected a path"),
     ],
 )
-def test_targets_that_are_refused(target: bytes, response: wire.ErrorResponse, message: str) -> None:
-    with pytest.raises(wire.RequestError) as caught:
-        wire.parse_target(BASE, target)
+def test_targets_that_are_refused(target: bytes, response: peerwire.ErrorResponse, message: str) -> None:
+    with pytest.raises(peerwire.RequestError) as caught:
+        peerwire.parse_target(BASE, target)
     assert message in str(caught.value)
     assert caught.value.response == response
 
 
 def test_keys_over_the_limit() -> None:
     with pytest.raises(ValueError, match="key: got 65537 bytes, expected at most 65536; hash long keys first"):
-        wire.request_target(BASE, "g", b"k" * (MAX_KEY_BYTES + 1))
+        peerwire.request_target(BASE, "g", b"k" * (MAX_KEY_BYTES + 1))
     for length, text in [
         (MAX_KEY_BYTES + 1, b"key: got 65537 bytes, expected at most 65536\n"),
         (1 << 20, b"target: got 1048591 bytes, expected at most 201472\n"),
     ]:
-        with pytest.raises(wire.RequestError) as caught:
-            wire.parse_target(BASE, b"/_groupcache/g/" + b"k" * length)
-        assert caught.value.response == wire.ErrorResponse(414, text, TEXT_HEADERS)
+        with pytest.raises(peerwire.RequestError) as caught:
+            peerwire.parse_target(BASE, b"/_groupcache/g/" + b"k" * length)
+        assert caught.value.response == peerwire.ErrorResponse(414, text, TEXT_HEADERS)
 
 
 def test_a_group_with_a_slash_is_not_asked_for() -> None:
     with pytest.raises(ValueError, match="group: got 'a/b', expected a name without a slash; peers would read the gr"):
-        wire.request_target(BASE, "a/b", b"k")
+        peerwire.request_target(BASE, "a/b", b"k")
 
 
 @pytest.mark.parametrize("path", ["/", "/_groupcache/", "/a/b.c/~d-/", "/.../"])
 def test_base_paths(path: str) -> None:
-    assert wire.check_base_path(path) == path
-    assert wire.parse_target(path, wire.request_target(path, "g", b"k")) == (b"g", b"k")
+    assert peerwire.check_base_path(path) == path
+    assert peerwire.parse_target(path, peerwire.request_target(path, "g", b"k")) == (b"g", b"k")
 
 
 @pytest.mark.parametrize("path", ["", "a/", "/a", "//", "/a//", "/./", "/a/../", "/a b/", "/a+b/", "/a?/", "/%41/"])
 def test_base_paths_that_are_refused(path: str) -> None:
     with pytest.raises(ValueError, match="base path: got .*, expected one that begins and ends with a slash"):
-        wire.check_base_path(path)
+        peerwire.check_base_path(path)
 
 
 # ---- Values
@@ -153,24 +153,24 @@ def test_base_paths_that_are_refused(path: str) -> None:
     ],
 )
 def test_responses(value: bytes, rate: float | None, wire_bytes: str) -> None:
-    before, behind = wire.response_head(len(value), rate)
+    before, behind = peerwire.response_head(len(value), rate)
     assert (before + value + behind).hex() == wire_bytes
-    assert wire.decode_response(bytes.fromhex(wire_bytes)) == (value, rate)
+    assert peerwire.decode_response(bytes.fromhex(wire_bytes)) == (value, rate)
 
 
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 16_383, 16_384, (1 << 21) - 1, 1 << 21])
 @pytest.mark.parametrize("rate", [None, 0.0, 1e300])
 def test_responses_are_what_protobuf_makes(size: int, rate: float | None) -> None:
     value = b"x" * size
-    before, behind = wire.response_head(size, rate)
+    before, behind = peerwire.response_head(size, rate)
     assert before + value + behind == GetResponse(value=value, minute_qps=rate).SerializeToString()
 
 
 def test_a_value_beyond_protobuf() -> None:
-    before, behind = wire.response_head((1 << 31) - 16, 1.0)
+    before, behind = peerwire.response_head((1 << 31) - 16, 1.0)
     assert (before.hex(), len(behind)) == ("0af0ffffff07", 9)
     with pytest.raises(ValueError, match="value: got 2147483647 bytes, expected less than 2 GiB"):
-        wire.response_head((1 << 31) - 1)
+        peerwire.response_head((1 << 31) - 1)
 
 
 @pytest.mark.parametrize(
@@ -186,25 +186,25 @@ def test_a_value_beyond_protobuf() -> None:
     ],
 )
 def test_responses_of_others(body: str, response: tuple[bytes, float | None]) -> None:
-    assert wire.decode_response(bytes.fromhex(body)) == response
+    assert peerwire.decode_response(bytes.fromhex(body)) == response
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"\x0a\x05abc", b"\x0a", b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"])
 def test_bodies_that_are_no_responses(body: bytes) -> None:
     with pytest.raises(ProtocolError, match="response: got b.*, expected a groupcachepb.GetResponse; is there a gr"):
-        wire.decode_response(body)
+        peerwire.decode_response(body)
 
 
 # ---- Errors
 
 
 def test_error_responses() -> None:
-    assert wire.ErrorResponse(400, b"bad request\n", TEXT_HEADERS) == wire.BAD_REQUEST
-    assert wire.ErrorResponse(404, b"404 page not found\n", TEXT_HEADERS) == wire.NOT_FOUND
-    assert wire.no_such_group(b"n\xff") == wire.ErrorResponse(404, b"no such group: n\xff\n", TEXT_HEADERS)
-    assert wire.error_response(500, "lone \udcff") == wire.ErrorResponse(500, b"lone \\udcff\n", TEXT_HEADERS)
-    assert (wire.MALFORMED.body, wire.MALFORMED.closes) == (b"400 Bad Request", True)
-    assert (wire.WRONG_SECRET.status, wire.ASKED_ITSELF.status) == (403, 421)
+    assert peerwire.ErrorResponse(400, b"bad request\n", TEXT_HEADERS) == peerwire.BAD_REQUEST
+    assert peerwire.ErrorResponse(404, b"404 page not found\n", TEXT_HEADERS) == peerwire.NOT_FOUND
+    assert peerwire.no_such_group(b"n\xff") == peerwire.ErrorResponse(404, b"no such group: n\xff\n", TEXT_HEADERS)
+    assert peerwire.error_response(500, "lone \udcff") == peerwire.ErrorResponse(500, b"lone \\udcff\n", TEXT_HEADERS)
+    assert (peerwire.MALFORMED.body, peerwire.MALFORMED.closes) == (b"400 Bad Request", True)
+    assert (peerwire.WRONG_SECRET.status, peerwire.ASKED_ITSELF.status) == (403, 421)
 
 
 @pytest.mark.parametrize(
@@ -217,28 +217,28 @@ def test_error_responses() -> None:
     ],
 )
 def test_a_loader_s_error_comes_back(type_name: str, message: str) -> None:
-    response = wire.load_failed(type_name, message)
+    response = peerwire.load_failed(type_name, message)
     assert (response.status, response.headers[:2]) == (500, TEXT_HEADERS)
     assert response.body == message.encode() + b"\n"
     assert all(value.isascii() and value.decode().isprintable() for _, value in response.headers)
-    error = wire.loader_error(500, [(name.lower(), value) for name, value in response.headers], response.body)
+    error = peerwire.loader_error(500, [(name.lower(), value) for name, value in response.headers], response.body)
     assert isinstance(error, LoadError)
     assert (error.type_name, error.message) == (type_name, message)
 
 
 def test_a_loader_s_words_are_made_to_fit() -> None:
-    response = wire.load_failed("\udcff" * 1000, "\N{CAT}" * 9000)
-    assert len(response.body) <= wire.MAX_ERROR_BYTES
-    error = wire.loader_error(500, response.headers, response.body)
+    response = peerwire.load_failed("\udcff" * 1000, "\N{CAT}" * 9000)
+    assert len(response.body) <= peerwire.MAX_ERROR_BYTES
+    error = peerwire.loader_error(500, response.headers, response.body)
     assert isinstance(error, LoadError)
     assert (len(error.type_name), len(error.message), error.message[-4:]) == (200, 8000, "\N{CAT}...")
 
 
 def test_other_errors_are_the_peer_s() -> None:
-    headers = wire.load_failed("ValueError", "boom").headers
-    assert wire.loader_error(500, TEXT_HEADERS, b"boom\n") is None  # Go's: it cannot say
-    assert wire.loader_error(502, headers, b"boom\n") is None
-    assert wire.loader_error(301, [], b"") is None
+    headers = peerwire.load_failed("ValueError", "boom").headers
+    assert peerwire.loader_error(500, TEXT_HEADERS, b"boom\n") is None  # Go's: it cannot say
+    assert peerwire.loader_error(502, headers, b"boom\n") is None
+    assert peerwire.loader_error(301, [], b"") is None
 
 
 # ---- Headers
@@ -248,28 +248,28 @@ def test_other_errors_are_the_peer_s() -> None:
     ("seconds", "value"), [(1.5, b"1500"), (0.0001, b"1"), (0, b"1"), (-1, b"1"), (1.0001, b"1001"), (1e300, b"9" * 12)]
 )
 def test_timeouts(seconds: float, value: bytes) -> None:
-    assert wire.encode_timeout(seconds) == value
-    assert wire.decode_timeout(value) == int(value) / 1000
+    assert peerwire.encode_timeout(seconds) == value
+    assert peerwire.decode_timeout(value) == int(value) / 1000
 
 
 @pytest.mark.parametrize("value", [b"", b"1.5", b"-1", b" 1", b"1\n", b"1_0", b"\xd9\xa1", b"1" * 13])
 def test_timeouts_that_are_refused(value: bytes) -> None:
-    with pytest.raises(wire.RequestError, match="Mpgroupcache-Timeout: got b.*, expected milliseconds") as caught:
-        wire.decode_timeout(value)
+    with pytest.raises(peerwire.RequestError, match="Mpgroupcache-Timeout: got b.*, expected milliseconds") as caught:
+        peerwire.decode_timeout(value)
     assert caught.value.response.status == 400
 
 
 def test_secrets() -> None:
-    secret = wire.encode_secret("s3cret!")
-    wire.check_secret(secret, b"s3cret!")
+    secret = peerwire.encode_secret("s3cret!")
+    peerwire.check_secret(secret, b"s3cret!")
     for got, what in [(None, "no header"), (b"", "another one"), (b"s3cret", "another one"), (b"\xff", "another one")]:
-        with pytest.raises(wire.RequestError, match=f"Mpgroupcache-Secret: got {what}, expected") as caught:
-            wire.check_secret(secret, got)
-        assert caught.value.response == wire.WRONG_SECRET
+        with pytest.raises(peerwire.RequestError, match=f"Mpgroupcache-Secret: got {what}, expected") as caught:
+            peerwire.check_secret(secret, got)
+        assert caught.value.response == peerwire.WRONG_SECRET
 
 
 @pytest.mark.parametrize("secret", ["", "two words", "line\n", "caf\N{LATIN SMALL LETTER E WITH ACUTE}", "x" * 1025])
 def test_secrets_that_are_refused_are_not_told(secret: str) -> None:
     with pytest.raises(ValueError, match="secret: got [0-9]+ characters, expected 1 to 1024") as caught:
-        wire.encode_secret(secret)
+        peerwire.encode_secret(secret)
     assert not secret or secret not in str(caught.value)

@@ -12,7 +12,7 @@ from fakepeers import INSTANCE, FakePeer, Request, fake_peer, fetch, on_each_loo
 from mpgroupcache.net.consistenthash import Map
 from mpgroupcache.net.options import parse_url
 from mpgroupcache.net.outcomes import Fetched, Unreached
-from mpgroupcache.net.peers import PeerOptions, Peers
+from mpgroupcache.net.ring import PeerOptions, Peers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -18,7 +18,7 @@ from servers import Server
 from workers import Daemon, wait_until
 
 import mpgroupcache
-from mpgroupcache.net import wire
+from mpgroupcache.net import peerwire
 from mpgroupcache.net.consistenthash import HASHES, Map
 
 HERE = Path(__file__).parent
@@ -40,17 +40,17 @@ def ask(server: Server, path: str, method: bytes = b"GET", *headers: bytes) -> A
 def value(answer: Answer) -> bytes:
     assert answer.status == 200, answer
     assert answer.headers.get("Content-Type", answer.headers.get("content-type")) == "application/x-protobuf"
-    return wire.decode_response(answer.body).value
+    return peerwire.decode_response(answer.body).value
 
 
 def loader_error(answer: Answer) -> object:
-    return wire.loader_error(500, [(n.encode(), v.encode()) for n, v in answer.headers.items()], answer.body)
+    return peerwire.loader_error(500, [(n.encode(), v.encode()) for n, v in answer.headers.items()], answer.body)
 
 
 def test_requests_are_answered_as_the_coordinator_does(served: Server) -> None:
     keys = [key for key in ODD_KEYS.values() if len(key) < 1000]  # gunicorn takes request lines of 4 KiB
     for key in keys:
-        target = wire.request_target(wire.DEFAULT_BASE_PATH, "g", key).decode()
+        target = peerwire.request_target(peerwire.DEFAULT_BASE_PATH, "g", key).decode()
         assert value(ask(served, target)) == b"V:g:" + key
         assert value(ask(served, target)) == b"V:g:" + key  # from the cache
     # As Go's client writes them.
@@ -229,8 +229,8 @@ def recorder() -> Iterator[Recorder]:
     """A peer whose values are the targets that it is asked for."""
 
     def answer(target: bytes) -> bytes:
-        body = b"".join([(parts := wire.response_head(len(target)))[0], target, parts[1]])
-        head = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n" % (wire.CONTENT_TYPE, len(body))
+        body = b"".join([(parts := peerwire.response_head(len(target)))[0], target, parts[1]])
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n" % (peerwire.CONTENT_TYPE, len(body))
         return head + body
 
     recorder = Recorder(answer)

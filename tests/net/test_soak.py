@@ -18,9 +18,9 @@ from soaking import BUDGET, THREADS
 from workers import segments_of, wait_until
 
 import mpgroupcache
-from mpgroupcache.loads import MAX_THREADS
 from mpgroupcache.net.options import PeerOptions
 from mpgroupcache.shm.segment import DIRECTORY
+from mpgroupcache.worker.peerloads import MAX_THREADS
 
 HOSTS, CYCLES = 2, 1  # beside the Go peer, and cycles of everything that can happen after a warm-up: some 20 s in all
 LONG_HOSTS, LONG_CYCLES = 3, 20  # some five minutes

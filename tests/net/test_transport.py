@@ -20,13 +20,13 @@ from gopeers import Recorder
 from workers import PATIENCE
 
 from mpgroupcache.errors import ProtocolError
-from mpgroupcache.net import wire
+from mpgroupcache.net import peerwire
 from mpgroupcache.net.options import PeerOptions
 from mpgroupcache.net.outcomes import Fetched, Outcome, OwnerError, Reply, Unreached
 from mpgroupcache.net.transport import TransportClient, default_transport, round_trip
 
 URL = "http://10.0.0.2:8080"
-VALUE = wire.response_head(1)[0] + b"v"
+VALUE = peerwire.response_head(1)[0] + b"v"
 
 
 class Response(io.BytesIO):
@@ -77,7 +77,7 @@ def test_what_is_asked_and_what_answers_mean() -> None:
         assert request.headers["Mpgroupcache-secret"] == "secret"
         opener.answer = lambda: Response(b"x" * 101)
         assert "more than 100 B" in str(await fetch(peer))
-        opener.answer = lambda: Response(b"boom\n", 500, **{wire.LOAD_ERROR.decode(): "app.Boom"})
+        opener.answer = lambda: Response(b"boom\n", 500, **{peerwire.LOAD_ERROR.decode(): "app.Boom"})
         assert await fetch(peer) == OwnerError("app.Boom", "boom")
 
         def raise_error() -> None:

@@ -1,0 +1,156 @@
+"""The coordinator's end of one worker connection: frames and descriptors in and out, never blocking.
+
+Raw sockets, since asyncio's transports drop descriptors that come with later messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Iterable
+
+from mpgroupcache.errors import ProtocolError
+from mpgroupcache.ipc import memfd
+from mpgroupcache.ipc.frame import Decoder, Frame, encode
+from mpgroupcache.ipc.messages import Message, Role
+
+logger = logging.getLogger(__name__)
+
+READ_BYTES = 128 << 10  # a frame with an inline value fits
+MAX_BACKLOG = 64 << 20  # bytes that wait for a worker to read them: one that does not is stopped, and is let go of
+MAX_WAITING_FDS = 64  # descriptors that came before their frame; a frame brings one
+
+_buffer = memoryview(bytearray(READ_BYTES))  # of the one thread; a decoder copies what it keeps
+
+
+class Connection:
+    """One connection. ``role`` and ``worker`` are what its HELLO said."""
+
+    def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._loop = loop
+        self._decoder = Decoder()
+        self._fds = memfd.Received()
+        self._backlog: deque[tuple[memoryview, int]] = deque()
+        self._backlog_bytes = 0
+        self.role: Role | None = None
+        self.worker = b""
+        self.pid = 0
+        self.closed = False
+
+    def __repr__(self) -> str:
+        return f"<{self.role or 'new'} connection of process {self.pid}>"
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._sock.fileno()
+
+    # ---- In
+
+    def receive(self) -> Iterable[Frame]:
+        """Read what has come, and return the frames that are whole now, for all of them to be taken out.
+
+        Raises ``EOFError`` at the end of the stream, ``ProtocolError`` (so does the iteration), or ``OSError``.
+        """
+        try:
+            count, ancillary, flags, _ = self._sock.recvmsg_into([_buffer], memfd.ANCILLARY_BYTES, memfd.RECEIVE_FLAGS)
+        except BlockingIOError:
+            return ()
+        if ancillary:
+            self._fds.add(ancillary)
+        if flags & memfd.TRUNCATED or len(self._fds) > MAX_WAITING_FDS:
+            raise ProtocolError("descriptors: got more than can be taken, expected one with each frame that says so")
+        if count == 0:
+            raise EOFError
+        self._decoder.feed(_buffer[:count])
+        return self._decoder
+
+    def claim(self, message: Message) -> int:
+        """Return a received message's descriptor, the caller's from now on, or -1. Raises ``ProtocolError``."""
+        return self._fds.claim(message)
+
+    # ---- Out
+
+    def send(self, message: Message, request_id: int = 0, fd: int = -1) -> None:
+        """Send a frame, now or when the worker reads again. ``fd`` stays the caller's.
+
+        It raises nothing: of many that a value is sent to, one that cannot be served is let go of, and asks again.
+        """
+        if self.closed:
+            return
+        frame = encode(message, request_id)
+        sent = 0
+        if not self._backlog:
+            try:
+                sent = self._send_part(frame, fd)
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._abort()
+                return
+            if sent == len(frame):
+                return
+        self._backlog_bytes += len(frame) - sent
+        if self._backlog_bytes > MAX_BACKLOG:
+            self._abort()
+            return
+        try:
+            kept = os.dup(fd) if fd >= 0 and not sent else -1
+        except OSError as error:
+            logger.error("%r: %s; expected a free file descriptor, raise the limit (ulimit -n)", self, error)
+            self._abort()
+            return
+        if not self._backlog:
+            self._loop.add_writer(self.fileno(), self._flush)
+        self._backlog.append((memoryview(frame)[sent:], kept))
+
+    def _send_part(self, data: bytes | memoryview, fd: int) -> int:
+        return self._sock.sendmsg([data], memfd.passed(fd)) if fd >= 0 else self._sock.send(data)
+
+    def _flush(self) -> None:
+        try:
+            while self._backlog:
+                data, fd = self._backlog[0]
+                sent = self._send_part(data, fd)
+                self._backlog_bytes -= sent
+                if fd >= 0:
+                    os.close(fd)
+                if sent < len(data):
+                    self._backlog[0] = data[sent:], -1
+                else:
+                    self._backlog.popleft()
+        except BlockingIOError:
+            return
+        except OSError:
+            self._abort()
+            return
+        self._loop.remove_writer(self.fileno())
+
+    def _abort(self) -> None:
+        """Have the reading end find the connection closed, and clean up."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def flushed(self) -> bool:
+        """Whether everything was sent."""
+        return not self._backlog
+
+    def close(self) -> None:
+        """Close the socket and every descriptor that is on its way."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self.fileno())
+        self._loop.remove_writer(self.fileno())
+        self._sock.close()
+        self._fds.close()
+        for _, fd in self._backlog:
+            if fd >= 0:
+                os.close(fd)
+        self._backlog.clear()

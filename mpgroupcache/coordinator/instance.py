@@ -1,0 +1,315 @@
+"""The coordinator's life: its instance, its socket, its connections, and what it does from time to time.
+
+One thread and one event loop. What it does for a get that missed is in misses.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import socket
+import stat
+import time
+
+from mpgroupcache.coordinator.access import Access
+from mpgroupcache.coordinator.connection import Connection
+from mpgroupcache.coordinator.groups import Groups
+from mpgroupcache.coordinator.misses import Misses
+from mpgroupcache.coordinator.options import Options
+from mpgroupcache.coordinator.peering import Peering
+from mpgroupcache.coordinator.spawner import Loaders
+from mpgroupcache.errors import ProtocolError
+from mpgroupcache.ipc import messages
+from mpgroupcache.shm.segment import control_name, instance_name, open_instance
+
+logger = logging.getLogger(__name__)
+
+TICK = 0.25  # s between drains of the touch rings while workers hit; a busy worker fills its ring faster, an idle never
+IDLE_TICK = 1.0  # s between looks when nothing was touched; each costs some 50 us
+DRAIN_TIMEOUT = 5.0  # s that SIGTERM leaves to loads under way; their workers need no coordinator to finish
+BACKLOG = 4096  # connections in one burst that wait to be accepted; the kernel caps it at somaxconn
+# Workers' connections. Each of them has two, and there are regions for 4096 of them at a time.
+MAX_CONNECTIONS = 2 * 4096
+SPARE_DESCRIPTORS = 64  # that connections leave to segments, large values and peers
+REPORT_INTERVAL = 10.0  # s between two log messages on connections beyond that
+SPARE_REGIONS = 8  # free at any time, beside one for each worker that is about to claim: for children of forks
+
+_SIGNS_OF_LIFE = frozenset((messages.Ping, messages.Pong))
+
+
+class Coordinator:
+    """One instance, from its socket to its segments."""
+
+    def __init__(self, options: Options, stopping: asyncio.Event, restarting: asyncio.Event, peering: Peering) -> None:
+        """Take the instance over, with what a dead coordinator has left of it. ``stopping`` is to end it.
+
+        ``restarting``: set first where the next one is about to begin, and is to find the cache warm.
+
+        Raises ``AlreadyRunning``, ``ArenaError``, ``OSError`` for the socket, or ``ValueError`` for the group.
+        """
+        self._options = options
+        self._access = Access(options.group)
+        self.instance = instance_name(options.socket)
+        self._loop = asyncio.get_running_loop()
+        # Before the socket: binding would take a live one.
+        self._segment, self._control = open_instance(self.instance, self._access.gid)
+        self._restarting = restarting
+        self._control.reap()  # so that what dead workers had pinned is free
+        self._groups = Groups(
+            self.instance,
+            self._control,
+            options.max_bytes,
+            options.max_value_share,
+            options.checksums,
+            self._access.gid,
+        )
+        self._groups.take_over()
+        self._misses = Misses(self._groups, self._control, options.lease_timeout, peering)
+        self._peering = peering
+        self._loaders: Loaders | None = None
+        self._connections: set[Connection] = set()
+        self._joining: set[Connection] = set()  # welcomed, and not heard of since: each worker is to claim a region
+        self._most_connections = _most_connections()
+        self._reported_most = -REPORT_INTERVAL
+        self._idle_since = time.monotonic()
+        self._stopping = stopping
+        try:
+            self._listener = _bind(options.socket, self._access.gid)
+        except BaseException:
+            self.close()
+            raise
+
+    # ---- Life
+
+    async def open(self) -> None:
+        """Serve peers and start loaders, as far as the options say so, and let workers connect: all is ready then.
+
+        Raises ``OSError`` or ``ValueError`` that name the option; then nothing is left.
+        """
+        try:
+            await self._peering.open(self._misses)
+            self._listener.listen(BACKLOG)
+        except BaseException:
+            self.close()
+            raise
+        if self._options.app is not None:
+            self._loaders = Loaders(self._options.app, self._options.loaders, self._options.socket)
+
+    async def serve(self) -> None:
+        """Serve until ``stopping`` is set, or the linger time is over. Then drain: workers finish without it.
+
+        ``close`` follows, however this ends.
+        """
+        self._loop.add_reader(self._listener.fileno(), self._accept)
+        ticking = asyncio.create_task(self._tick())
+        try:
+            # The tick never ends by itself: if it fails, so does the coordinator, for another to take its place.
+            stopped = asyncio.create_task(self._stopping.wait())
+            await asyncio.wait((stopped, ticking), return_when=asyncio.FIRST_COMPLETED)
+            if ticking.done():
+                ticking.result()
+            await self._drain()
+        finally:
+            ticking.cancel()
+
+    async def _drain(self) -> None:
+        """No new connections, no new loads; what is under way may end.
+
+        A connection without any is closed. Its worker, and whoever asks for something new, loads alone.
+        """
+        self._close_listener()
+        self._misses.drain()
+        deadline = time.monotonic() + DRAIN_TIMEOUT
+        await self._peering.close()  # first: peers' requests need the workers' connections
+        if self._loaders is not None:
+            await self._loaders.close()
+        while self._connections and time.monotonic() < deadline:
+            for connection in list(self._connections):
+                if not self._is_busy(connection):
+                    self._close(connection)
+            if self._connections:
+                await asyncio.sleep(0.02)
+
+    def _is_busy(self, connection: Connection) -> bool:
+        if connection.role == "service":  # closed with its worker's other one
+            return any(other.worker == connection.worker and other.role == "call" for other in self._connections)
+        return not connection.flushed or self._misses.serves(connection)
+
+    def _close_listener(self) -> None:
+        self._loop.remove_reader(self._listener.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._options.socket)
+        self._listener.close()
+
+    def close(self) -> None:
+        """Give everything back, but for the segments where the next coordinator is to find them."""
+        if hasattr(self, "_listener") and self._listener.fileno() >= 0:
+            self._close_listener()
+        for connection in list(self._connections):
+            connection.close()
+        keep = self._is_kept()
+        self._groups.close(keep)
+        if not keep:
+            self._control.retire()
+        self._control.close()
+        if not keep:
+            self._segment.unlink()
+        self._segment.close()
+
+    def _is_kept(self) -> bool:
+        """Whether the cache is left for the next coordinator: while there are workers, which go on with it meanwhile.
+
+        Its own loaders have ended before. A private one that is told to end is not followed by another.
+        """
+        if self._restarting.is_set():
+            return True
+        self._control.reap()
+        return not self._options.private and self._control.attached > 0
+
+    async def _tick(self) -> None:
+        while True:
+            touches = self._control.drain()
+            now = time.monotonic()
+            self._control.reap()
+            self._control.spare_regions(SPARE_REGIONS)
+            self._groups.tend(now)
+            self._peering.tick(now)
+            self._misses.watch_leases(now)
+            if self._connections:
+                self._idle_since = now
+            elif self._options.linger is not None and now - self._idle_since >= self._options.linger:
+                logger.info("no clients for %g s", self._options.linger)
+                self._stopping.set()
+            await asyncio.sleep(TICK if touches or self._misses.under_way else IDLE_TICK)
+
+    # ---- Connections
+
+    def _accept(self) -> None:
+        for _ in range(64):  # then the others get a turn
+            try:
+                sock, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                logger.error("accept: %s; expected a free file descriptor, raise the limit (ulimit -n)", error)
+                self._loop.remove_reader(self._listener.fileno())
+                self._loop.call_later(1.0, self._resume_accepting)
+                return
+            if len(self._connections) >= self._most_connections:
+                sock.close()
+                self._report_most()
+                continue
+            if (refusal := self._access.refusal(sock)) is not None:
+                logger.warning("%s; its connection is refused", refusal)
+                sock.close()
+                continue
+            connection = Connection(sock, self._loop)
+            self._connections.add(connection)
+            self._loop.add_reader(connection.fileno(), self._receive, connection)
+
+    def _report_most(self) -> None:
+        now = time.monotonic()
+        if now - self._reported_most >= REPORT_INTERVAL:
+            self._reported_most = now
+            logger.warning(
+                "workers: got more than %d connections; new ones are closed. Each worker has two; the limit of "
+                "descriptors (ulimit -H -n) bounds them up to %d",
+                self._most_connections,
+                MAX_CONNECTIONS,
+            )
+
+    def _resume_accepting(self) -> None:
+        if self._listener.fileno() >= 0:  # else it was closed meanwhile, and its number may be another file's
+            self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    def _receive(self, connection: Connection) -> None:
+        try:
+            try:
+                for request_id, message in connection.receive():
+                    if connection.closed:  # by what came before
+                        break
+                    self._handle(connection, request_id, message, connection.claim(message))
+            finally:
+                self._misses.settle()
+        except EOFError:
+            self._close(connection)
+        except (ProtocolError, OSError) as error:
+            logger.warning("%r: %s; its connection is closed", connection, error)
+            self._close(connection)
+        except Exception:  # a defect of ours: its worker is not to wait for an answer that will not come
+            logger.exception("%r: its connection is closed", connection)
+            self._close(connection)
+
+    def _close(self, connection: Connection) -> None:
+        if connection.closed:
+            return
+        connection.close()
+        self._connections.discard(connection)
+        self._joining.discard(connection)
+        self._misses.lose(connection)
+        self._idle_since = time.monotonic()
+
+    def _handle(self, connection: Connection, request_id: int, message: messages.Message, fd: int) -> None:
+        try:
+            if connection.role == "call" and type(message) not in _SIGNS_OF_LIFE:
+                if self._joining:
+                    self._joining.discard(connection)
+                self._misses.handle(connection, request_id, message, fd)
+                return
+            match message:
+                case messages.Hello() if connection.role is None:
+                    self._welcome(connection, request_id, message)
+                case messages.Ping():
+                    connection.send(messages.Pong(), request_id)
+                case messages.Pong():
+                    self._misses.heard(connection)
+                case _:
+                    got = f"got {type(message).__name__} on a {connection.role or 'new'} connection"
+                    raise ProtocolError(f"{got}, expected {'PONG' if connection.role else 'HELLO'}")
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def _welcome(self, connection: Connection, request_id: int, hello: messages.Hello) -> None:
+        connection.role, connection.pid, connection.worker = hello.role, hello.pid, hello.worker
+        if hello.role == "service":
+            self._misses.add_service(connection)
+        else:  # a worker that finds no free region has its hits copied by the coordinator, as long as it stays
+            self._joining.add(connection)
+            self._control.spare_regions(SPARE_REGIONS + len(self._joining))
+        connection.send(messages.Welcome(self.instance, control_name(self.instance), os.getpid()), request_id)
+
+
+def _most_connections() -> int:
+    """How many connections workers may have: without the last descriptors, large values could not be sent."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return min(MAX_CONNECTIONS, max(limit - SPARE_DESCRIPTORS, limit // 2))
+
+
+def _bind(path: str, gid: int | None) -> socket.socket:
+    """Take ``path``; nobody else does, since this process holds the instance's writer lock.
+
+    It is 0600 from the first moment; for a group, 0660: nobody connects before it listens, and then it is the group's.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise OSError(f"--socket: {path} exists and is no socket; remove it, or choose another path")
+        os.unlink(path)  # a dead instance's
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        umask = os.umask(0o177 if gid is None else 0o117)
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(umask)
+        if gid is not None:
+            os.chown(path, -1, gid, follow_symlinks=False)
+    except OSError as error:
+        listener.close()
+        raise OSError(f"--socket: {path} cannot be served: {error}") from error
+    return listener

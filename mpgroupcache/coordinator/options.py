@@ -1,0 +1,262 @@
+"""The coordinator's options: flags beat environment beats the TOML file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mpgroupcache.limits import MAX_REPLICAS, check_socket_path
+from mpgroupcache.net.consistenthash import HASHES
+from mpgroupcache.net.peerwire import DEFAULT_BASE_PATH, check_base_path, encode_secret
+from mpgroupcache.sizes import parse_size
+
+PREFIX = "MPGROUPCACHE_"
+LOG_LEVELS = ("debug", "info", "warning", "error")
+PRIVATE_LINGER = 30.0  # s that a private one outlives its last client: longer than a deploy that replaces every worker
+MAX_LOADERS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a coordinator is told. ``OPTIONS`` has their flags."""
+
+    socket: str
+    group: str | None = None  # of this host, whose members may be workers, too
+    max_bytes: int | None = None  # of all groups' budgets together; None: no bound but the host's
+    max_value_share: float = 0.25  # of a group's budget that one key and value may take
+    checksums: bool = False  # of values, so that the next coordinator drops those that are damaged
+    lease_timeout: float = 10.0  # s; longer than a loader's native call that keeps the GIL, short enough to wait out
+    linger: float | None = None  # s without clients after which it ends; None: never, but for a private one
+    listen: str | None = None  # where peers' requests are served; None: nowhere
+    self_url: str | None = None  # as the ring knows this peer
+    peers: tuple[str, ...] = ()  # the whole ring, or where it is read from, again and again
+    base_path: str = DEFAULT_BASE_PATH
+    replicas: int = 50  # points of each peer in the ring; Go's default
+    hash: str = "crc32"
+    peer_timeout: float = 5.0  # s that a peer's answer may take: longer than a load there, short enough to wait out
+    secret: str | None = None  # that the ring's peers share
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_ca: str | None = None
+    app: str | None = None  # module of group declarations
+    loaders: int = 1  # processes that load for it
+    log_level: str = "info"
+    detach: bool = False
+
+    @property
+    def private(self) -> bool:
+        """Whether it is an application's own, or ends by itself for another reason."""
+        return self.linger is not None
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for options that cannot be together."""
+        if self.peers and self.self_url is None:
+            raise ValueError("--self: got nothing, expected this peer's URL as the ring has it; --peer was given")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("--tls-cert and --tls-key: got one of them, expected both, or neither")
+
+
+def _path(value: Any, option: str) -> str:
+    return check_socket_path(str(value), option)
+
+
+def _size(value: Any, option: str) -> int:
+    return parse_size(int(value) if isinstance(value, str) and value.isdecimal() else value, option)
+
+
+def _number(most: float, expected: str) -> Callable[[Any, str], float]:
+    def convert(value: Any, option: str) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = -1.0
+        if not 0 < number <= most:
+            raise ValueError(f"{option}: got {value!r}, expected {expected}")
+        return number
+
+    return convert
+
+
+def _integer(most: int) -> Callable[[Any, str], int]:
+    def convert(value: Any, option: str) -> int:
+        number = int(value) if str(value).isdecimal() else 0
+        if not 0 < number <= most:
+            raise ValueError(f"{option}: got {value!r}, expected a number from 1 to {most}")
+        return number
+
+    return convert
+
+
+def _choice(*choices: str) -> Callable[[Any, str], str]:
+    def convert(value: Any, option: str) -> str:
+        if value not in choices:
+            raise ValueError(f"{option}: got {value!r}, expected one of {', '.join(choices)}")
+        return str(value)
+
+    return convert
+
+
+def _boolean(value: Any, option: str) -> bool:
+    said = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}.get(str(value).lower())
+    if said is None:
+        raise ValueError(f"{option}: got {value!r}, expected yes or no")
+    return said
+
+
+def _text(value: Any, option: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{option}: got {value!r}, expected text")
+    return value
+
+
+def _name(value: Any, option: str) -> str:
+    return _text(str(value) if type(value) is int else value, option)
+
+
+def _list(value: Any, option: str) -> tuple[str, ...]:
+    items = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise ValueError(f"{option}: got {value!r}, expected URLs")
+    return tuple(items)
+
+
+def _base_path(value: Any, option: str) -> str:
+    try:
+        return check_base_path(str(value))
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from None
+
+
+def _secret_of(value: Any, option: str) -> str:
+    """The secret in a file: on a command line everybody on the host could read it."""
+    try:
+        secret = Path(_text(value, option)).read_text().strip()
+        encode_secret(secret)
+    except UnicodeDecodeError:
+        raise ValueError(f"{option} {value}: got bytes, expected UTF-8") from None  # and no byte of them in a log
+    except OSError as error:
+        raise ValueError(f"{option}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{option} {value}: {error}") from None
+    return secret
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: its field of `Options`, and how it is said."""
+
+    field: str
+    metavar: str
+    help: str
+    convert: Callable[[Any, str], Any]
+    repeatable: bool = False
+    switch: bool = False  # its flag alone says yes
+
+
+_SECONDS = _number(1e6, "seconds above 0")
+
+OPTIONS: Mapping[str, Option] = {
+    "socket": Option("socket", "PATH", "Unix socket to serve workers on (required)", _path),
+    "group": Option("group", "NAME", "Unix group whose members may use the cache, too (default: none)", _name),
+    "max-bytes": Option("max_bytes", "SIZE", 'bound on all budgets together, such as "512MiB"', _size),
+    "max-value-share": Option(
+        "max_value_share",
+        "SHARE",
+        "largest entry, as a share of its budget (0.25)",
+        _number(1.0, "a share above 0, at most 1"),
+    ),
+    "checksums": Option(
+        "checksums", "yes|no", "of values, so that damaged ones are not taken over (no)", _boolean, switch=True
+    ),
+    "lease-timeout": Option("lease_timeout", "SECONDS", "silence after which a loader's lease moves on (10)", _SECONDS),
+    "linger": Option("linger", "SECONDS", "end after so long without clients (default: never)", _SECONDS),
+    "listen": Option(
+        "listen", "HOST:PORT", "serve peers there; without HOST, on loopback alone (default: not at all)", _text
+    ),
+    "self": Option("self_url", "URL", "this peer's base URL, as the ring has it", _text),
+    "peer": Option(
+        "peers",
+        "URL",
+        "a peer of the ring; repeat it for all of them, this one included. Or one of file:PATH (a URL on each line), "
+        "dns:URL (each address of its host), srv:URL, looked at again and again, and on SIGHUP",
+        _list,
+        True,
+    ),
+    "base-path": Option("base_path", "PATH", f"of the peers' URLs ({DEFAULT_BASE_PATH})", _base_path),
+    "replicas": Option("replicas", "N", "points of each peer in the ring (50)", _integer(MAX_REPLICAS)),
+    "hash": Option("hash", "NAME", f"the ring's hash, one of {', '.join(HASHES)} (crc32)", _choice(*HASHES)),
+    "peer-timeout": Option("peer_timeout", "SECONDS", "that a peer's answer may take (5)", _SECONDS),
+    "secret-file": Option("secret", "FILE", "holds the secret that the ring's peers share", _secret_of),
+    "tls-cert": Option("tls_cert", "FILE", "this peer's certificate, for https", _text),
+    "tls-key": Option("tls_key", "FILE", "its key", _text),
+    "tls-ca": Option("tls_ca", "FILE", "certificates that sign the peers'; then each has to show one", _text),
+    "app": Option("app", "MODULE", "declares groups, and loads for them in --loaders processes", _text),
+    "loaders": Option("loaders", "N", "processes that load for --app (1)", _integer(MAX_LOADERS)),
+    "log-level": Option("log_level", "LEVEL", f"one of {', '.join(LOG_LEVELS)} (info)", _choice(*LOG_LEVELS)),
+}
+
+
+def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> Options:
+    """Read the command line. Ends the process with exit code 2 and a message for what cannot be."""
+    parser = _parser()
+    namespace = vars(parser.parse_args(arguments))
+    try:
+        return _merge(namespace, environment)
+    except (ValueError, TypeError, OSError) as error:
+        parser.error(str(error))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mpgroupcache-coordinator",
+        description="Own one host's shared cache: arenas in shared memory, singleflight, leases, its place among peers."
+        f" Every option can be given as {PREFIX}<OPTION> in the environment or by its name in the --config file.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    for name, option in OPTIONS.items():
+        how: dict[str, Any] = {"action": "append" if option.repeatable else "store"}
+        if option.switch:
+            how |= {"nargs": "?", "const": "yes"}
+        parser.add_argument(f"--{name}", metavar=option.metavar, help=option.help, dest=name, **how)
+    parser.add_argument("--config", metavar="FILE", help="TOML file with options")
+    parser.add_argument("--detach", action="store_true", help=argparse.SUPPRESS)  # of the embedded default
+    return parser
+
+
+def _merge(flags: dict[str, Any], environment: Mapping[str, str]) -> Options:
+    detach = flags.pop("detach", False)
+    config = flags.pop("config", None) or environment.get(f"{PREFIX}CONFIG")
+    said: dict[str, tuple[Any, str]] = {}
+    if config is not None:
+        try:
+            with Path(config).open("rb") as file:
+                table = tomllib.load(file)
+        except OSError as error:
+            raise ValueError(f"--config: {error}") from None
+        except ValueError as error:
+            raise ValueError(f"--config {config}: {error}; expected TOML") from None
+        for key, value in table.items():
+            name = key.replace("_", "-")
+            if name not in OPTIONS:
+                raise ValueError(f"{config}: got the key {key!r}, expected some of {', '.join(OPTIONS)}")
+            said[name] = value, f"{config}: {key}"
+    for name in OPTIONS:
+        variable = PREFIX + name.replace("-", "_").upper()
+        if variable in environment:
+            said[name] = environment[variable], variable
+    for name, value in flags.items():
+        said[name] = value, f"--{name}"
+    if detach:
+        said.setdefault("linger", (PRIVATE_LINGER, "--linger"))
+    if "socket" not in said:
+        raise ValueError(
+            f"--socket: got nothing, expected a path; give the flag, {PREFIX}SOCKET, or socket in --config"
+        )
+    values = {OPTIONS[name].field: OPTIONS[name].convert(value, source) for name, (value, source) in said.items()}
+    return Options(detach=detach, **values)

@@ -1,0 +1,336 @@
+"""What workers and the coordinator say to each other. frame.py makes frames of it.
+
+A message travels as the array of its fields, in the order of the table: all of them, and nothing behind them. Keys,
+values and tokens are msgpack ``bin``, names and texts are ``str``. What a field may hold is its annotation below: the
+decoder makes it true, the encoder trusts the project's own code.
+
+Messages (w: worker, c: coordinator; ``*``: one-way; ``?``: may be nil)::
+
+    w>c    HELLO     role, pid, worker               first frame of a connection; worker: the process's random token,
+                                                     which links its "call" and its "service" connection
+    w>c    DECLARE   name, cache_bytes [B],          announce a group; picks: its workers pick peers themselves, so the
+                     load_timeout? [s], picks        coordinator is to ask none
+    w>c    ASK       group, key, held, copy, here    a get that missed; held: leases its caller holds, outermost first;
+                                                     copy: send the value itself, the arena is of no use to the caller;
+                                                     here: no peer is to be asked for it, or waited for
+    w>c *  CANCEL                                    the caller of the ASK with this request id gave up
+    w>c *  STORE     lease, value                    the value of a lease: its bytes, or as an integer the size [B] of
+                                                     the memfd passed along
+    w>c *  FETCHED   lease, value, minute_qps?       the same, of a peer that the worker picked: for the hot cache alone
+    w>c *  FAIL      lease, type_name, message       the loader's exception; over-long texts are cut by the encoder
+    w>c *  RETURN    lease                           the loader was left without a value or an error
+    w>c *  SERVED    group                           a peer's request reached the worker itself
+    w>c    SET_PEERS self, peers, base_path,         the ring as the application names it; hooks: what of it are
+                     replicas, hash, hooks           functions, which only a coordinator that imported them has
+    c>w    WELCOME   instance, control, pid          answers HELLO; control: name of the control segment
+    c>w    DECLARED  group, segment?, cache_bytes    answers DECLARE; segment nil: caching is off; cache_bytes: the
+                     [B], arena                      budget in force; arena: the arena's incarnation
+    c>w    VALUE     value, origin                   answers ASK; value: as in STORE
+    c>w    HIT                                       answers ASK: it is in the arena, look again
+    c>w    LEASE     lease                           answers ASK: the caller is to load
+    c>w    FAILED    code, type_name, message        answers any request
+    c>w    PEERS_SET                                 answers SET_PEERS
+    c>w *  LOAD      lease, group, key, ctx          on a service connection: load for a peer's request; the lease is
+                                                     ended on the call connection; ctx: what ``pack_context`` makes
+    both   PING                                      are you alive?
+    both   PONG                                      answers PING
+"""
+
+from __future__ import annotations
+
+import reprlib
+from enum import IntEnum
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct
+
+from mpgroupcache.errors import CacheError, CoordinatorError, LoadCycleError, LoadError
+from mpgroupcache.keys import MAX_KEY_BYTES
+from mpgroupcache.limits import (
+    MAX_NAME_BYTES,
+    MAX_PEERS,
+    MAX_RATE,
+    MAX_REPLICAS,
+    MAX_SECONDS,
+    MAX_TEXT,
+    MAX_TYPE_NAME,
+    MAX_URL,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+INLINE_BYTES: Final = 64 << 10  # bytes of the largest value in a frame; above, a memfd costs less than the copies
+MAX_HELD: Final = 1024  # leases one caller may hold; Python's own recursion limit ends nested loaders before that
+MAX_CONTEXT: Final = 16 << 10  # bytes of what a loader is told of a peer's request: headers, not bodies
+TOKEN_BYTES: Final = 16  # of a worker's token: random, so that no two processes share one
+
+_MAX_INT: Final = (1 << 63) - 1  # what a C long holds on every platform we run on
+
+
+class MessageType(IntEnum):
+    HELLO = 0x01
+    DECLARE = 0x02
+    ASK = 0x03
+    CANCEL = 0x04
+    STORE = 0x05
+    FAIL = 0x06
+    RETURN = 0x07
+    SET_PEERS = 0x08
+    FETCHED = 0x09
+    SERVED = 0x0A
+    WELCOME = 0x11
+    DECLARED = 0x12
+    VALUE = 0x13
+    HIT = 0x14
+    LEASE = 0x15
+    FAILED = 0x16
+    LOAD = 0x17
+    PEERS_SET = 0x18
+    PING = 0x21
+    PONG = 0x22
+
+
+class FailureCode(IntEnum):
+    """Why a request failed."""
+
+    LOAD_ERROR = 1  # the loader of the flight raised
+    LOAD_CYCLE = 2  # a load would have waited for itself
+    REFUSED = 3  # the coordinator does not do that: a limit, an unknown group
+
+
+class Origin(IntEnum):
+    """Where a value comes from: what the worker is to count."""
+
+    CACHE = 1
+    FLIGHT = 2  # that another caller had opened
+    PEER = 3  # which this caller's flight asked
+
+
+# A field's type tells both what a type checker believes and what the decoder makes true.
+Hooks: TypeAlias = tuple[Literal["hash_fn", "transport"], ...]
+Id: TypeAlias = Annotated[int, Meta(ge=0, le=_MAX_INT)]
+Key: TypeAlias = Annotated[bytes, Meta(max_length=MAX_KEY_BYTES)]
+LeaseId: TypeAlias = Annotated[int, Meta(ge=1, le=_MAX_INT)]
+Held: TypeAlias = Annotated[tuple[LeaseId, ...], Meta(max_length=MAX_HELD)]
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_BYTES)]  # characters: no fewer than bytes
+Packed: TypeAlias = Annotated[bytes, Meta(min_length=1, max_length=MAX_CONTEXT)]
+Pid: TypeAlias = Annotated[int, Meta(ge=1, lt=1 << 31)]
+Rate: TypeAlias = Annotated[float, Meta(ge=0, le=MAX_RATE)]  # requests a minute
+Replicas: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_REPLICAS)]
+Role: TypeAlias = Literal["call", "service"]
+Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
+Size: TypeAlias = Annotated[int, Meta(ge=0, le=_MAX_INT)]
+# A value has one way to travel: inline, or in a memfd, of which the frame has the size, since it is too large.
+MemfdSize: TypeAlias = Annotated[int, Meta(gt=INLINE_BYTES, le=_MAX_INT)]
+Carried: TypeAlias = Annotated[bytes, Meta(max_length=INLINE_BYTES)] | MemfdSize
+Text: TypeAlias = Annotated[str, Meta(max_length=MAX_TEXT)]
+Token: TypeAlias = Annotated[bytes, Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
+Url: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_URL)]
+Urls: TypeAlias = Annotated[tuple[Url, ...], Meta(max_length=MAX_PEERS)]
+TypeName: TypeAlias = Annotated[str, Meta(max_length=MAX_TYPE_NAME)]
+
+
+# gc=False: what a message holds refers to nothing, so the collector need not know of it.
+class Message(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """Base of all messages: immutable, equal by type and fields."""
+
+    passes_descriptor: ClassVar[bool] = False
+    """Whether a memfd is passed along with the frame."""
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={_short(getattr(self, name))}" for name in self.__struct_fields__)
+        return f"{type(self).__name__}({fields})"
+
+
+class Hello(Message, frozen=True):
+    role: Role
+    pid: Pid
+    worker: Token
+
+
+class Declare(Message, frozen=True):
+    name: Name
+    cache_bytes: Size
+    load_timeout: Seconds | None
+    picks: bool
+
+
+class Ask(Message, frozen=True):
+    group: Id
+    key: Key
+    held: Held
+    copy: bool
+    here: bool
+
+
+class Cancel(Message, frozen=True):
+    pass
+
+
+class Store(Message, frozen=True):
+    lease: LeaseId
+    value: Carried
+
+    @property
+    def passes_descriptor(self) -> bool:  # type: ignore[override]
+        return type(self.value) is int
+
+
+class Fetched(Store, frozen=True):
+    minute_qps: Rate | None
+
+
+class Served(Message, frozen=True):
+    group: Id
+
+
+class Fail(Message, frozen=True):
+    lease: LeaseId
+    type_name: TypeName
+    message: Text
+
+    def __post_init__(self) -> None:
+        _cut_texts(self)
+
+
+class Return(Message, frozen=True):
+    lease: LeaseId
+
+
+class SetPeers(Message, frozen=True):
+    self_url: Url
+    peers: Urls
+    base_path: Url
+    replicas: Replicas
+    hash: Name
+    hooks: Hooks
+
+
+class PeersSet(Message, frozen=True):
+    pass
+
+
+class Welcome(Message, frozen=True):
+    instance: Name
+    control: Name
+    pid: Pid
+
+
+class Declared(Message, frozen=True):
+    group: Id
+    segment: Name | None
+    cache_bytes: Size
+    arena: Id
+
+
+class Value(Message, frozen=True):
+    value: Carried
+    origin: Origin
+
+    @property
+    def passes_descriptor(self) -> bool:  # type: ignore[override]
+        return type(self.value) is int
+
+
+class Hit(Message, frozen=True):
+    pass
+
+
+class Lease(Message, frozen=True):
+    lease: LeaseId
+
+
+class Failed(Message, frozen=True):
+    code: FailureCode
+    type_name: TypeName
+    message: Text
+
+    def __post_init__(self) -> None:
+        _cut_texts(self)
+
+    def exception(self) -> CacheError:
+        """Return the error that the caller of the failed request is to see."""
+        if self.code is FailureCode.LOAD_ERROR:
+            return LoadError(self.type_name, self.message)
+        return {FailureCode.LOAD_CYCLE: LoadCycleError, FailureCode.REFUSED: CoordinatorError}[self.code](self.message)
+
+
+class Load(Message, frozen=True):
+    lease: LeaseId
+    group: Name
+    key: Key
+    ctx: Packed
+
+
+class Ping(Message, frozen=True):
+    pass
+
+
+class Pong(Message, frozen=True):
+    pass
+
+
+MESSAGES: Final[Mapping[MessageType, type[Message]]] = {
+    MessageType.HELLO: Hello,
+    MessageType.DECLARE: Declare,
+    MessageType.ASK: Ask,
+    MessageType.CANCEL: Cancel,
+    MessageType.STORE: Store,
+    MessageType.FAIL: Fail,
+    MessageType.RETURN: Return,
+    MessageType.SET_PEERS: SetPeers,
+    MessageType.FETCHED: Fetched,
+    MessageType.SERVED: Served,
+    MessageType.WELCOME: Welcome,
+    MessageType.DECLARED: Declared,
+    MessageType.VALUE: Value,
+    MessageType.HIT: Hit,
+    MessageType.LEASE: Lease,
+    MessageType.FAILED: Failed,
+    MessageType.LOAD: Load,
+    MessageType.PEERS_SET: PeersSet,
+    MessageType.PING: Ping,
+    MessageType.PONG: Pong,
+}
+
+_pack: Final = msgspec.msgpack.Encoder().encode
+
+
+def _short(value: object) -> str:
+    """``repr``, but keys and values are cut: these texts end in logs."""
+    if isinstance(value, bytes | str) and len(value) > 40:
+        return f"{value[:40]!r}...{len(value)}"
+    return reprlib.repr(value)
+
+
+def _cut_texts(message: Fail | Failed) -> None:
+    """Make a loader's words fit: they may be of any length, and lone surrogates (of file names) have no UTF-8."""
+    for name, limit in (("type_name", MAX_TYPE_NAME), ("message", MAX_TEXT)):
+        text: str = getattr(message, name)
+        fitting = text[: limit + 1].encode(errors="backslashreplace").decode()
+        if len(fitting) > limit:
+            fitting = fitting[: limit - 3] + "..."
+        if fitting != text:
+            msgspec.structs.force_setattr(message, name, fitting)
+
+
+def pack_context(ctx: object) -> bytes:
+    """Return a loader's ``ctx`` as it travels. Raises ``ValueError`` for what is no plain data, or too much of it."""
+    try:
+        packed = _pack(ctx)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        expected = "None, bool, numbers, str, bytes, and lists and dicts of these"
+        raise ValueError(f"context: got {_short(ctx)} ({error}), expected {expected}; loaders are processes") from None
+    if len(packed) > MAX_CONTEXT:
+        raise ValueError(f"context: got {len(packed)} bytes, expected at most {MAX_CONTEXT}; a loader can do without")
+    return packed
+
+
+NO_CONTEXT: Final = pack_context(None)
+
+
+def unpack_context(packed: bytes) -> Any:
+    """The same data again; a tuple is a list now."""
+    return msgspec.msgpack.decode(packed)

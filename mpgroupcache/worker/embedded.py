@@ -1,0 +1,88 @@
+"""The embedded default: a coordinator that an application starts for itself, and that ends a while after it.
+
+It lives beside the application's server, not under it: a process of its own session whose parent has gone, so that it
+is nobody's zombie, no arbiter's unknown child, and untouched by reloads. What keeps it alive is its clients.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import subprocess
+import sys
+import time
+
+from mpgroupcache.errors import CoordinatorUnavailable
+from mpgroupcache.worker.link import connect
+
+logger = logging.getLogger(__name__)
+
+LOCK_INTERVAL = 0.02  # s between two looks at the lock of whoever starts it
+START_TIMEOUT = 20.0  # s for a new interpreter to serve; it takes some 0.2
+
+
+def ensure_running(path: str) -> None:
+    """Return when a coordinator serves on ``path``, started here if none did. Raises ``CoordinatorUnavailable``.
+
+    Of workers that come at once, one starts it: the others wait on a lock file beside the socket. The file only saves
+    needless starts; that there is one coordinator is seen to by the lock on the control segment.
+    """
+    if _answers(path):
+        return
+    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        _acquire(lock, path)
+        try:
+            if not _answers(path):
+                _start(path)
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough: a child forked meanwhile has the file open too
+    finally:
+        os.close(lock)
+
+
+def _acquire(lock: int, path: str) -> None:
+    """Take the lock, or raise ``CoordinatorUnavailable``: whoever starts the coordinator may be stopped himself."""
+    deadline = time.monotonic() + START_TIMEOUT
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # to wait in it would stop gevent's other greenlets
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise CoordinatorUnavailable(
+                    f"another process holds {path}.lock for more than {START_TIMEOUT:g} s and started no coordinator"
+                ) from None
+            time.sleep(LOCK_INTERVAL)
+        else:
+            return
+
+
+def _answers(path: str) -> bool:
+    try:
+        connect(path).close()
+    except CoordinatorUnavailable:
+        return False
+    return True
+
+
+def _start(path: str) -> None:
+    """Start it. The process that is started here ends, with exit code 0, when the one that it leaves behind serves."""
+    # -P: a module of the application that is named like one of ours or of Python's is not to be taken for it.
+    command = [sys.executable, "-P", "-m", "mpgroupcache.coordinator", "--socket", path, "--detach"]
+    try:
+        started = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=START_TIMEOUT,
+            start_new_session=True,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CoordinatorUnavailable(f"the private coordinator did not start: {error}") from error
+    if started.returncode:
+        reason = started.stderr.decode(errors="replace").strip() or f"exit code {started.returncode}"
+        raise CoordinatorUnavailable(f"the private coordinator did not start: {reason}")
+    logger.info("started a private coordinator on %s; its log is %s.log", path, path)

@@ -1,0 +1,239 @@
+"""What a process keeps for all its groups: its link to the coordinator, its own flights, and what a fork does to both.
+
+Everything here is made at first use, in the process that uses it: nothing connects, locks or starts a thread at import,
+so declarations work under ``gunicorn --preload`` and before gevent's patching.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mpgroupcache.errors import CacheError
+from mpgroupcache.shm._reader import Reader, forked, renew_epoch
+from mpgroupcache.threads import Threads
+from mpgroupcache.worker import config, embedded
+from mpgroupcache.worker.alone import LocalFlights
+from mpgroupcache.worker.channel import CoordinatorSilent
+from mpgroupcache.worker.link import Link
+
+if TYPE_CHECKING:
+    from mpgroupcache.group import Group
+
+logger = logging.getLogger(__name__)
+
+RETRY_FIRST = 0.05  # s; a coordinator that restarts is back in about this
+LOADS = min(32, (os.cpu_count() or 1) + 4)  # of aget, side by side: as many as an event loop's executor runs
+LIVED = 1.0  # s; a link that breaks before that was none
+RETRY_MOST = 5.0  # s; between two tries to reach one that stays away
+
+# What connecting and attaching may raise, and no get does: a RuntimeError where no thread can be started.
+_UNAVAILABLE = (CacheError, OSError, ValueError, RuntimeError)
+
+
+class Process:
+    """This process's state. ``current()`` has it."""
+
+    def __init__(self) -> None:
+        self.alone = LocalFlights()
+        self.threads = Threads(LOADS, "mpgroupcache-aget")
+        """Where ``aget`` runs what is not async."""
+        self._groups: dict[str, Group] = {}  # that were attached, or are to be
+        self._closed = threading.Event()
+        self._lock = threading.Lock()
+        self._link: Link | None = None
+        self._linked_at: float | None = None  # until it is seen how long the link lasted
+        self._broke_soon = 0  # links in a row
+        self._retry_at = 0.0
+        self._failures = 0
+        self._reported = False
+        self._silent = False  # at the last try
+        self._reattaching = False
+        self._reattach_lock = threading.Lock()
+
+    def link_for(self, group: Group, background: bool = False) -> Link | None:
+        """A working link on which ``group`` is declared and attached; None while there is no coordinator.
+
+        ``background``: nobody waits for it.
+        """
+        try:
+            link = self.working_link
+            if link is None:
+                self._groups[group.name] = group  # for whoever comes back without it
+                link = self._connect(background)
+            if link is not None and not group.is_attached_to(link):
+                group.attach_to(link)
+                self._groups[group.name] = group
+            return link
+        except _UNAVAILABLE as error:
+            self._report(error, f"group {group.name!r} is not attached: ")
+            return None
+
+    @property
+    def working_link(self) -> Link | None:
+        """The link, where there is one now."""
+        link = self._link
+        return None if link is None or link.broken else link
+
+    def _connect(self, background: bool = False) -> Link | None:
+        if self._closed.is_set() or time.monotonic() < self._retry_at:
+            return None
+        if not background and self._is_silent() and self._begin_reattaching():
+            return None  # or a get would wait for that again and again
+        with self._lock:
+            if (link := self.working_link) is not None:
+                return link  # another thread was faster
+            if time.monotonic() < self._retry_at:
+                return None
+            previous = None
+            if (last := self._link) is not None:
+                previous = last.reader
+                if self._linked_at is not None:
+                    self._silent = self._is_silent()  # before the next lines make it the only one to say so
+                    broke_soon = time.monotonic() - self._linked_at < LIVED
+                    self._broke_soon = self._broke_soon + 1 if broke_soon else 0
+                    self._linked_at = None
+                last.close()  # of a link that broke, one connection may live on, and its service thread with it
+            try:
+                location = config.location()
+                if location.private:
+                    embedded.ensure_running(location.path)
+                link = Link(location.path, previous, None if location.private else self._begin_reattaching)
+            except _UNAVAILABLE as error:
+                self._report(error)
+                return None
+            _readers.add(link.reader)
+            self._link = link
+            if self._closed.is_set():  # this process left meanwhile, and its close() may have been too early to see it
+                link.close()
+                return None
+            if self._reported:
+                logger.info("the coordinator is back: instance %s", link.instance)
+                self._reported = False
+            self._linked_at = time.monotonic()
+            self._failures = 0
+            self._silent = False
+            # As where the coordinator has a descriptor for one connection, and not for two.
+            if self._broke_soon > 2:
+                self._wait(self._broke_soon)
+            for tell in _on_link:
+                tell(link)
+            return link
+
+    def _is_silent(self) -> bool:
+        """Whether the coordinator lived when it was heard of last, and did not answer."""
+        link = self._link
+        if link is None or self._linked_at is None:
+            return self._silent
+        return isinstance(link.channel.broken, CoordinatorSilent)  # nobody has tried since it broke
+
+    def _begin_reattaching(self) -> bool:
+        """Come back without a get: peers' requests are loaded by idle workers too. Returns whether somebody is at it.
+
+        In a thread of its own, one at a time: the link's waits for nothing while somebody joins it.
+        """
+        with self._reattach_lock:
+            if self._reattaching:
+                return True
+            self._reattaching = True
+        try:
+            threading.Thread(target=self._reattach, name="mpgroupcache-reattach", daemon=True).start()
+        except RuntimeError:  # no thread can be started: the next get attaches
+            self._reattaching = False
+        return self._reattaching
+
+    def _reattach(self) -> None:
+        while not self._closed.wait(max(self._retry_at - time.monotonic(), RETRY_FIRST * random.random())):
+            links = [self.link_for(group, background=True) for group in list(self._groups.values())]
+            with self._reattach_lock:  # a link that breaks from here on begins another
+                if None not in links and self.working_link is not None:
+                    self._reattaching = False
+                    return
+            del links  # which hold regions
+
+    def _report(self, error: Exception, what: str = "") -> None:
+        """Try again later, each time after twice as long, and not in step with the other workers."""
+        self._silent = isinstance(error, CoordinatorSilent)
+        if not self._reported:
+            self._reported = True
+            until = "values are loaded in this process, uncached, until it is back"
+            logger.warning("no coordinator: %s%s; %s", what, error, until)
+        self._wait(self._failures)
+        self._failures += 1
+
+    def _wait(self, times: int) -> None:
+        delay = min(RETRY_MOST, RETRY_FIRST * 2.0 ** min(times, 16))
+        self._retry_at = max(self._retry_at, time.monotonic() + delay * random.uniform(0.5, 1.5))
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the parent's connections without a word on them."""
+        if self._link is not None:
+            self._link.abandon()
+
+    def close(self) -> None:
+        """Leave the instance for good; views stay good, and what is not cached is loaded in this process."""
+        self._closed.set()
+        self.threads.close()
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+
+_on_link: list[Callable[[Link], None]] = []
+
+
+def on_link(tell: Callable[[Link], None]) -> None:
+    """Have ``tell`` called with each new link of this process, and of its children. It raises nothing."""
+    _on_link.append(tell)
+
+
+# The process's one, by no name but this: of threads that come first at once, ``setdefault`` gives all the same.
+_process: dict[None, Process] = {}
+_readers: weakref.WeakSet[Reader] = weakref.WeakSet()  # all that may hold pins, those of earlier links too
+
+
+def current() -> Process:
+    """The state of this process, made anew in a forked child."""
+    if forked():
+        _after_fork_in_child()  # a fork that ran no hooks: of a C library
+    return _process.get(None) or _process.setdefault(None, Process())
+
+
+def _before_fork() -> None:
+    who = threading.get_ident()  # under gevent's patching, the greenlet: what other hooks wait for may switch
+    for reader in list(_readers):
+        reader.before_fork(who)
+
+
+def _after_fork_in_parent() -> None:
+    who = threading.get_ident()
+    for reader in list(_readers):
+        reader.after_fork_in_parent(who)
+
+
+def _after_fork_in_child() -> None:
+    """Let go of the parent's connections, without a word on them, and of its regions."""
+    process = _process.pop(None, None)
+    renew_epoch()
+    who = threading.get_ident()
+    for reader in list(_readers):
+        reader.after_fork_in_child(who)
+    if process is not None:
+        process.abandon()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+
+@atexit.register
+def _at_exit() -> None:
+    """End the service thread while there is an interpreter for it to end in."""
+    if (process := _process.get(None)) is not None:
+        process.close()

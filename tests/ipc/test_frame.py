@@ -1,0 +1,455 @@
+"""The IPC frame: its bytes, its limits, and what it makes of bad input."""
+
+from __future__ import annotations
+
+import math
+import struct
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpgroupcache.errors import CoordinatorError, LoadCycleError, LoadError, ProtocolError
+from mpgroupcache.ipc import frame, messages
+from mpgroupcache.keys import MAX_KEY_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+TOKEN = bytes(range(16))
+
+# (message, request id, the frame's header, its payload)
+GOLDEN: list[tuple[messages.Message, int, bytes, bytes]] = [
+    (messages.Hello("call", 77, TOKEN), 1, b"mg\1\x01\0\0\0\1\0\0\0\x19", b"\x93\xa4call\x4d\xc4\x10" + TOKEN),
+    (messages.Hello("service", 77, TOKEN), 1, b"mg\1\x01\0\0\0\1\0\0\0\x1c", b"\x93\xa7service\x4d\xc4\x10" + TOKEN),
+    (
+        messages.Declare("fé", 1 << 20, None, False),
+        2,
+        b"mg\1\x02\0\0\0\2\0\0\0\x0c",
+        b"\x94\xa3f\xc3\xa9\xce\x00\x10\x00\x00\xc0\xc2",
+    ),
+    (
+        messages.Declare("f", 0, 1.5, True),
+        2,
+        b"mg\1\x02\0\0\0\2\0\0\0\x0e",
+        b"\x94\xa1f\x00\xcb\x3f\xf8\x00\x00\x00\x00\x00\x00\xc3",
+    ),
+    (
+        messages.Ask(3, b"k", (), False, True),
+        0xFFFFFFFF,
+        b"mg\1\x03\xff\xff\xff\xff\0\0\0\x08",
+        b"\x95\x03\xc4\x01k\x90\xc2\xc3",
+    ),
+    (
+        messages.Ask(3, b"\xff", (7, 300), True, False),
+        4,
+        b"mg\1\x03\0\0\0\4\0\0\0\x0c",
+        b"\x95\x03\xc4\x01\xff\x92\x07\xcd\x01\x2c\xc3\xc2",
+    ),
+    (messages.Cancel(), 4, b"mg\1\x04\0\0\0\4\0\0\0\1", b"\x90"),
+    (messages.Store(7, b"v"), 0, b"mg\1\x05\0\0\0\0\0\0\0\5", b"\x92\x07\xc4\x01v"),
+    (messages.Store(7, 65537), 0, b"mg\1\x05\0\0\0\0\0\0\0\7", b"\x92\x07\xce\x00\x01\x00\x01"),
+    (messages.Fetched(7, b"v", None), 0, b"mg\1\x09\0\0\0\0\0\0\0\6", b"\x93\x07\xc4\x01v\xc0"),
+    (
+        messages.Fetched(7, 65537, 1.5),
+        0,
+        b"mg\1\x09\0\0\0\0\0\0\0\x10",
+        b"\x93\x07\xce\x00\x01\x00\x01\xcb\x3f\xf8\x00\x00\x00\x00\x00\x00",
+    ),
+    (messages.Served(3), 0, b"mg\1\x0a\0\0\0\0\0\0\0\2", b"\x91\x03"),
+    (messages.Fail(7, "E", "m"), 0, b"mg\1\x06\0\0\0\0\0\0\0\6", b"\x93\x07\xa1E\xa1m"),
+    (messages.Return(7), 0, b"mg\1\x07\0\0\0\0\0\0\0\2", b"\x91\x07"),
+    (
+        messages.SetPeers("http://a", ("http://a", "http://b"), "/", 50, "crc32", ("hash_fn",)),
+        1,
+        b"mg\1\x08\0\0\0\1\0\0\0\x2f",
+        b"\x96\xa8http://a\x92\xa8http://a\xa8http://b\xa1/\x32\xa5crc32\x91\xa7hash_fn",
+    ),
+    (messages.PeersSet(), 1, b"mg\1\x18\0\0\0\1\0\0\0\1", b"\x90"),
+    (messages.Welcome("i", "c", 9), 1, b"mg\1\x11\0\0\0\1\0\0\0\6", b"\x93\xa1i\xa1c\x09"),
+    (messages.Declared(3, "s", 64, 1), 2, b"mg\1\x12\0\0\0\2\0\0\0\6", b"\x94\x03\xa1s\x40\x01"),
+    (messages.Declared(3, None, 0, 1), 2, b"mg\1\x12\0\0\0\2\0\0\0\5", b"\x94\x03\xc0\x00\x01"),
+    (messages.Value(b"", messages.Origin.CACHE), 4, b"mg\1\x13\0\0\0\4\0\0\0\4", b"\x92\xc4\x00\x01"),
+    (messages.Value(65537, messages.Origin.PEER), 4, b"mg\1\x13\0\0\0\4\0\0\0\7", b"\x92\xce\x00\x01\x00\x01\x03"),
+    (messages.Hit(), 4, b"mg\1\x14\0\0\0\4\0\0\0\1", b"\x90"),
+    (messages.Lease(7), 4, b"mg\1\x15\0\0\0\4\0\0\0\2", b"\x91\x07"),
+    (messages.Failed(messages.FailureCode.REFUSED, "", "m"), 4, b"mg\1\x16\0\0\0\4\0\0\0\5", b"\x93\x03\xa0\xa1m"),
+    (
+        messages.Load(7, "g", b"k", messages.NO_CONTEXT),
+        0,
+        b"mg\1\x17\0\0\0\0\0\0\0\x0a",
+        b"\x94\x07\xa1g\xc4\x01k\xc4\x01\xc0",
+    ),
+    (messages.Ping(), 5, b"mg\1\x21\0\0\0\5\0\0\0\1", b"\x90"),
+    (messages.Pong(), 5, b"mg\1\x22\0\0\0\5\0\0\0\1", b"\x90"),
+]
+
+
+def decode(*chunks: bytes | memoryview) -> list[frame.Frame]:
+    decoder = frame.Decoder()
+    frames: list[frame.Frame] = []
+    for chunk in chunks:
+        decoder.feed(chunk)
+        frames += decoder
+    return frames
+
+
+def one_by_one(data: bytes) -> Iterable[bytes]:
+    return (data[at : at + 1] for at in range(len(data)))
+
+
+def raw_frame(
+    number: int, payload: bytes, *, magic: bytes = b"mg", version: int = 1, length: int | None = None
+) -> bytes:
+    """A frame as somebody else would send it."""
+    return struct.pack(">2sBBII", magic, version, number, 9, len(payload) if length is None else length) + payload
+
+
+def refused(data: bytes) -> str:
+    """Assert that ``data`` is refused whole and byte by byte, and return why."""
+    with pytest.raises(ProtocolError) as whole:
+        decode(data)
+    with pytest.raises(ProtocolError) as split:
+        decode(*one_by_one(data))
+    assert str(whole.value) == str(split.value)
+    return str(whole.value)
+
+
+@pytest.mark.parametrize(("message", "request_id", "header", "payload"), GOLDEN, ids=lambda v: type(v).__name__)
+def test_golden(message: messages.Message, request_id: int, header: bytes, payload: bytes) -> None:
+    data = header + payload
+    expected = [(request_id, message)]
+    assert frame.encode(message, request_id) == data
+    assert decode(data) == expected
+    assert decode(memoryview(data)) == expected
+    assert decode(*one_by_one(data)) == expected
+    # Trailing data is the next frame's, whole or not.
+    assert decode(data + data) == expected * 2
+    decoder = frame.Decoder()
+    decoder.feed(data + header)
+    assert list(decoder) == expected
+    assert decoder.pending == 12
+    decoder.feed(payload)
+    assert list(decoder) == expected
+    assert decoder.pending == 0
+    assert not decoder._data  # an idle connection's decoder holds nothing
+
+
+def test_every_message_has_golden_bytes() -> None:
+    assert {type(message) for message, *_ in GOLDEN} == set(messages.MESSAGES.values())
+    assert set(messages.MESSAGES) == set(messages.MessageType)
+
+
+def test_messages_of_the_same_fields_differ() -> None:
+    assert len({messages.Cancel(), messages.Hit(), messages.Ping(), messages.Pong()}) == 4
+    assert len({messages.Lease(1), messages.Return(1), messages.Return(1)}) == 2
+
+
+def test_a_decoded_failure_code_is_one() -> None:
+    [(_, message)] = decode(raw_frame(messages.MessageType.FAILED, msgpack.packb((1, "E", "m"))))
+    assert isinstance(message, messages.Failed)
+    assert type(message.code) is messages.FailureCode
+
+
+@pytest.mark.parametrize("message", [message for message, *_ in GOLDEN], ids=repr)
+def test_descriptors_come_with_values_that_are_not_inline(message: messages.Message) -> None:
+    large = isinstance(message, messages.Store | messages.Value) and message.value == messages.INLINE_BYTES + 1
+    assert message.passes_descriptor == large
+
+
+def test_errors_behind_failure_codes() -> None:
+    load = messages.Failed(messages.FailureCode.LOAD_ERROR, "app.BadImage", "no pixels").exception()
+    assert isinstance(load, LoadError)
+    assert (load.type_name, load.message) == ("app.BadImage", "no pixels")
+    cycle = messages.Failed(messages.FailureCode.LOAD_CYCLE, "", "a, b").exception()
+    refusal = messages.Failed(messages.FailureCode.REFUSED, "", "no group 7").exception()
+    assert (type(cycle), str(cycle)) == (LoadCycleError, "a, b")
+    assert (type(refusal), str(refusal)) == (CoordinatorError, "no group 7")
+
+
+def test_repr_cuts_values() -> None:
+    assert repr(messages.Return(7)) == "Return(lease=7)"
+    assert repr(messages.Value(b"x" * 4096, messages.Origin.FLIGHT)) == (
+        "Value(value=b'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'...4096, origin=<Origin.FLIGHT: 2>)"
+    )
+    assert repr(frame.Decoder()) == "<Decoder: 0 bytes pending>"
+
+
+# Limits
+
+
+def test_the_largest_messages_fit() -> None:
+    ids = tuple(range((1 << 63) - messages.MAX_HELD, 1 << 63))
+    largest: list[messages.Message] = [
+        messages.Ask((1 << 63) - 1, b"k" * MAX_KEY_BYTES, ids, True, False),
+        messages.Store((1 << 63) - 1, b"v" * messages.INLINE_BYTES),
+        messages.Value(b"v" * messages.INLINE_BYTES, messages.Origin.CACHE),
+        messages.Failed(
+            messages.FailureCode.LOAD_ERROR, "\U0001f600" * messages.MAX_TYPE_NAME, "\U0001f600" * messages.MAX_TEXT
+        ),
+    ]
+    for message in largest:
+        data = frame.encode(message)
+        assert len(data) <= 12 + frame.MAX_PAYLOAD
+        assert decode(data) == [(0, message)]
+
+
+@pytest.mark.parametrize(
+    "build",
+    [partial(messages.Fail, 1), partial(messages.Failed, messages.FailureCode.LOAD_ERROR)],
+    ids=["Fail", "Failed"],
+)
+def test_over_long_and_unencodable_texts_are_made_fit(
+    build: Callable[[str, str], messages.Fail | messages.Failed],
+) -> None:
+    message = build("E" * 201, "\udcff" * 8001)
+    assert message.type_name == "E" * 197 + "..."
+    assert message.message == ("\\udcff" * 8000)[:7997] + "..."
+    assert decode(frame.encode(message)) == [(0, message)]
+    assert build("E" * 200, "ü" * 8000).message == "ü" * 8000
+
+
+@pytest.mark.parametrize("size", [0, 1, messages.INLINE_BYTES, -1])
+def test_a_value_has_one_way_to_travel(size: int) -> None:
+    refused(raw_frame(messages.MessageType.VALUE, msgpack.packb((size, 1))))
+    refused(raw_frame(messages.MessageType.VALUE, msgpack.packb((bytes(messages.INLINE_BYTES + 1), 1))))
+
+
+# Bad input
+
+
+def test_bad_headers() -> None:
+    assert (
+        refused(raw_frame(0x21, b"\x90", magic=b"GE"))
+        == "magic: got b'GE', expected b'mg'; is this socket mpgroupcache's?"
+    )
+    assert refused(raw_frame(0x21, b"\x90", version=2)) == (
+        "version: got 2, expected 1; restart the workers or the coordinator"
+    )
+    assert refused(raw_frame(0x7F, b"\x90")).startswith(
+        "message type: got 0x7f, expected one of 0x01 HELLO, 0x02 DECLARE,"
+    )
+
+
+@pytest.mark.parametrize("length", [frame.MAX_PAYLOAD + 1, (1 << 32) - 1])
+def test_length_is_judged_before_the_payload_is_there(length: int) -> None:
+    reason = refused(raw_frame(messages.MessageType.ASK, b"", length=length))
+    assert reason == f"Ask: got a payload of {length} bytes, expected at most {frame.MAX_PAYLOAD}"
+    decoder = frame.Decoder()
+    decoder.feed(raw_frame(messages.MessageType.ASK, b"", length=frame.MAX_PAYLOAD))
+    assert list(decoder) == []
+
+
+@pytest.mark.parametrize(
+    ("payload", "why"),
+    [
+        (b"", "truncated"),
+        (b"\x91", "truncated"),
+        (b"\x91\x07\x07", "trailing characters"),
+        (b"\xc1", "invalid opcode"),
+        (b"\x91" * 100_000, "Expected `int`, got `array` - at `lease`"),
+        (b"\xdd\xff\xff\xff\xff", "truncated"),
+        (b"\x91\x81\x01\x01", "Expected `int`, got `object` - at `lease`"),
+        (b"\x91\xd6\xff\x00\x00\x00\x00", "Expected `int`, got `ext` - at `lease`"),
+        (b"\x91\xc7\x00\x05", "Expected `int`, got `ext` - at `lease`"),
+        (b"\x07", "Expected `array`, got `int`"),
+        (b"\x80", "Expected `array`, got `object`"),
+        (b"\x90", "Expected `array` of at least length 1, got 0"),
+        (b"\x92\x07\x07", "Expected `array` of at most length 1, got 2"),
+        (b"\x91\xc0", "Expected `int`, got `None` - at `lease`"),
+    ],
+    ids=lambda v: v[:8] if isinstance(v, bytes) else "",
+)
+def test_payloads_of_the_wrong_shape(payload: bytes, why: str) -> None:
+    reason = refused(raw_frame(messages.MessageType.LEASE, payload))
+    assert reason.startswith("Lease: ")
+    assert why in reason
+
+
+def test_text_that_is_not_utf8() -> None:
+    assert "utf-8" in refused(raw_frame(messages.MessageType.FAIL, b"\x93\x01\xa1\xff\xa0")).lower()
+
+
+WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
+    messages.MessageType.HELLO: [
+        ("role", ["admin", b"call", None, 1]),
+        ("pid", [0, -1, 1 << 31, "1"]),
+        ("worker", [TOKEN[1:], TOKEN + b"x", "sixteen letters!", None]),
+    ],
+    messages.MessageType.DECLARE: [
+        ("name", ["", "n" * 256, b"n", None]),
+        ("cache_bytes", [-1, 1 << 63, 1.5, None, True]),
+        ("load_timeout", [0.0, -1.0, 2e9, math.nan, math.inf, True, "1"]),
+        ("picks", [0, 1, None]),
+    ],
+    messages.MessageType.ASK: [
+        ("group", [-1, None, b"g"]),
+        ("key", ["k", None, 1, bytes(MAX_KEY_BYTES + 1)]),
+        ("held", [None, 1, b"", (0,), (None,), (True,), ((),), (1,) * (messages.MAX_HELD + 1)]),
+        ("copy", [0, 1, None]),
+        ("here", [0, 1, None]),
+    ],
+    messages.MessageType.STORE: [
+        ("lease", [0, None, (1 << 64) - 1]),
+        ("value", ["v", False, None, messages.INLINE_BYTES, bytes(messages.INLINE_BYTES + 1)]),
+    ],
+    messages.MessageType.FETCHED: [
+        ("lease", [0, None]),
+        ("value", ["v", None]),
+        ("minute_qps", [-1.0, 2e12, math.nan, math.inf, True]),
+    ],
+    messages.MessageType.SERVED: [("group", [-1, None])],
+    messages.MessageType.FAIL: [
+        ("lease", [0, None]),
+        ("type_name", ["E" * 201, b"E", None]),
+        ("message", ["m" * 8001, b"m", None]),
+    ],
+    messages.MessageType.WELCOME: [("instance", ["", None]), ("control", ["", b"c"]), ("pid", [0])],
+    messages.MessageType.DECLARED: [
+        ("group", [-1]),
+        ("segment", ["", b"s", 0]),
+        ("cache_bytes", [-1]),
+        ("arena", [-1, None]),
+    ],
+    messages.MessageType.VALUE: [("value", ["v", True, None, 65536]), ("origin", [0, 4, None, True])],
+    messages.MessageType.SET_PEERS: [
+        ("self_url", ["", b"u", "u" * 2001]),
+        ("peers", [None, ("",), (b"u",), ("u",) * (messages.MAX_PEERS + 1)]),
+        ("base_path", [""]),
+        ("replicas", [0, 10_001]),
+        ("hash", [""]),
+        ("hooks", [None, ("context",), (1,)]),
+    ],
+    messages.MessageType.LOAD: [
+        ("lease", [0]),
+        ("group", ["", b"g"]),
+        ("key", ["k", None]),
+        ("ctx", ["", b"", None, bytes(messages.MAX_CONTEXT + 1)]),
+    ],
+    messages.MessageType.FAILED: [
+        ("code", [0, 4, None, "1", True, 1.5]),
+        ("type_name", [b"", None]),
+        ("message", [b"", None]),
+    ],
+}
+
+
+@pytest.mark.parametrize("number", WRONG, ids=lambda number: number.name)
+def test_wrong_fields(number: messages.MessageType) -> None:
+    kind = messages.MESSAGES[number]
+    right = next(msgpack.unpackb(payload, use_list=False) for message, _, _, payload in GOLDEN if type(message) is kind)
+    assert [name for name, _ in WRONG[number]] == list(kind.__struct_fields__)
+    for at, (name, values) in enumerate(WRONG[number]):
+        for value in values:
+            reason = refused(raw_frame(number, msgpack.packb((*right[:at], value, *right[at + 1 :]))))
+            assert reason.startswith(f"{kind.__name__}: ")
+            assert f"`{name}" in reason
+    size = len(right)
+    assert refused(raw_frame(number, msgpack.packb(right[:-1]))).endswith(f"at least length {size}, got {size - 1}")
+    assert refused(raw_frame(number, msgpack.packb((*right, 0)))).endswith(f"at most length {size}, got {size + 1}")
+
+
+def test_frames_before_a_bad_one_count_and_none_after() -> None:
+    good = frame.encode(messages.Ping(), 1)
+    decoder = frame.Decoder()
+    decoder.feed(good + raw_frame(0x21, b"\xc1") + good)
+    assert next(iter(decoder)) == (1, messages.Ping())
+    for _ in range(2):
+        with pytest.raises(ProtocolError, match="invalid opcode"):
+            next(iter(decoder))
+        decoder.feed(good)
+
+
+def test_the_buffer_of_a_memoryview_may_be_reused() -> None:
+    data = frame.encode(messages.Return(7))
+    buffer = bytearray(data[:8])
+    decoder = frame.Decoder()
+    decoder.feed(memoryview(buffer))
+    buffer[:] = bytes(8)
+    decoder.feed(memoryview(data)[8:])
+    assert list(decoder) == [(0, messages.Return(7))]
+
+
+# Properties
+
+names = st.text(min_size=1, max_size=60)
+texts = st.text(max_size=messages.MAX_TYPE_NAME)
+sizes = st.integers(0, (1 << 63) - 1)
+ids = st.integers(1, (1 << 63) - 1)
+pids = st.integers(1, (1 << 31) - 1)
+keys = st.binary(max_size=300)
+values = st.binary(max_size=300) | st.integers(messages.INLINE_BYTES + 1, (1 << 63) - 1)
+any_message: st.SearchStrategy[messages.Message] = st.one_of(
+    st.builds(messages.Hello, st.sampled_from(["call", "service"]), pids, st.binary(min_size=16, max_size=16)),
+    st.builds(messages.Declare, names, sizes, st.none() | st.floats(0, 1e9, exclude_min=True), st.booleans()),
+    st.builds(messages.Ask, sizes, keys, st.lists(ids, max_size=5).map(tuple), st.booleans(), st.booleans()),
+    st.builds(messages.Store, ids, values),
+    st.builds(messages.Fetched, ids, values, st.none() | st.floats(0, 1e12)),
+    st.builds(messages.Served, sizes),
+    st.builds(messages.Fail, ids, texts, texts),
+    st.builds(messages.Welcome, names, names, pids),
+    st.builds(messages.Declared, sizes, st.none() | names, sizes, sizes),
+    st.builds(messages.Value, values, st.sampled_from(messages.Origin)),
+    st.builds(messages.Load, ids, names, keys, st.binary(min_size=1, max_size=300)),
+    st.builds(
+        messages.SetPeers,
+        names,
+        st.lists(names, max_size=3).map(tuple),
+        names,
+        st.integers(1, 10_000),
+        names,
+        st.lists(st.sampled_from(["hash_fn", "transport"]), max_size=2).map(tuple),
+    ),
+    st.builds(messages.Failed, st.sampled_from(messages.FailureCode), texts, texts),
+    st.sampled_from(
+        [messages.Cancel(), messages.Hit(), messages.Ping(), messages.Pong(), messages.Return(1), messages.Lease(1)]
+    ),
+)
+frames = st.lists(st.tuples(st.integers(0, (1 << 32) - 1), any_message), max_size=4)
+
+
+@given(frames, st.data())
+def test_round_trip_in_any_split(frames: list[frame.Frame], data: st.DataObject) -> None:
+    stream = b"".join(frame.encode(message, request_id) for request_id, message in frames)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+    chunks = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+    assert decode(*chunks) == frames
+
+
+def survive(data: bytes) -> None:
+    """Assert that ``data`` is refused properly, or means something that can be said again."""
+    try:
+        frames = decode(data)
+    except ProtocolError:
+        return
+    assert decode(*(frame.encode(message, request_id) for request_id, message in frames)) == frames
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_raise_nothing_else(data: bytes) -> None:
+    survive(data)
+
+
+@given(st.sampled_from(messages.MessageType), st.binary(max_size=100))
+def test_random_payloads_raise_nothing_else(number: messages.MessageType, payload: bytes) -> None:
+    survive(raw_frame(number, payload))
+
+
+plain = st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | st.floats() | keys | texts
+trees = st.recursive(plain, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(plain, inner, max_size=2))
+
+
+@given(st.sampled_from(messages.MessageType), st.lists(trees, max_size=5))
+def test_random_fields_raise_nothing_else(number: messages.MessageType, fields: list[Any]) -> None:
+    survive(raw_frame(number, msgpack.packb(fields)))
+
+
+@given(messages, st.data())
+def test_damaged_frames_raise_nothing_else(message: messages.Message, data: st.DataObject) -> None:
+    damaged = bytearray(frame.encode(message))
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    survive(bytes(damaged))

@@ -1,0 +1,162 @@
+"""Loads of a process without a coordinator."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from workers import PATIENCE, REATTACHING, wait_until
+
+import mpgroupcache
+from mpgroupcache import singleflight
+from mpgroupcache.errors import describe_error
+from mpgroupcache.worker import process
+from mpgroupcache.worker.alone import LocalFlights
+from mpgroupcache.worker.link import Link
+
+
+def test_a_waiter_that_asyncio_cancels_does_not_strand_the_others() -> None:
+    """1. A coroutine and a thread wait. 2. asyncio cancels the one's future. 3. The value comes before it withdraws."""
+    flights = LocalFlights()
+    _, granted = flights.ask("key")
+    _, first = flights.ask("key")
+    _, second = flights.ask("key")
+
+    async def run() -> None:
+        waiting = asyncio.wrap_future(first)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(run())
+    lease = granted.result(0)
+    assert isinstance(lease, int)
+    flights.store(lease, b"value")
+    assert second.result(0).value == b"value"  # type: ignore[union-attr]
+
+
+def test_texts_of_errors_are_plain() -> None:
+    class Markup(str):
+        """As template engines have it: ``str()`` of one is one."""
+
+        def __str__(self) -> str:
+            return self
+
+    name, text = describe_error(ValueError(Markup("boom")))
+    assert (name, text, type(text)) == ("ValueError", "boom", str)
+
+
+def test_a_process_that_can_start_no_thread(here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    group = mpgroupcache.new_group("g", "1MiB", lambda ctx, key, dest: dest.set_string("value"))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert group.get("key") == "value"
+    wait_until(mpgroupcache.connect)
+    assert process.current().working_link is not None
+
+
+def test_threads_that_come_first_at_once_share_what_a_process_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or each would have a link of its own, and know nothing of the others' flights."""
+    monkeypatch.setattr(process, "_process", {})
+    together = threading.Barrier(4)
+
+    class Slow(process.Process):
+        def __init__(self) -> None:
+            together.wait(PATIENCE)
+            super().__init__()
+
+    monkeypatch.setattr(process, "Process", Slow)
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: process.current(), range(4)))
+    assert all(one is made[0] for one in made)
+
+
+def test_tries_to_reach_a_coordinator_become_rare_and_are_not_in_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    processes = [process.Process() for _ in range(20)]
+    for failures in range(30):
+        expected = min(process.RETRY_MOST, process.RETRY_FIRST * 2**failures)
+        delays = []
+        for worker in processes:
+            worker._retry_at = 0.0  # it is over
+            worker._report(OSError("none"))
+            delays.append(worker._retry_at - 1000.0)
+            assert worker._connect() is None  # before that it is not tried
+        assert all(0.5 * expected <= delay + 1e-9 <= 1.5 * expected + 1e-6 for delay in delays)
+        assert max(delays) - min(delays) > 0.1 * expected
+
+
+def test_a_link_that_breaks_at_once_is_no_success(here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the coordinator can take one of its two connections: tries become rare, and one thread makes them."""
+    made = process.current()
+    waits: list[int] = []
+    monkeypatch.setattr(made, "_wait", waits.append)
+    for _ in range(6):
+        link = made._connect()
+        assert link is not None
+        link.channel.close("as if the coordinator had")
+    assert waits == [3, 4, 5]
+    for _ in range(3):
+        made._begin_reattaching()
+    assert sum(thread.name == REATTACHING for thread in threading.enumerate()) <= 1
+
+
+@pytest.mark.parametrize("moment", ["before", "connecting", "connected"])
+def test_a_process_that_has_left_makes_no_link(here: Any, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    """Nobody would end its service thread; ``close()`` comes before the try, or while another thread connects."""
+    made = process.current()
+    group = mpgroupcache.new_group("g", "1MiB", lambda ctx, key, dest: dest.set_string("value"))
+    links: list[Link] = []
+
+    def close_at(now: str) -> None:
+        if now == moment:
+            made.close()
+
+    def link(*arguments: Any) -> Link:
+        close_at("connecting")
+        links.append(Link(*arguments))
+        close_at("connected")
+        return links[-1]
+
+    monkeypatch.setattr(process, "Link", link)
+    close_at("before")
+    assert not mpgroupcache.connect()
+    assert group.get("key") == "value"
+    assert [link.broken for link in links] == [True] * (moment != "before")
+
+
+def test_a_child_that_is_forked_inside_a_load_has_no_lease_of_its_parents() -> None:
+    """Its first own lease had the number of the one that it inherited: waiting for it was taken for a cycle."""
+    group = singleflight.Group()
+
+    def fork() -> int:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                begun = threading.Event()
+                released = threading.Event()
+
+                def slow() -> str:
+                    begun.set()
+                    released.wait(PATIENCE)
+                    return "slow"
+
+                with ThreadPoolExecutor(1) as pool:
+                    loading = pool.submit(group.do, "x", slow)
+                    begun.wait(PATIENCE)
+                    threading.Timer(0.05, released.set).start()
+                    ok = group.do("x", lambda: "mine") in ("slow", "mine") and loading.result(PATIENCE) == "slow"
+                os._exit(0 if ok else 1)
+            except BaseException:
+                os._exit(2)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert group.do("outer", fork) == 0

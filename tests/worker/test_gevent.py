@@ -1,0 +1,92 @@
+"""Under gevent's patching, in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+from workers import PATIENCE, Daemon
+
+PATCHED = """
+from gevent import monkey
+monkey.patch_all()
+import os, sys, time
+import gevent, mpgroupcache
+from mpgroupcache.worker import process
+
+def load(ctx, key, dest):
+    gevent.sleep(0.3 if key.startswith("slow") else 0)
+    dest.set_bytes(key.encode() * 2000)
+
+def check(key):
+    assert group.get(key) == key.encode() * 2000, key
+
+mpgroupcache.configure(socket=sys.argv[1])
+group = mpgroupcache.new_group("g", "16MiB", load)
+assert mpgroupcache.connect()
+link = process.current().working_link
+"""
+
+TIMEOUTS = """
+def use(number):
+    for turn in range(5):
+        with gevent.Timeout(0.01 * (number % 7 + 1), False):
+            check(f"slow-{(number + turn) % 5}-{turn}")
+        check(f"quick-{number}-{turn}")
+
+jobs = [gevent.spawn(use, number) for number in range(40)]
+gevent.joinall(jobs, timeout=20, raise_error=True)
+assert all(job.ready() for job in jobs)
+assert process.current().working_link is link and not link.channel._pending
+"""
+
+BUSY = """
+def burn(until):
+    while time.monotonic() < until:
+        pass
+
+jobs = [gevent.spawn(check, "slow") for _ in range(4)]
+gevent.sleep(0.1)
+burn(time.monotonic() + 2.5)
+gevent.joinall(jobs, raise_error=True)
+assert process.current().working_link is link
+"""
+
+FORK = """
+check("before")
+if (pid := os.fork()) == 0:
+    gevent.sleep(0.1)  # every greenlet of the parent's is here too, and must leave the parent's connections alone
+    check("child")
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+check("parent")
+gevent.sleep(0.1)
+assert process.current().working_link is link
+"""
+
+
+def run(daemon: Daemon, script: str) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", PATCHED + script, daemon.socket],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (process.returncode, process.stdout) == (0, "")
+
+
+def test_timeouts_of_some_harm_no_others(start_coordinator: Callable[..., Daemon]) -> None:
+    run(start_coordinator(), TIMEOUTS)
+
+
+def test_a_greenlet_that_does_not_yield_for_long_does_not_break_the_link(
+    start_coordinator: Callable[..., Daemon],
+) -> None:
+    run(start_coordinator(), BUSY)
+
+
+def test_a_fork(start_coordinator: Callable[..., Daemon]) -> None:
+    run(start_coordinator(), FORK)
