@@ -49,6 +49,7 @@ from mpgroupcache.pickers import (
     register_per_group_peer_picker,
 )
 from mpgroupcache.registry import (
+    aconnect,
     cached,
     connect,
     get_group,
@@ -93,6 +94,7 @@ __all__ = [
     "Stats",
     "StringSink",
     "TruncatingSink",
+    "aconnect",
     "cached",
     "configure",
     "connect",

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from mpgroupcache.keys import decode_key
+from mpgroupcache.product import Product
 from mpgroupcache.sinks import LoadSink, Sink
 
 
@@ -25,8 +26,8 @@ GetterFunction: TypeAlias = Callable[[Any, Any, Sink], "Awaitable[None] | None"]
 """A plain callable ``(ctx, key, dest)`` is a getter too (Go: ``GetterFunc``)."""
 
 
-class Loader:
-    """A getter, ready to run."""
+class BoundGetter:
+    """A getter as a miss has it: it brings a product."""
 
     __slots__ = ("_function", "is_async")
 
@@ -41,21 +42,17 @@ class Loader:
             getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
         )
 
-    def load(self, ctx: Any, key: bytes) -> bytes:
-        """Run a plain getter in this thread and return what it set."""
+    def __repr__(self) -> str:
+        return f"the getter {self._function!r}"
+
+    def load(self, ctx: Any, key: bytes) -> Product:
+        """Run a plain getter in this thread, and return what it set."""
         dest = LoadSink()
         self._function(ctx, decode_key(key), dest)
-        return dest.take()
+        return Product(dest.take())
 
-    def load_for_future(self, ctx: Any, key: bytes) -> bytes:
-        """``load`` in an executor. asyncio's futures take no ``StopIteration``: whoever awaits one would never wake."""
-        try:
-            return self.load(ctx, key)
-        except StopIteration as error:
-            raise RuntimeError("the getter raised StopIteration") from error  # what an async one gets from Python
-
-    async def load_async(self, ctx: Any, key: bytes) -> bytes:
-        """Await an ``async`` getter and return what it set."""
+    async def load_async(self, ctx: Any, key: bytes) -> Product:
+        """Await an ``async`` getter, and return what it set."""
         dest = LoadSink()
         await self._function(ctx, decode_key(key), dest)
-        return dest.take()
+        return Product(dest.take())

@@ -8,10 +8,12 @@ request is never passed on, and waits for no other peer.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mpgroupcache.limits import usable_rate
+from mpgroupcache.product import Product
 
 if TYPE_CHECKING:
     from mpgroupcache.net.groupcachepb_pb2 import GetRequest, GetResponse
@@ -93,25 +95,57 @@ def _register(by_name: ByName | None, source: str) -> None:
 NO_PEERS: Final = NoPeers()
 
 
-class PeerAnswer(NamedTuple):
-    """What a peer that was picked here answered."""
+class BoundPicker:
+    """A picker as a miss has it: the peers that it picks bring products."""
 
-    value: bytes
-    minute_qps: float | None
+    __slots__ = ("_picker",)
+
+    def __init__(self, picker: PeerPicker) -> None:
+        self._picker = picker
+
+    def pick(self, group: str, key: str | bytes) -> BoundPeer | None:
+        """Return what asks the peer that owns ``key``; None: this host does."""
+        peer = self._picker.pick_peer(key)
+        return None if peer is None else BoundPeer(group, peer)
 
 
-def make_request(group: str, key: bytes) -> GetRequest:
-    """Return what a ``ProtoGetter`` is asked."""
+class BoundPeer:
+    """A peer that was picked for a key of a group."""
+
+    __slots__ = ("_group", "_peer", "is_async")
+
+    def __init__(self, group: str, peer: ProtoGetter) -> None:
+        self._group = group
+        self._peer = peer
+        self.is_async = inspect.iscoroutinefunction(peer.get)
+
+    def __repr__(self) -> str:
+        return f"the peer {self._peer!r}"
+
+    def load(self, ctx: Any, key: bytes) -> Product:
+        """Ask it, in this thread."""
+        response = self._peer.get(ctx, _request(self._group, key))
+        if inspect.iscoroutine(response):
+            response.close()
+            raise TypeError("its get() is async, which `await group.aget(key)` can ask and get() cannot")
+        return _product(response)
+
+    async def load_async(self, ctx: Any, key: bytes) -> Product:
+        """Ask it, on this loop."""
+        return _product(await self._peer.get(ctx, _request(self._group, key)))  # type: ignore[misc]
+
+
+def _request(group: str, key: bytes) -> GetRequest:
     from mpgroupcache.net.groupcachepb_pb2 import GetRequest  # some megabytes, which most workers do without
 
     return GetRequest(group=group.encode(), key=key)
 
 
-def read_response(response: object) -> PeerAnswer:
-    """Return what is in a ``ProtoGetter``'s answer. Raises ``TypeError`` for what is none. No value is an empty one."""
+def _product(response: object) -> Product:
+    """What is in a ``ProtoGetter``'s answer. Raises ``TypeError`` for what is none. No value is an empty one."""
     from mpgroupcache.net.groupcachepb_pb2 import GetResponse
 
     if not isinstance(response, GetResponse):
         raise TypeError(f"ProtoGetter.get: got {type(response).__name__}, expected a groupcachepb GetResponse")
     rate = response.minute_qps if response.HasField("minute_qps") else None
-    return PeerAnswer(response.value, None if rate is None else usable_rate(rate))
+    return Product(response.value, picked=True, minute_qps=None if rate is None else usable_rate(rate))

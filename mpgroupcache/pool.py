@@ -9,7 +9,6 @@ from zlib import crc32
 
 from mpgroupcache import serving
 from mpgroupcache.errors import CacheError
-from mpgroupcache.ipc.messages import SetPeers
 from mpgroupcache.limits import MAX_PEERS, MAX_PEERS_BYTES, MAX_REPLICAS, MAX_URL
 from mpgroupcache.net import peerwire
 from mpgroupcache.net.consistenthash import HASHES, Map
@@ -139,16 +138,15 @@ class HTTPPool:
             return
         named = next((name for name, function in HASHES.items() if function is self.hash_fn), None)
         hooks = [name for name, hooked in (("hash_fn", named is None), ("transport", self.transport)) if hooked]
-        message = SetPeers(
-            self.self_url,
-            self.peers,
-            self.base_path,
-            self.replicas,
-            named or "function",
-            tuple(hooks),  # type: ignore[arg-type]
-        )
         try:
-            link.set_peers(message)
+            link.set_peers(
+                self_url=self.self_url,
+                peers=self.peers,
+                base_path=self.base_path,
+                replicas=self.replicas,
+                hash=named or "function",
+                hooks=tuple(hooks),
+            )
         except CacheError as error:
             logger.warning("HTTPPool.set: %s", error)
 

@@ -11,10 +11,13 @@ from mpgroupcache.getters import Getter, GetterFunction
 from mpgroupcache.group import Group
 from mpgroupcache.limits import MAX_NAME_BYTES, MAX_SECONDS
 from mpgroupcache.pickers import PeerPicker
+from mpgroupcache.shm._hold import Hold
 from mpgroupcache.shm._view import ByteView
 from mpgroupcache.sinks import Sink
 from mpgroupcache.sizes import parse_size
+from mpgroupcache.worker import drivers
 from mpgroupcache.worker.process import current
+from mpgroupcache.worker.waits import Blocking, Steps
 
 _groups: dict[str, Group] = {}
 _new_group_hook: Callable[[Group], object] | None = None
@@ -102,13 +105,27 @@ def declared() -> list[Group]:
 
 
 def connect() -> bool:
-    """Attach every declared group now, not at the first ``get``: for a server's hook that runs in each new worker.
+    """Connect, and attach every declared group, now and not at the first ``get``: for a server's hook that runs in each
+    new worker. Groups that are declared later attach at their first miss.
 
     Returns whether there is a coordinator; without one, ``get`` works all the same, and tries again.
     """
+    return drivers.run(_connect)
+
+
+async def aconnect() -> bool:
+    """The same for a coroutine: its loop goes on meanwhile."""
+    from mpgroupcache.worker import loops  # asyncio, which only those pay for who have imported it
+
+    return await loops.run(_connect)
+
+
+def _connect(_hold: Hold) -> Steps[bool]:
     process = current()
-    links = [process.link_for(group) for group in declared()]
-    return None not in links
+    connected = (yield Blocking(process.connect, ())) is not None
+    for group in declared():
+        connected = (yield Blocking(process.link_for, (group,))) is not None and connected
+    return connected
 
 
 Key: TypeAlias = Any  # what a loader takes: str where the key is valid UTF-8, else bytes; most take str alone

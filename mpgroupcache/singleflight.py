@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import TypeVar, cast
 
-from mpgroupcache.worker.alone import Delivered
-from mpgroupcache.worker.leases import LocalLease
+from mpgroupcache.errors import LoadError, describe_error
+from mpgroupcache.shm._hold import Flights, Hold
+from mpgroupcache.worker import drivers
+from mpgroupcache.worker.held import Loading, held
+from mpgroupcache.worker.port import check_circle
 from mpgroupcache.worker.process import current
+from mpgroupcache.worker.waits import Blocking, Steps
 
 T = TypeVar("T")
 
@@ -32,21 +36,25 @@ class Group:
         ``GreenletExit``), the next of them calls its own ``fn``: in Go they would wait for ever. Nothing is kept: who
         asks later calls again. ``LoadCycleError``: ``fn`` asks for its own key, which in Go never ends.
         """
-        flights = current().alone
-        waiter, future = flights.ask((self, key))
-        try:
-            outcome = future.result()
-        except BaseException:
-            flights.cancel(waiter)
-            raise
-        if isinstance(outcome, Delivered):
-            return cast(T, outcome.value)
-        lease = LocalLease(flights, outcome)
-        try:
-            with lease.loading():
-                value = fn()
-        except BaseException as error:
-            lease.end(error)
-            raise
-        flights.store(outcome, value)
+        value: T = drivers.run(_share, current().flights, (self, key), fn)
         return value
+
+
+def _share(hold: Hold, flights: Flights, place: Hashable, fn: Callable[[], T]) -> Steps[T]:
+    seat = hold.board(flights, place, 0, held())
+    if not seat.leads:
+        check_circle(seat)
+        yield seat
+    if not seat.leads:
+        shared, failure = seat.outcome
+        if failure is not None:
+            raise LoadError(*describe_error(failure)) from failure
+        return cast(T, shared)
+    try:
+        with Loading(seat):
+            value: T = yield Blocking(fn, ())
+    except Exception as error:
+        seat.settle((None, error))
+        raise
+    seat.settle((value, None))
+    return value

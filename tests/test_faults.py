@@ -91,7 +91,7 @@ def test_a_worker_killed_with_a_half_sent_frame(start_coordinator: Start, spawn_
     group = hands[0].declare()
     lease = hands[0].lease(group, b"half")
     waiting = worker.begin_waiting("half")
-    whole = frame.encode(messages.Store(lease, value_of("half")), 9)
+    whole = frame.encode(messages.Store(lease, value_of("half"), False, None), 9)
     hands[0].sock.sendall(whole[:-1])
     hands[1].sock.sendall(whole[:5])  # and stays, silent
     hands[0].close()

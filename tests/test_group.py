@@ -25,10 +25,10 @@ from mpgroupcache import (
     StringSink,
     TruncatingSink,
 )
+from mpgroupcache.getters import BoundGetter
 from mpgroupcache.ipc.messages import Failed, FailureCode, Pong
 from mpgroupcache.shm._group import with_own_get
 from mpgroupcache.worker import process
-from mpgroupcache.worker.channel import Answer
 
 
 def load(ctx: Any, key: str | bytes, dest: Sink) -> None:
@@ -294,7 +294,8 @@ def test_all_is_frozen() -> None:
         "AlreadyRunning", "ArenaError", "AtomicInt", "ByteView", "ByteViewSink", "BytesSink", "CacheError",
         "CacheStats", "CacheType", "CoordinatorError", "CoordinatorUnavailable", "DeadlineExceeded", "Getter", "Group",
         "HTTPPool", "LoadCycleError", "LoadError", "NoPeers", "PeerPicker", "ProtoGetter", "ProtoSink", "ProtocolError",
-        "Sink", "Stats", "StringSink", "TruncatingSink", "cached", "configure", "connect", "get_group", "lru",
+        "Sink", "Stats", "StringSink", "TruncatingSink", "aconnect", "cached",
+        "configure", "connect", "get_group", "lru",
         "new_group", "register_new_group_hook", "register_peer_picker", "register_per_group_peer_picker",
         "register_server_start", "singleflight",
     }  # fmt: skip
@@ -353,7 +354,7 @@ def test_an_attachment_to_the_last_instance_that_comes_late(
     wait_until(mpgroupcache.connect)
     link = process.current().working_link
     assert link is not None
-    assert (link.group_id("first"), last.group_id("first")) == (0, 1)
+    assert (link._declared["first"].group, last._declared["first"].group) == (0, 1)
     link_for = process.current().link_for
     calls: list[str] = []
 
@@ -373,7 +374,7 @@ def test_an_attachment_to_the_last_instance_that_comes_late(
         assert go.wait(20)
         dest.set_string("second's")
 
-    second._loader._function = hold
+    second.getter = BoundGetter(hold)
     calls.append("not yet")
     holder = threading.Thread(target=second.get, args=(key,))
     holder.start()
@@ -391,9 +392,9 @@ def test_a_refusal_fails_no_get(here: Daemon, monkeypatch: pytest.MonkeyPatch) -
     assert group.get("a") == "None:str:'a'"
     link = process.current().working_link
     assert link is not None
-    monkeypatch.setattr(link.channel, "request", lambda *_: Answer(Failed(FailureCode.REFUSED, "", "no memory"), -1))
+    monkeypatch.setattr(link.channel, "wait", lambda *_: Failed(FailureCode.REFUSED, "", "no memory"))
     assert group.get("b") == "None:str:'b'"
-    monkeypatch.setattr(link.channel, "request", lambda *_: Answer(Pong(), -1))
+    monkeypatch.setattr(link.channel, "wait", lambda *_: Pong())
     assert group.get("c") == "None:str:'c'"
 
 

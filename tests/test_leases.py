@@ -12,7 +12,8 @@ from workers import BUDGET, GROUP, Daemon, HandWorker, Worker, value_of, wait_un
 
 import mpgroupcache
 from mpgroupcache import DeadlineExceeded, LoadCycleError, LoadError
-from mpgroupcache.ipc import memfd, messages
+from mpgroupcache.ipc import messages
+from mpgroupcache.worker import link
 
 Spawn = Callable[..., Worker]
 
@@ -120,26 +121,26 @@ def test_a_value_and_the_next_miss_that_come_together(
             return messages.Ask(group, key, (), True, False)
 
         lease = worker.lease(group, b"a")
-        worker.send_together(messages.Store(lease, b"A"), ask(b"b"))
+        worker.send_together(messages.Store(lease, b"A", False, None), ask(b"b"))
         answer = worker.receive()
         assert isinstance(answer, messages.Lease)
         wait_until(lambda: reader.do("lookup", "a") == b"A", "a value that is stored")
-        worker.send_together(messages.Store(answer.lease, b"B"), ask(b"b"))
+        worker.send_together(messages.Store(answer.lease, b"B", False, None), ask(b"b"))
         assert worker.receive() == messages.Value(b"B", messages.Origin.CACHE)
 
         # Whoever waits has it at once.
         lease = worker.lease(group, b"c")
-        worker.send_together(ask(b"c"), messages.Store(lease, b"C"), ask(b"c"))
+        worker.send_together(ask(b"c"), messages.Store(lease, b"C", False, None), ask(b"c"))
         assert worker.receive() == messages.Value(b"C", messages.Origin.FLIGHT)
         assert worker.receive() == messages.Value(b"C", messages.Origin.CACHE)
         lease = worker.lease(group, b"d")
-        worker.send_together(ask(b"d"), messages.Store(lease, b"D"), ask(b"e"))
+        worker.send_together(ask(b"d"), messages.Store(lease, b"D", False, None), ask(b"e"))
         assert worker.receive() == messages.Value(b"D", messages.Origin.FLIGHT)
         assert isinstance(worker.receive(), messages.Lease)
 
         # A value that came is kept, whatever comes after it.
         lease = worker.lease(group, b"f")
-        worker.send_together(messages.Store(lease, b"F"), then=b"no frame of ours")
+        worker.send_together(messages.Store(lease, b"F", False, None), then=b"no frame of ours")
         with pytest.raises(EOFError):
             worker.receive()
         wait_until(lambda: reader.do("lookup", "f") == b"F", "a value that is stored")
@@ -156,7 +157,9 @@ def test_two_values_of_one_key_that_come_together(start_coordinator: Callable[..
                 answer = worker.ask(messages.Ask(group, b"k", (), False, here))
                 assert isinstance(answer, messages.Lease)  # not the end of a wait for the last one
                 leases.append(answer.lease)
-            worker.send_together(messages.Fetched(leases[0], b"v", None), messages.Store(leases[1], b"v"))
+            worker.send_together(
+                messages.Store(leases[0], b"v", True, None), messages.Store(leases[1], b"v", False, None)
+            )
 
 
 def test_a_signal_handler_that_raises_while_a_value_is_stored(
@@ -171,7 +174,7 @@ def test_a_signal_handler_that_raises_while_a_value_is_stored(
     other = spawn_on(here.socket)
     key = "big:300000:x"
     with monkeypatch.context() as patch:
-        patch.setattr(memfd, "make", interrupted)
+        patch.setattr(link, "sealed", interrupted)
         with pytest.raises(KeyboardInterrupt):
             group.get(key)
     assert other.get(key) == value_of(key)
@@ -183,7 +186,7 @@ def test_of_a_group_that_caches_nothing_a_value_ends_its_flight(start_coordinato
     with contextlib.closing(HandWorker(daemon.socket)) as worker:
         group = worker.declare(cache_bytes=0)
         lease = worker.lease(group, b"a")
-        worker.send_together(messages.Store(lease, b"A"), messages.Ask(group, b"a", (), True, False))
+        worker.send_together(messages.Store(lease, b"A", False, None), messages.Ask(group, b"a", (), True, False))
         assert isinstance(worker.receive(), messages.Lease)
 
 

@@ -18,11 +18,10 @@ from typing import Any
 
 import pytest
 from children import Child
-from workers import PATIENCE, Daemon, wait_until
+from workers import PATIENCE, Daemon, wait_until, waiting_here
 
 import mpgroupcache
 from mpgroupcache import AtomicInt, CacheStats, CacheType, DeadlineExceeded, LoadCycleError, LoadError, Sink, Stats
-from mpgroupcache.worker import process as processes
 
 COUNTING = 4  # processes, and threads of a process, that count at once
 EACH = 20_000
@@ -116,13 +115,6 @@ def held(request: pytest.FixtureRequest, here: Daemon, tmp_path: Any) -> tuple[m
     return mpgroupcache.new_group("g", "1MiB", getter), getter
 
 
-def waiting() -> int:
-    """Gets of this process that wait for somebody else's load."""
-    current = processes.current()
-    link = current.working_link
-    return len(link.channel._pending) if link else len(current.alone._table.waiters_of(current.alone)) - 1
-
-
 def test_a_get_that_fails_is_a_get(held: tuple[mpgroupcache.Group, Held]) -> None:
     group, getter = held
     with ThreadPoolExecutor(2) as pool:
@@ -131,7 +123,7 @@ def test_a_get_that_fails_is_a_get(held: tuple[mpgroupcache.Group, Held]) -> Non
         with pytest.raises(DeadlineExceeded):
             group.get("bad", timeout=0.0)
         follower = pool.submit(group.get, "bad")
-        wait_until(lambda: waiting() == 1, "a get that waits")
+        wait_until(lambda: waiting_here() == 1, "a get that waits")
         getter.released.set()
         errors = [type(get.exception(PATIENCE)) for get in (leader, follower)]
     assert errors == [ValueError, LoadError]
@@ -156,7 +148,7 @@ def test_a_get_that_is_cancelled_is_a_get(held: tuple[mpgroupcache.Group, Held])
         with pytest.raises(DeadlineExceeded):
             await group.aget("k", timeout=0.0)
         follower = asyncio.create_task(group.aget("k"))
-        await asyncio.to_thread(wait_until, lambda: waiting() == 1, "a get that waits")
+        await asyncio.to_thread(wait_until, lambda: waiting_here() == 1, "a get that waits")
         follower.cancel()
         with pytest.raises(asyncio.CancelledError):
             await follower

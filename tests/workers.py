@@ -21,6 +21,8 @@ from typing import Any
 import mpgroupcache
 from mpgroupcache import registry
 from mpgroupcache.ipc import frame, memfd, messages
+from mpgroupcache.shm._exchange import Request
+from mpgroupcache.shm._hold import Hold
 from mpgroupcache.shm.segment import DIRECTORY, instance_name
 from mpgroupcache.worker import process
 from mpgroupcache.worker.channel import Channel
@@ -139,16 +141,22 @@ def count_asks(patch: Callable[[object, str, object], None] = setattr) -> Callab
 
     ``patch``: the ``setattr`` of a test's ``monkeypatch``, where it is the test's own process.
     """
-    send = Channel.send
+    ask = Channel.ask
     asked = 0
 
-    def counted(channel: Channel, message: messages.Message, request_id: int = 0, fd: int = -1) -> None:
+    def counted(channel: Channel, hold: Hold, message: messages.Message) -> Request:
         nonlocal asked
-        send(channel, message, request_id, fd)
+        request = ask(channel, hold, message)
         asked += isinstance(message, messages.Ask)
+        return request
 
-    patch(Channel, "send", counted)
+    patch(Channel, "ask", counted)
     return lambda: asked
+
+
+def waiting_here() -> int:
+    """Callers of this process that wait for a load of its own."""
+    return sum(len(flight.waiting) for flight in process.current().flights)
 
 
 def flush() -> None:

@@ -188,11 +188,11 @@ class Misses:
             raise ProtocolError(f"lease {lease.id}: got a second value, expected one")
         size = message.value
         memfd.check(fd, size)
-        if isinstance(message, messages.Fetched) and not group.admits(len(key) + size, message.minute_qps):
+        if message.picked and not group.admits(len(key) + size, message.minute_qps):
             self._deliver(lease.id, _Value(size, fd))
             return
         value = self._arriving[lease.id] = _Value(size, os.dup(fd))
-        copy = self._store_from(group, lease.id, key, value, size, hot=isinstance(message, messages.Fetched))
+        copy = self._store_from(group, lease.id, key, value, size, hot=message.picked)
         task = asyncio.get_running_loop().create_task(copy)
         self._copying.add(task)
         task.add_done_callback(self._copying.discard)
@@ -209,7 +209,7 @@ class Misses:
             assert isinstance(message.value, bytes)
             group = self._groups.get(group_id)
             assert group is not None
-            if isinstance(message, messages.Fetched):
+            if message.picked:
                 group.promote(key, message.value, message.minute_qps)
             else:
                 group.put(key, message.value)

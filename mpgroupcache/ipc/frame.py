@@ -50,6 +50,27 @@ def encode(message: Message, request_id: int = 0) -> bytes:
     return _HEADER.pack(_START, _NUMBERS[type(message)], request_id, len(payload)) + payload
 
 
+def read_frame(data: bytes | bytearray, at: int) -> tuple[int, int, Message] | None:
+    """Return where the frame that begins at ``at`` ends, its request id and its message; None: it is not whole yet.
+
+    Its header is judged before its payload is there. Raises ``ProtocolError``.
+    """
+    start = at + _HEADER.size
+    if start > len(data):
+        return None
+    frame_start, number, request_id, length = _HEADER.unpack_from(data, at)
+    payload = _PAYLOADS.get(number)
+    if frame_start != _START or payload is None or length > MAX_PAYLOAD:
+        raise _unreadable(frame_start, number, length)
+    end = start + length
+    if end > len(data):
+        return None
+    try:
+        return end, request_id, payload.decode(data[start:end])
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise _misfit(payload.type, error) from None
+
+
 class Decoder:
     """Finds the frames in a stream of bytes, however it was split.
 
@@ -87,23 +108,12 @@ class Decoder:
 
         Raises ``ProtocolError``, and again the next time: there is no telling where the next frame would begin.
         """
-        data, at = self._data, self._at
-        while (start := at + _HEADER.size) <= len(data):
-            frame_start, number, request_id, length = _HEADER.unpack_from(data, at)
-            payload = _PAYLOADS.get(number)
-            if frame_start != _START or payload is None or length > MAX_PAYLOAD:
-                raise _unreadable(frame_start, number, length)
-            at = start + length
-            if at > len(data):
-                return
-            try:
-                message = payload.decode(data[start:at])
-            except (msgspec.MsgspecError, ValueError) as error:
-                raise _misfit(payload.type, error) from None
-            if at == len(data):
+        while (found := read_frame(self._data, self._at)) is not None:
+            end, request_id, message = found
+            if end == len(self._data):
                 self._data, self._at = b"", 0
             else:
-                self._at = at
+                self._at = end
             yield request_id, message
 
 

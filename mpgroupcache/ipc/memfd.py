@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 from mpgroupcache.errors import ProtocolError
 from mpgroupcache.ipc.messages import Message
+from mpgroupcache.shm._exchange import Descriptor, sealed
 from mpgroupcache.shm._reader import Mapping
 from mpgroupcache.shm._view import ByteView
 
@@ -26,17 +27,7 @@ TRUNCATED = int(socket.MSG_CTRUNC)
 
 def make(value: bytes | memoryview) -> int:
     """Return the descriptor of a sealed memfd that holds ``value``; it is the caller's to close."""
-    fd = os.memfd_create("mpgroupcache-value", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        with memoryview(value) as left:
-            done = 0
-            while done < len(left):
-                done += os.write(fd, left[done:])
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+    return sealed(value).detach()
 
 
 def check(fd: int, size: int) -> None:
@@ -51,13 +42,12 @@ def check(fd: int, size: int) -> None:
         raise ProtocolError(f"memfd: got {got} bytes, expected the {size} that its message says")
 
 
-def view(fd: int, size: int) -> ByteView:
-    """Map a received memfd, close it, and return a view of it."""
-    try:
-        check(fd, size)
-        return ByteView(Mapping(fd, size))
-    finally:
-        os.close(fd)
+def map(memfd: Descriptor, size: int) -> Mapping:  # noqa: A001 - as in mmap
+    """Map a received memfd, and close it. Raises ``ProtocolError`` and ``OSError``."""
+    check(memfd.fileno(), size)
+    mapping = Mapping(memfd.fileno(), size)
+    memfd.close()
+    return mapping
 
 
 def read(fd: int, size: int) -> bytes:

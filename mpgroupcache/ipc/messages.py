@@ -14,9 +14,8 @@ Messages (w: worker, c: coordinator; ``*``: one-way; ``?``: may be nil)::
                                                      copy: send the value itself, the arena is of no use to the caller;
                                                      here: no peer is to be asked for it, or waited for
     w>c *  CANCEL                                    the caller of the ASK with this request id gave up
-    w>c *  STORE     lease, value                    the value of a lease: its bytes, or as an integer the size [B] of
-                                                     the memfd passed along
-    w>c *  FETCHED   lease, value, minute_qps?       the same, of a peer that the worker picked: for the hot cache alone
+    w>c *  STORE     lease, value, picked,           what a lease brought (product.py); value: its bytes, or as an
+                     minute_qps?                     integer the size [B] of the memfd passed along
     w>c *  FAIL      lease, type_name, message       the loader's exception; over-long texts are cut by the encoder
     w>c *  RETURN    lease                           the loader was left without a value or an error
     w>c *  SERVED    group                           a peer's request reached the worker itself
@@ -78,8 +77,7 @@ class MessageType(IntEnum):
     FAIL = 0x06
     RETURN = 0x07
     SET_PEERS = 0x08
-    FETCHED = 0x09
-    SERVED = 0x0A
+    SERVED = 0x09
     WELCOME = 0x11
     DECLARED = 0x12
     VALUE = 0x13
@@ -172,14 +170,12 @@ class Cancel(Message, frozen=True):
 class Store(Message, frozen=True):
     lease: LeaseId
     value: Carried
+    picked: bool
+    minute_qps: Rate | None
 
     @property
     def passes_descriptor(self) -> bool:  # type: ignore[override]
         return type(self.value) is int
-
-
-class Fetched(Store, frozen=True):
-    minute_qps: Rate | None
 
 
 class Served(Message, frozen=True):
@@ -281,7 +277,6 @@ MESSAGES: Final[Mapping[MessageType, type[Message]]] = {
     MessageType.FAIL: Fail,
     MessageType.RETURN: Return,
     MessageType.SET_PEERS: SetPeers,
-    MessageType.FETCHED: Fetched,
     MessageType.SERVED: Served,
     MessageType.WELCOME: Welcome,
     MessageType.DECLARED: Declared,

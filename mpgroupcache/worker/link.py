@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import socket
 import threading
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
 
-from mpgroupcache.errors import CacheError, CoordinatorUnavailable, ProtocolError
+import msgspec
+
+from mpgroupcache.errors import CacheError, CoordinatorUnavailable, ProtocolError, describe_error
 from mpgroupcache.ipc.frame import Decoder, encode
 from mpgroupcache.ipc.messages import (
+    INLINE_BYTES,
+    MAX_HELD,
+    TOKEN_BYTES,
+    Ask,
     Declare,
     Declared,
+    Fail,
     Failed,
     Hello,
     Load,
@@ -22,14 +30,19 @@ from mpgroupcache.ipc.messages import (
     PeersSet,
     Ping,
     Pong,
+    Return,
     Role,
+    Served,
     SetPeers,
+    Store,
     Welcome,
 )
+from mpgroupcache.product import Product
+from mpgroupcache.shm._exchange import Request, sealed
+from mpgroupcache.shm._hold import Hold, Seat
 from mpgroupcache.shm._reader import Reader
 from mpgroupcache.shm.segment import segment_path
 from mpgroupcache.worker.channel import LIVENESS_TIMEOUT, Channel
-from mpgroupcache.worker.peerloads import LoadForPeer, PeerLoads
 
 logger = logging.getLogger(__name__)
 
@@ -49,79 +62,132 @@ def connect(path: str) -> socket.socket:
 
 
 class Link:
-    """An established link. ``broken`` once either connection is; it is then left for a new one."""
+    """A link, which is the port of a coordinator. ``broken`` until it is open, and once either connection is; it is
+    then left for a new one.
+    """
+
+    channel: Channel  # those two: once it is open
+    reader: Reader
 
     def __init__(
-        self, socket_path: str, previous: Reader | None = None, on_broken: Callable[[], object] | None = None
+        self,
+        socket_path: str,
+        on_load: Callable[[Link, Load], None],
+        on_broken: Callable[[], object] | None = None,
     ) -> None:
-        """Connect, claim a region, and start the service thread. Raises ``CoordinatorUnavailable`` or ``CacheError``.
-
-        ``previous`` is the reader of an earlier link, kept where the instance is still the same. ``on_broken`` is
-        called when the link breaks, not when it is closed.
+        """``on_load`` is called with what the coordinator hands over to be loaded, ``on_broken`` when the link breaks,
+        not when it is closed.
         """
+        self._path = socket_path
+        self._on_load = functools.partial(on_load, self)
         self._on_broken = on_broken
         self._closing = False
-        token = os.urandom(16)
-        self.channel = Channel(connect(socket_path))
         self._service: _Service | None = None
         self._declared: dict[str, Declared] = {}
-        self._loads = PeerLoads(self.channel)
+        self.instance = ""
+        self._is_open = False
+
+    def open(self, previous: Reader | None = None) -> None:
+        """Connect, claim a region, and start the service thread. Raises ``CoordinatorUnavailable`` or ``CacheError``.
+
+        ``previous`` is the reader of an earlier link, kept where the instance is still the same.
+        """
+        token = os.urandom(TOKEN_BYTES)
+        self.channel = Channel(connect(self._path))
         try:
-            welcome = _expect(Welcome, self.channel.request(_hello("call", token)).message)
+            welcome = _expect(Welcome, self.channel.request(_hello("call", token)))
             self.instance = welcome.instance
             path = segment_path(welcome.control)
             self.reader = previous if previous is not None and previous.reads(path) else Reader(path)
-            self._service = _Service(connect(socket_path), token, self._loads.submit, self._end)
+            self._service = _Service(connect(self._path), token, self.channel, self._on_load, self._end)
             self._service.start()
         except BaseException as error:
             self.close(str(error))
             raise
+        self._is_open = True
         if self.reader.number < 0:
             logger.warning("no free region in instance %s: hits are copied by the coordinator", welcome.instance)
 
     def _end(self, reason: str) -> None:
         """The service connection has ended."""
-        self.channel.close(reason)
+        if hasattr(self, "channel"):
+            self.channel.close(reason)
         if self._on_broken is not None and not self._closing:
             self._on_broken()
 
     @property
     def broken(self) -> bool:
         """Whether the coordinator is gone, as far as this link knows."""
-        return self.channel.broken is not None
+        return not self._is_open or self.channel.broken is not None
 
-    def declare(
-        self, name: str, cache_bytes: int, load_timeout: float | None, picks: bool, load: LoadForPeer
-    ) -> Declared:
-        """Announce a group and return what the instance has made of it. ``load`` is called for peers' requests."""
-        self._loads.declare(name, load)
+    def declare(self, name: str, cache_bytes: int, load_timeout: float | None, picks: bool) -> Declared:
+        """Announce a group and return what the instance has made of it."""
         if (declared := self._declared.get(name)) is None:
-            answer = self.channel.request(Declare(name, cache_bytes, load_timeout, picks)).message
+            answer = self.channel.request(Declare(name, cache_bytes, load_timeout, picks))
             declared = self._declared[name] = _expect(Declared, answer)
         return declared
 
-    def set_peers(self, message: SetPeers) -> None:
-        """Name the ring. Raises ``CoordinatorError`` where the coordinator has it from its own options."""
-        _expect(PeersSet, self.channel.request(message).message)
+    def set_peers(self, **ring: Any) -> None:
+        """Name the ring (SET_PEERS). Raises ``CoordinatorError`` where the coordinator has it from its own options."""
+        _expect(PeersSet, self.channel.request(SetPeers(**ring)))
 
-    def group_id(self, name: str) -> int:
-        """The id that the instance gave to a group which was declared on this link."""
-        return self._declared[name].group
+    def tell_served(self, group: str) -> None:
+        """A peer's request reached this process itself."""
+        self.channel.post(encode(Served(self._declared[group].group)))
+
+    # ---- The port
+
+    def place(self, group: str, key: bytes, here: bool, picked: bool, held: tuple[Seat, ...]) -> Hashable:
+        # The coordinator finds cycles by the leases that an ASK names: who holds others asks for himself.
+        return (group, key, here, *[seat.lease for seat in held]) if held else (group, key, here)
+
+    def join(self, seat: Seat) -> None:
+        """The coordinator finds a cycle: the leader's ask named what this caller holds."""
+
+    def ask(self, hold: Hold, group: str, seat: Seat, key: bytes, copy: bool, here: bool) -> Request:
+        # The id as this link has it: another thread may be attaching the group to the next instance, or still to the
+        # last one, where the same id is another group's. Of a deeper nest the innermost leases will do: each of them
+        # waits for the next, so that the way round a cycle leads through them.
+        held = tuple([outer.lease for outer in seat.held[-MAX_HELD:] if outer.lease]) if seat.held else ()
+        return self.channel.ask(hold, Ask(self._declared[group].group, key, held, copy, here))
+
+    def end(self, request: Request | None, lease: int, result: Product | Exception | None) -> None:
+        assert request is not None
+        descriptor = None
+        message: Message
+        if isinstance(result, Product):
+            value, *properties = msgspec.structs.astuple(result)
+            if len(value) > INLINE_BYTES:
+                try:
+                    descriptor = sealed(value)
+                except OSError:  # out of descriptors or memory: the next waiter may do better
+                    request.settle(encode(Return(lease)))
+                    return
+                value = len(value)
+            message = Store(lease, value, *properties)
+        elif result is not None:
+            message = Fail(lease, *describe_error(result))
+        else:
+            message = Return(lease)
+        request.settle(encode(message), descriptor)
+
+    # ---- Ends
 
     def abandon(self) -> None:
         """In a forked child: close the descriptors alone, and leave the parent's connections as they are.
 
         Kept, they would keep the connections open when the parent dies, and its leases with them.
         """
-        self.channel.abandon()
+        if hasattr(self, "channel"):
+            self.channel.abandon(CoordinatorUnavailable("the channel is the parent process's"))
         if self._service is not None:
             self._service.abandon()
 
     def close(self, reason: str = "the link was closed") -> None:
         """Close both connections. Views keep the region."""
         self._closing = True
-        self._loads.close()
-        self.channel.close(reason)
+        if hasattr(self, "channel"):
+            self.channel.close(reason)
         if self._service is not None:
             self._service.close()
 
@@ -146,10 +212,16 @@ class _Service:
     """
 
     def __init__(
-        self, sock: socket.socket, token: bytes, on_load: Callable[[Load], None], on_end: Callable[[str], None]
+        self,
+        sock: socket.socket,
+        token: bytes,
+        channel: Channel,
+        on_load: Callable[[Load], None],
+        on_end: Callable[[str], None],
     ) -> None:
         self._sock = sock
         self._token = token
+        self._channel = channel
         self._on_load = on_load
         self._on_end = on_end
         self._abandoned = False
@@ -186,6 +258,7 @@ class _Service:
                 for request_id, message in decoder:
                     if isinstance(message, Ping):
                         self._sock.sendall(encode(Pong(), request_id))
+                        self._channel.flush()  # what was given back, and its socket did not take
                     elif isinstance(message, Load):
                         self._on_load(message)
                     elif not isinstance(message, Welcome):

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from typing import Any, Final, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
 
-from mpgroupcache.ipc.messages import Load, unpack_context
+from mpgroupcache.ipc.frame import encode
+from mpgroupcache.ipc.messages import Load, Return
+from mpgroupcache.shm._hold import Flights
 from mpgroupcache.threads import Threads
-from mpgroupcache.worker.channel import Channel
-from mpgroupcache.worker.leases import HeldLease, SharedLease
+from mpgroupcache.worker import drivers
+from mpgroupcache.worker.miss import LocalGroup, load_for_peer
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from mpgroupcache.worker.link import Link
 
 logger = logging.getLogger(__name__)
 
@@ -17,38 +24,28 @@ logger = logging.getLogger(__name__)
 MAX_THREADS: Final = 4
 
 
-class LoadForPeer(Protocol):
-    """A group's own way to load: it ends the lease. An ``async`` getter runs on the thread's ``runner``."""
-
-    def __call__(self, lease: HeldLease, key: bytes, ctx: Any, runner: asyncio.Runner) -> None: ...
-
-
 class PeerLoads:
-    """The loads that the coordinator hands to one link."""
+    """The loads that coordinators hand to this process."""
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self._groups: dict[str, LoadForPeer] = {}
+    def __init__(self, groups: Mapping[str, LocalGroup], flights: Flights) -> None:
+        self._groups = groups
+        self._flights = flights
         self._threads = Threads(MAX_THREADS, "mpgroupcache-load")
 
-    def declare(self, group: str, load: LoadForPeer) -> None:
-        """Have loads of ``group`` done by ``load``."""
-        self._groups[group] = load
-
-    def submit(self, load: Load) -> None:
+    def submit(self, link: Link, load: Load) -> None:
         """Run a load soon."""
-        lease = SharedLease(self._channel, load.lease)
-        self._threads.submit(lambda runner: self._load(lease, load, runner), lease.give_back)
+        undo = encode(Return(load.lease))
+        self._threads.submit(lambda runner: self._load(link, load, undo, runner), lambda: link.channel.post(undo))
 
     def close(self) -> None:
         """Let the threads end, each after the load it is at."""
         self._threads.close()
 
-    def _load(self, lease: SharedLease, load: Load, runner: asyncio.Runner) -> None:
-        if (load_for_peer := self._groups.get(load.group)) is None:
-            lease.give_back()
+    def _load(self, link: Link, load: Load, undo: bytes, runner: asyncio.Runner) -> None:
+        if (group := self._groups.get(load.group)) is None:
+            link.channel.post(undo)
             return
         try:
-            load_for_peer(lease, load.key, unpack_context(load.ctx), runner)
+            drivers.run_with(runner, load_for_peer, self._flights, group, link, load, undo)
         except BaseException:  # its peer and whoever waits have been told; and a SystemExit is not this thread's end
             logger.debug("group %r: a load for a peer failed", load.group, exc_info=True)

@@ -14,18 +14,16 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from mpgroupcache.errors import CacheError
+from mpgroupcache.shm._hold import Flights
 from mpgroupcache.shm._reader import Reader, forked, renew_epoch
 from mpgroupcache.threads import Threads
 from mpgroupcache.worker import config, embedded
-from mpgroupcache.worker.alone import LocalFlights
 from mpgroupcache.worker.channel import CoordinatorSilent
+from mpgroupcache.worker.declared import DeclaredGroup
 from mpgroupcache.worker.link import Link
-
-if TYPE_CHECKING:
-    from mpgroupcache.group import Group
+from mpgroupcache.worker.peerloads import PeerLoads
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +40,12 @@ class Process:
     """This process's state. ``current()`` has it."""
 
     def __init__(self) -> None:
-        self.alone = LocalFlights()
+        self.flights = Flights()
+        """Loads under way here: whoever misses the same key meanwhile shares one."""
         self.threads = Threads(LOADS, "mpgroupcache-aget")
         """Where ``aget`` runs what is not async."""
-        self._groups: dict[str, Group] = {}  # that were attached, or are to be
+        self._groups: dict[str, DeclaredGroup] = {}  # that were attached, or are to be
+        self._loads = PeerLoads(self._groups, self.flights)
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._link: Link | None = None
@@ -55,10 +55,23 @@ class Process:
         self._failures = 0
         self._reported = False
         self._silent = False  # at the last try
-        self._reattaching = False
+        self._reattacher: threading.Thread | None = None  # at work while it lives
         self._reattach_lock = threading.Lock()
 
-    def link_for(self, group: Group, background: bool = False) -> Link | None:
+    def ready_for(self, group: DeclaredGroup) -> Link | None:
+        """The link, where it works and ``group`` is attached there: a look, and no more."""
+        link = self._link
+        return link if link is not None and group.is_attached_to(link) and not link.broken else None
+
+    def connect(self) -> Link | None:
+        """A working link, for groups to come; None while there is no coordinator."""
+        try:
+            return self.working_link or self._connect()
+        except _UNAVAILABLE as error:
+            self._report(error)
+            return None
+
+    def link_for(self, group: DeclaredGroup, background: bool = False) -> Link | None:
         """A working link on which ``group`` is declared and attached; None while there is no coordinator.
 
         ``background``: nobody waits for it.
@@ -94,7 +107,7 @@ class Process:
                 return None
             previous = None
             if (last := self._link) is not None:
-                previous = last.reader
+                previous = getattr(last, "reader", None)  # it was opened
                 if self._linked_at is not None:
                     self._silent = self._is_silent()  # before the next lines make it the only one to say so
                     broke_soon = time.monotonic() - self._linked_at < LIVED
@@ -105,12 +118,13 @@ class Process:
                 location = config.location()
                 if location.private:
                     embedded.ensure_running(location.path)
-                link = Link(location.path, previous, None if location.private else self._begin_reattaching)
+                on_broken = None if location.private else self._begin_reattaching
+                link = self._link = Link(location.path, self._loads.submit, on_broken)  # closed in any case, later
+                link.open(previous)
             except _UNAVAILABLE as error:
                 self._report(error)
                 return None
             _readers.add(link.reader)
-            self._link = link
             if self._closed.is_set():  # this process left meanwhile, and its close() may have been too early to see it
                 link.close()
                 return None
@@ -140,21 +154,22 @@ class Process:
         In a thread of its own, one at a time: the link's waits for nothing while somebody joins it.
         """
         with self._reattach_lock:
-            if self._reattaching:
+            if self._reattacher is not None and self._reattacher.is_alive():
                 return True
-            self._reattaching = True
-        try:
-            threading.Thread(target=self._reattach, name="mpgroupcache-reattach", daemon=True).start()
-        except RuntimeError:  # no thread can be started: the next get attaches
-            self._reattaching = False
-        return self._reattaching
+            thread = threading.Thread(target=self._reattach, name="mpgroupcache-reattach", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # no thread can be started: the next get attaches
+                return False
+            self._reattacher = thread
+        return True
 
     def _reattach(self) -> None:
         while not self._closed.wait(max(self._retry_at - time.monotonic(), RETRY_FIRST * random.random())):
             links = [self.link_for(group, background=True) for group in list(self._groups.values())]
             with self._reattach_lock:  # a link that breaks from here on begins another
                 if None not in links and self.working_link is not None:
-                    self._reattaching = False
+                    self._reattacher = None
                     return
             del links  # which hold regions
 
@@ -181,6 +196,7 @@ class Process:
         """Leave the instance for good; views stay good, and what is not cached is loaded in this process."""
         self._closed.set()
         self.threads.close()
+        self._loads.close()
         link, self._link = self._link, None
         if link is not None:
             link.close()

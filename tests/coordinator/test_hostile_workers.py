@@ -79,7 +79,7 @@ def test_values_that_could_change_or_lie_are_refused(
     lease = hands.lease(hands.declare(), b"bad")
     waiting = others.begin_waiting("bad")
     fd = make()
-    hands.send(messages.Store(lease, SIZE), fd)
+    hands.send(messages.Store(lease, SIZE, False, None), fd)
     if fd >= 0:
         os.close(fd)
     refused(hands)
@@ -98,7 +98,7 @@ def test_a_lease_is_its_holders(
         hands.send(ending(lease, *fields))
         refused(hands)
         daemon.wait_says("expected one of its holder")
-        holder.send(messages.Store(lease, value_of("theirs")))
+        holder.send(messages.Store(lease, value_of("theirs"), False, None))
         assert others.get("theirs") == value_of("theirs")
     others.release("a")
     assert loading.result(30) == value_of("hold:a")
@@ -153,7 +153,7 @@ def test_a_worker_that_does_not_read_is_let_go_of(daemon: Daemon, hands: HandWor
     group = hands.declare()
     key = b"filler"
     lease = hands.lease(group, key)
-    hands.send(messages.Store(lease, bytes(messages.INLINE_BYTES)))
+    hands.send(messages.Store(lease, bytes(messages.INLINE_BYTES), False, None))
     with contextlib.suppress(ConnectionError):
         for _ in range(2 * MAX_BACKLOG // messages.INLINE_BYTES):
             hands.send(messages.Ask(group, key, (), True, False))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from testpb_pb2 import TestMessage
-from workers import PATIENCE, wait_until
+from workers import PATIENCE, wait_until, waiting_here
 
 import mpgroupcache
 from mpgroupcache import BytesSink, ByteViewSink, ProtoSink, Sink, StringSink, TruncatingSink
@@ -38,8 +38,8 @@ class Groups:
         self.string_group = mpgroupcache.new_group("string-group", CACHE_BYTES, self._load_string)
         self.proto_group = mpgroupcache.new_group("proto-group", CACHE_BYTES, self._load_proto)
         self.no_dedup = mpgroupcache.new_group("testgroup", 1024, lambda ctx, key, dest: dest.set_string("testval"))
-        self._find = self.no_dedup._find
-        self.no_dedup._find = self._find_in_turn  # type: ignore[method-assign]
+        self._load = self.no_dedup._load
+        self.no_dedup._load = self._load_in_turn  # type: ignore[method-assign]
         self._entered = 0
         self._turn = threading.Semaphore(0)
         self._pool = ThreadPoolExecutor(4)
@@ -86,11 +86,11 @@ class Groups:
     def get_no_dedup(self) -> str:
         return str(self.no_dedup.get("testkey"))
 
-    def _find_in_turn(self, *args: Any) -> Any:
+    def _load_in_turn(self, *args: Any) -> Any:
         """The cache was looked at, and had nothing; go on when it is this one's turn."""
         self._entered += 1
         assert self._turn.acquire(timeout=PATIENCE)
-        return self._find(*args)
+        return self._load(*args)
 
     def entered(self) -> int:
         return self._entered
@@ -114,9 +114,9 @@ class Groups:
         return self._begun[number].result(PATIENCE)
 
     def asking(self) -> int:
-        """Gets of this process that wait for the coordinator's answer."""
+        """Gets of this process that wait for another one's load, here or elsewhere."""
         link = process.current().working_link
-        return 0 if link is None else len(link.channel._pending)
+        return waiting_here() + (0 if link is None else len(link.channel))
 
     def fills(self) -> int:
         """Loads of all processes (Go: ``cacheFills``)."""

@@ -11,6 +11,7 @@ from arenas import Lookup, OpenArena
 
 from mpgroupcache import ByteView
 from mpgroupcache.ipc import memfd
+from mpgroupcache.shm._exchange import sealed
 
 Of = Callable[[bytes], ByteView]
 BACKINGS = ["bytes", "str", "slice", "arena", "memfd"]
@@ -33,7 +34,7 @@ def of(request: pytest.FixtureRequest, arena: Callable[..., OpenArena]) -> Of:
         "str": lambda value: ByteView(value.decode()),
         "slice": lambda value: ByteView(b"<" + value + b">")[1:-1],
         "arena": in_arena,
-        "memfd": lambda value: memfd.view(memfd.make(value), len(value)) if value else ByteView(value),
+        "memfd": lambda value: ByteView(memfd.map(sealed(value), len(value))) if value else ByteView(value),
     }
     return backings[request.param]
 

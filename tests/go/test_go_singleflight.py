@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
-from workers import PATIENCE, wait_until
+from workers import PATIENCE, wait_until, waiting_here
 
 from mpgroupcache import LoadCycleError, LoadError
 from mpgroupcache.singleflight import Group
@@ -16,7 +16,7 @@ from mpgroupcache.worker import process
 
 def callers() -> int:
     """How many threads of this process wait or call."""
-    return sum(map(len, process.current().alone._table._owners.values()))
+    return len(process.current().flights) + waiting_here()
 
 
 def test_do() -> None:

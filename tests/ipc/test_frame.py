@@ -50,16 +50,16 @@ GOLDEN: list[tuple[messages.Message, int, bytes, bytes]] = [
         b"\x95\x03\xc4\x01\xff\x92\x07\xcd\x01\x2c\xc3\xc2",
     ),
     (messages.Cancel(), 4, b"mg\1\x04\0\0\0\4\0\0\0\1", b"\x90"),
-    (messages.Store(7, b"v"), 0, b"mg\1\x05\0\0\0\0\0\0\0\5", b"\x92\x07\xc4\x01v"),
-    (messages.Store(7, 65537), 0, b"mg\1\x05\0\0\0\0\0\0\0\7", b"\x92\x07\xce\x00\x01\x00\x01"),
-    (messages.Fetched(7, b"v", None), 0, b"mg\1\x09\0\0\0\0\0\0\0\6", b"\x93\x07\xc4\x01v\xc0"),
+    (messages.Store(7, b"v", False, None), 0, b"mg\1\x05\0\0\0\0\0\0\0\7", b"\x94\x07\xc4\x01v\xc2\xc0"),
+    (messages.Store(7, 65537, False, None), 0, b"mg\1\x05\0\0\0\0\0\0\0\x09", b"\x94\x07\xce\x00\x01\x00\x01\xc2\xc0"),
+    (messages.Store(7, b"v", True, None), 0, b"mg\1\x05\0\0\0\0\0\0\0\7", b"\x94\x07\xc4\x01v\xc3\xc0"),
     (
-        messages.Fetched(7, 65537, 1.5),
+        messages.Store(7, 65537, True, 1.5),
         0,
-        b"mg\1\x09\0\0\0\0\0\0\0\x10",
-        b"\x93\x07\xce\x00\x01\x00\x01\xcb\x3f\xf8\x00\x00\x00\x00\x00\x00",
+        b"mg\1\x05\0\0\0\0\0\0\0\x11",
+        b"\x94\x07\xce\x00\x01\x00\x01\xc3\xcb\x3f\xf8\x00\x00\x00\x00\x00\x00",
     ),
-    (messages.Served(3), 0, b"mg\1\x0a\0\0\0\0\0\0\0\2", b"\x91\x03"),
+    (messages.Served(3), 0, b"mg\1\x09\0\0\0\0\0\0\0\2", b"\x91\x03"),
     (messages.Fail(7, "E", "m"), 0, b"mg\1\x06\0\0\0\0\0\0\0\6", b"\x93\x07\xa1E\xa1m"),
     (messages.Return(7), 0, b"mg\1\x07\0\0\0\0\0\0\0\2", b"\x91\x07"),
     (
@@ -185,7 +185,7 @@ def test_the_largest_messages_fit() -> None:
     ids = tuple(range((1 << 63) - messages.MAX_HELD, 1 << 63))
     largest: list[messages.Message] = [
         messages.Ask((1 << 63) - 1, b"k" * MAX_KEY_BYTES, ids, True, False),
-        messages.Store((1 << 63) - 1, b"v" * messages.INLINE_BYTES),
+        messages.Store((1 << 63) - 1, b"v" * messages.INLINE_BYTES, False, None),
         messages.Value(b"v" * messages.INLINE_BYTES, messages.Origin.CACHE),
         messages.Failed(
             messages.FailureCode.LOAD_ERROR, "\U0001f600" * messages.MAX_TYPE_NAME, "\U0001f600" * messages.MAX_TEXT
@@ -295,10 +295,7 @@ WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
     messages.MessageType.STORE: [
         ("lease", [0, None, (1 << 64) - 1]),
         ("value", ["v", False, None, messages.INLINE_BYTES, bytes(messages.INLINE_BYTES + 1)]),
-    ],
-    messages.MessageType.FETCHED: [
-        ("lease", [0, None]),
-        ("value", ["v", None]),
+        ("picked", [0, 1, None]),
         ("minute_qps", [-1.0, 2e12, math.nan, math.inf, True]),
     ],
     messages.MessageType.SERVED: [("group", [-1, None])],
@@ -386,8 +383,7 @@ any_message: st.SearchStrategy[messages.Message] = st.one_of(
     st.builds(messages.Hello, st.sampled_from(["call", "service"]), pids, st.binary(min_size=16, max_size=16)),
     st.builds(messages.Declare, names, sizes, st.none() | st.floats(0, 1e9, exclude_min=True), st.booleans()),
     st.builds(messages.Ask, sizes, keys, st.lists(ids, max_size=5).map(tuple), st.booleans(), st.booleans()),
-    st.builds(messages.Store, ids, values),
-    st.builds(messages.Fetched, ids, values, st.none() | st.floats(0, 1e12)),
+    st.builds(messages.Store, ids, values, st.booleans(), st.none() | st.floats(0, 1e12)),
     st.builds(messages.Served, sizes),
     st.builds(messages.Fail, ids, texts, texts),
     st.builds(messages.Welcome, names, names, pids),
@@ -447,7 +443,7 @@ def test_random_fields_raise_nothing_else(number: messages.MessageType, fields: 
     survive(raw_frame(number, msgpack.packb(fields)))
 
 
-@given(messages, st.data())
+@given(any_message, st.data())
 def test_damaged_frames_raise_nothing_else(message: messages.Message, data: st.DataObject) -> None:
     damaged = bytearray(frame.encode(message))
     for _ in range(data.draw(st.integers(1, 3))):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
@@ -16,28 +15,7 @@ import mpgroupcache
 from mpgroupcache import singleflight
 from mpgroupcache.errors import describe_error
 from mpgroupcache.worker import process
-from mpgroupcache.worker.alone import LocalFlights
 from mpgroupcache.worker.link import Link
-
-
-def test_a_waiter_that_asyncio_cancels_does_not_strand_the_others() -> None:
-    """1. A coroutine and a thread wait. 2. asyncio cancels the one's future. 3. The value comes before it withdraws."""
-    flights = LocalFlights()
-    _, granted = flights.ask("key")
-    _, first = flights.ask("key")
-    _, second = flights.ask("key")
-
-    async def run() -> None:
-        waiting = asyncio.wrap_future(first)
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-
-    asyncio.run(run())
-    lease = granted.result(0)
-    assert isinstance(lease, int)
-    flights.store(lease, b"value")
-    assert second.result(0).value == b"value"  # type: ignore[union-attr]
 
 
 def test_texts_of_errors_are_plain() -> None:
@@ -120,13 +98,14 @@ def test_a_process_that_has_left_makes_no_link(here: Any, monkeypatch: pytest.Mo
         if now == moment:
             made.close()
 
-    def link(*arguments: Any) -> Link:
-        close_at("connecting")
-        links.append(Link(*arguments))
-        close_at("connected")
-        return links[-1]
+    class Closing(Link):
+        def open(self, *arguments: Any) -> None:
+            links.append(self)
+            close_at("connecting")
+            super().open(*arguments)
+            close_at("connected")
 
-    monkeypatch.setattr(process, "Link", link)
+    monkeypatch.setattr(process, "Link", Closing)
     close_at("before")
     assert not mpgroupcache.connect()
     assert group.get("key") == "value"

@@ -8,16 +8,20 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from workers import wait_until
 
-from mpgroupcache import CoordinatorUnavailable, DeadlineExceeded
+from mpgroupcache import CoordinatorUnavailable
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.frame import Decoder, encode
-from mpgroupcache.ipc.messages import Ask, Cancel, Hit, Message, Origin, Ping, Pong, Value
+from mpgroupcache.ipc.messages import INLINE_BYTES, Ask, Cancel, Hit, Message, Origin, Ping, Pong, Store, Value
+from mpgroupcache.shm._hold import Hold
 from mpgroupcache.worker import channel as channel_module
+from mpgroupcache.worker import loops
 from mpgroupcache.worker.channel import Channel
+from mpgroupcache.worker.waits import Flush
 
 ASK = Ask(1, b"key", (), False, False)
 LARGE = bytes(100_000)
@@ -58,10 +62,19 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+async def on_loop(channel: Channel) -> Message:
+    hold = Hold()
+    try:
+        answer: Message = await loops._wait(channel.ask(hold, ASK))
+        return answer
+    finally:
+        hold.end()
+
+
 def in_thread(channel: Channel, results: list[object], deadline: float | None = None) -> threading.Thread:
     def run() -> None:
         try:
-            results.append(channel.request(ASK, deadline).message)
+            results.append(channel.request(ASK, deadline))
         except Exception as error:
             results.append(error)
 
@@ -84,83 +97,76 @@ def test_a_reader_hands_on(ends: tuple[Channel, Peer]) -> None:
 def test_one_who_gives_up_when_it_is_his_turn_to_read_passes_it_on(
     ends: tuple[Channel, Peer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """1. A reads. 2. B and C wait. 3. A has its answer and rouses B. 4. B's deadline has passed: it reads no more."""
+    """1. A reads. 2. B and C wait. 3. A has its answer and wakes B. 4. B has given up: it reads no more."""
     channel, peer = ends
     monkeypatch.setattr(channel_module, "PING_AFTER", 30.0)  # nobody looks on his own meanwhile
     results: list[object] = []
     first = in_thread(channel, results)
     numbers = [peer.receive()[0]]
-    wait_until(channel._reading.locked)
-    second = in_thread(channel, results, time.monotonic() + 0.3)
+    second = Hold()
+    request = channel.ask(second, ASK)
+    request.wake = threading.Lock().release  # as one who sleeps
     numbers.append(peer.receive()[0])
     third = in_thread(channel, results)
     numbers.append(peer.receive()[0])
-    give_up = channel._give_up
-    turn = threading.Event()
-
-    def late(request_id: int, pending: channel_module._Pending) -> None:
-        peer.send(Hit(), numbers[0])  # A ends now, and rouses B, who has ceased to wait
-        first.join(10)
-        turn.set()
-        give_up(request_id, pending)
-
-    monkeypatch.setattr(channel, "_give_up", late)
-    assert turn.wait(10)
-    second.join(10)
+    peer.send(Hit(), numbers[0])
+    first.join(10)
+    second.end()
     assert peer.receive() == (numbers[1], Cancel())
     peer.send(Hit(), numbers[2])
     third.join(5)
     assert not third.is_alive()
-    assert [type(result) for result in results] == [Hit, DeadlineExceeded, Hit]
+    assert results == [Hit(), Hit()]
 
 
-@pytest.mark.parametrize("when", ["before the reader takes it", "after"])
-def test_the_descriptor_of_an_answer_that_nobody_waits_for_is_closed(ends: tuple[Channel, Peer], when: str) -> None:
+def test_what_an_answer_brings_to_one_who_gives_up_is_closed(ends: tuple[Channel, Peer]) -> None:
+    """Before it is read, before it is taken, or with it."""
     channel, peer = ends
-    request_id, pending = channel._begin(ASK)
-    peer.receive()
-
-    def give_up() -> None:
-        other = threading.Thread(target=channel._give_up, args=(request_id, pending))
-        other.start()
-        other.join(10)
-
-    class Crossed(dict):  # type: ignore[type-arg]
-        """The caller gives up in the middle of the delivery."""
-
-        def pop(self, *args: object) -> object:
-            if threading.current_thread() is not reader:
-                return super().pop(*args)
-            if when == "before the reader takes it":
-                give_up()
-            popped = super().pop(*args)
-            if when == "after":
-                give_up()
-            return popped
-
-    channel._pending = Crossed(channel._pending)
     before = descriptors()
-    peer.send_large(request_id)
-
-    def read() -> None:
-        with channel._reading:
-            channel._read(1.0)
-
-    reader = threading.Thread(target=read)
-    reader.start()
+    for read_first in (True, False):
+        hold = Hold()
+        request = channel.ask(hold, ASK)
+        number, _ = peer.receive()
+        peer.send_large(number)
+        if read_first:
+            assert isinstance(channel.wait(hold, request, None), Value)
+            assert descriptors() == before + 1
+        hold.end()
+        assert peer.receive() == (number, Cancel())
+        del request
+    results: list[object] = []
+    reader = in_thread(channel, results)  # who reads what came for the second, and drops it
+    peer.send(Hit(), peer.receive()[0])
     reader.join(10)
+    assert results == [Hit()]
     assert descriptors() == before
+
+
+def test_what_was_read_and_not_delivered_is_the_next_readers(ends: tuple[Channel, Peer]) -> None:
+    """1. A reads two answers, of which one is B's. 2. It is struck before it has delivered them."""
+    channel, peer = ends
+    first, second = Hold(), Hold()
+    asked = [channel.ask(hold, ASK) for hold in (first, second)]
+    for _ in asked:
+        peer.send(Hit(), peer.receive()[0])
+    assert first.read(channel)
+    wait_until(lambda: channel.receive(False) > 0, "answers")
+    first.end()
+    assert channel.wait(second, asked[1], time.monotonic() + 10) == Hit()
+    second.end()
+    assert len(channel) == 0
 
 
 def test_a_process_that_was_busy_does_not_blame_the_coordinator(ends: tuple[Channel, Peer]) -> None:
     channel, peer = ends
-    channel._begin(ASK)
+    hold = Hold()
+    channel.ask(hold, ASK)
     channel._heard -= channel_module.PING_AFTER
-    channel._check_liveness()
+    channel.check_liveness()
     assert [peer.receive()[1] for _ in range(2)] == [ASK, Ping()]
     peer.send(Pong())
     channel._heard -= channel_module.LIVENESS_TIMEOUT  # nobody has looked for so long
-    channel._check_liveness()
+    channel.check_liveness()
     assert channel.broken is None
 
 
@@ -177,17 +183,17 @@ def test_a_channel_that_breaks_before_its_loop_watches_it(
     ends: tuple[Channel, Peer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     channel, _ = ends
-    watch = channel._watch
+    watch = channel.watch_from
 
     def break_first(loop: asyncio.AbstractEventLoop) -> None:
         channel.close("broken by another thread")
         watch(loop)
 
-    monkeypatch.setattr(channel, "_watch", break_first)
+    monkeypatch.setattr(channel, "watch_from", break_first)
     with pytest.raises(CoordinatorUnavailable, match="by another thread"):
-        asyncio.run(channel.request_async(ASK))
-    assert channel._pending == {}
-    assert channel._receiver.fileno() == -1
+        asyncio.run(on_loop(channel))
+    assert len(channel) == 0
+    assert channel.fileno() == -1
 
 
 def test_closing_while_a_thread_and_a_loop_wait(ends: tuple[Channel, Peer]) -> None:
@@ -197,7 +203,7 @@ def test_closing_while_a_thread_and_a_loop_wait(ends: tuple[Channel, Peer]) -> N
     peer.receive()
 
     async def run() -> None:
-        waiting = asyncio.create_task(channel.request_async(ASK))
+        waiting = asyncio.create_task(on_loop(channel))
         await asyncio.sleep(0)
         threading.Thread(target=channel.close).start()
         with pytest.raises(CoordinatorUnavailable):
@@ -206,4 +212,38 @@ def test_closing_while_a_thread_and_a_loop_wait(ends: tuple[Channel, Peer]) -> N
     asyncio.run(run())
     thread.join(10)
     assert isinstance(results[0], CoordinatorUnavailable)
-    wait_until(lambda: channel._receiver.fileno() == channel._sock.fileno() == -1)
+    wait_until(lambda: channel.fileno() == -1)
+
+
+@pytest.mark.parametrize("on", ["a thread", "a loop"])
+def test_a_socket_that_is_full(ends: tuple[Channel, Peer], on: str) -> None:
+    """What was sent stays whole and in order, a loop goes on meanwhile, and a deaf coordinator is left."""
+    channel, peer = ends
+    store = Store(1, bytes(INLINE_BYTES), False, None)
+    while not channel.waiting:
+        channel.post(encode(store))
+    last = Hold()
+    channel.ask(last, ASK)
+
+    def read() -> list[Message]:
+        received = []
+        while not received or received[-1] != ASK:
+            received.append(peer.receive()[1])
+        return received
+
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read)
+        if on == "a thread":
+            channel.drain()
+        else:
+            asyncio.run(loops._wait(Flush(channel)))
+        assert set(map(type, reading.result(10)[:-1])) == {Store}
+    assert channel.waiting == 0
+    last.end()
+    while not channel.waiting:
+        channel.post(encode(store))
+    if on == "a thread":
+        channel.drain()
+    else:
+        asyncio.run(loops._wait(Flush(channel)))
+    assert isinstance(channel.broken, channel_module.CoordinatorSilent)

@@ -115,7 +115,7 @@ def unset(monkeypatch: pytest.MonkeyPatch, directory: Path) -> Callable[[], None
 
 def test_location(unset: Callable[[], None], monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
     private = config.location()
-    assert embedded.private
+    assert private.private
     assert private == config.location()
     assert os.environ["MPGROUPCACHE_APPLICATION"]  # handed on to children
     monkeypatch.setenv("MPGROUPCACHE_APPLICATION", "another")

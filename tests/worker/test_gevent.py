@@ -38,7 +38,7 @@ def use(number):
 jobs = [gevent.spawn(use, number) for number in range(40)]
 gevent.joinall(jobs, timeout=20, raise_error=True)
 assert all(job.ready() for job in jobs)
-assert process.current().working_link is link and not link.channel._pending
+assert process.current().working_link is link and not len(link.channel)
 """
 
 BUSY = """

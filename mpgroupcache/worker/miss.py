@@ -1,0 +1,265 @@
+"""A miss: one program for threads and loops, with a coordinator and without (waits.py says what it may wait for).
+
+1. The callers of this process that miss one key share a flight: the first leads, the others wait for it.
+2. Who leads asks the port. The value came meanwhile, or another process loads it: that is everybody's answer.
+3. Or the lease is granted: who leads loads, by a peer that its group has picked, or by the getter. The product ends the
+   lease, the flight, and the miss.
+
+Guarantees: each caller has the value, an error, or has given up; whatever strikes it, the next one leads then, and the
+lease goes back. A caller of a later change count joins no flight from before: the count is noted as the flight begins.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, NamedTuple, Protocol, cast
+
+from mpgroupcache.counters import Counter
+from mpgroupcache.errors import (
+    CoordinatorError,
+    CoordinatorUnavailable,
+    ProtocolError,
+    describe_error,
+)
+from mpgroupcache.ipc import memfd
+from mpgroupcache.ipc.messages import Failed, FailureCode, Hit, Lease, Load, Origin, Value, unpack_context
+from mpgroupcache.shm._hold import Flights, Hold, Seat
+from mpgroupcache.shm._reader import Mapping
+from mpgroupcache.shm._view import ByteView
+from mpgroupcache.worker.held import Loading, held
+from mpgroupcache.worker.link import Link
+from mpgroupcache.worker.port import ALONE, Port
+from mpgroupcache.worker.waits import Apart, Blocking, Flush, Make, Maker, Request, Steps
+
+logger = logging.getLogger(__name__)
+
+_UNSERVED = (CoordinatorUnavailable, CoordinatorError, ProtocolError)  # of a request: no get fails because of it
+
+
+class LocalGroup(Protocol):
+    """What a miss asks of its group."""
+
+    name: str
+    changes: int
+    """How many changes of the group this process has seen the begin of."""
+    getter: Maker
+
+    @property
+    def readable(self) -> bool:
+        """Whether this process could see a value that is in the arena."""
+
+    def lookup(self, key: bytes, /) -> ByteView | None:
+        """The value in shared memory, or None."""
+
+    def count(self, counter: int, n: int = 1, /) -> None:
+        """Add to one of the group's counters."""
+
+    def picks(self) -> bool:
+        """Whether the group picks peers itself."""
+
+    def pick(self, key: bytes) -> Maker | None:
+        """The peer that it has picked for a key; None: this host."""
+
+    def blame(self, error: Exception) -> None:
+        """A peer that was picked has failed."""
+
+
+class LocalProcess(Protocol):
+    """What a miss asks of its process."""
+
+    flights: Flights
+
+    def ready_for(self, group: Any, /) -> Link | None:
+        """Where a group that is attached asks, without waiting for anything."""
+
+    def link_for(self, group: Any, /) -> Link | None:
+        """The same, once what has to be done for it is done; None: there is no coordinator."""
+
+
+# ---- What a flight of this process ends with
+
+
+class Given(NamedTuple):
+    """A value: its bytes, or where they are mapped. Each caller makes a view of its own."""
+
+    value: bytes | Mapping
+    origin: Origin
+
+
+class Broken(NamedTuple):
+    """Its load has failed."""
+
+    code: FailureCode
+    type_name: str
+    message: str
+    cause: Exception | None
+
+    def exception(self) -> Exception:
+        """One for each caller: raising one object in many threads mixes up its tracebacks."""
+        error = Failed(self.code, self.type_name, self.message).exception()
+        error.__cause__ = self.cause
+        return error
+
+
+LOOK_AGAIN = object()
+"""It is in the arena."""
+
+
+# ---- The programs
+
+
+def miss(hold: Hold, process: LocalProcess, group: LocalGroup, key: bytes, ctx: Any, here: bool) -> Steps[ByteView]:
+    """Get what was not there. ``here``: no peer is to be asked, since it is a peer that asks."""
+    peer = None
+    if not here and group.picks():
+        peer = group.pick(key)
+        here = peer is None
+    try:
+        link = process.ready_for(group)
+        if link is None:
+            link = yield Blocking(process.link_for, (group,))
+            if (view := group.lookup(key)) is not None:
+                return view
+        port: Port = link or ALONE
+        copy = not group.readable
+        while True:
+            seats = held()
+            place = port.place(group.name, key, here, peer is not None, seats)
+            seat = hold.board(process.flights, place, group.changes, seats)
+            if not seat.leads:
+                port.join(seat)
+                yield seat
+            if not seat.leads:
+                found = _outcome(group, key, seat.outcome)
+            else:
+                request, found = None, None
+                try:
+                    request = port.ask(hold, group.name, seat, key, copy, here)
+                    answer = None if request is None else (yield request)
+                    if type(answer) is Lease:
+                        seat.lease = answer.lease
+                    elif request is not None:
+                        found = _settle(group, key, seat, request, answer)
+                except _UNSERVED as error:
+                    logger.info("group %r: a value is loaded without the coordinator: %s", group.name, error)
+                    port, request, answer = ALONE, None, None
+                if answer is None or seat.lease:
+                    break
+            if found is not None:
+                return found
+            copy = True
+        group.count(Counter.LOADS)
+    except BaseException:
+        group.count(Counter.LOADS)  # it was a get all the same
+        raise
+    view = yield Apart(load, (group, port, seat, request, key, ctx, peer))
+    return cast(ByteView, view)
+
+
+def load(
+    hold: Hold,
+    group: LocalGroup,
+    port: Port,
+    seat: Seat,
+    request: Request | None,
+    key: bytes,
+    ctx: Any,
+    peer: Maker | None = None,
+) -> Steps[ByteView]:
+    """Load for a lease, and end it."""
+    try:
+        product = None
+        try:
+            with Loading(seat):
+                if peer is not None:
+                    try:
+                        product = yield Make(peer, ctx, key)
+                    except Exception as error:
+                        group.blame(error)
+                if product is None:
+                    product = yield Make(group.getter, ctx, key)
+        except Exception as error:  # the key's own failure, and every waiter's
+            group.count(Counter.LOCAL_LOAD_ERRS)
+            port.end(request, seat.lease, error)
+            seat.settle(Broken(FailureCode.LOAD_ERROR, *describe_error(error), error))
+            raise
+        group.count(Counter.PEER_LOADS if product.picked else Counter.LOCAL_LOADS)
+        port.end(request, seat.lease, product)
+        seat.settle(Given(product.value, Origin.FLIGHT))
+        if port.channel is not None and port.channel.waiting:
+            yield Flush(port.channel)
+        return ByteView(product.value)
+    except BaseException:  # of the loader or a signal's handler, it says nothing about the key: the next one loads
+        port.end(request, seat.lease, None)
+        raise
+
+
+def load_for_peer(
+    hold: Hold, flights: Flights, group: LocalGroup, link: Link, message: Load, undo: bytes
+) -> Steps[ByteView]:
+    """Do a load that the coordinator has handed to this process. Nobody of this process joins it here."""
+    request = hold.owe(link.channel, undo)
+    seat = hold.board(flights, (group.name, message.key, message.lease), group.changes, ())
+    seat.lease = message.lease
+    return (yield from load(hold, group, link, seat, request, message.key, unpack_context(message.ctx)))
+
+
+# ---- Answers
+
+
+def _settle(group: LocalGroup, key: bytes, seat: Seat, request: Request, answer: Any) -> ByteView | None:
+    """The answer of a port that is no lease ends the flight. None: it was cached, and is gone again."""
+    match answer:
+        case Value(value=value, origin=origin):
+            given = Given(_map(request, value) if isinstance(value, int) else value, origin)
+            request.settle()
+            # The leader's ask had opened the peer's flight; the others joined it.
+            seat.settle(given if origin is not Origin.PEER else given._replace(origin=Origin.FLIGHT))
+            return _take(group, given)
+        case Hit():
+            request.settle()
+            seat.settle(LOOK_AGAIN)
+            return group.lookup(key)
+        case Failed(code=FailureCode.REFUSED):
+            request.settle()
+            raise answer.exception()
+        case Failed(code=code, type_name=type_name, message=message):
+            request.settle()
+            broken = Broken(code, type_name, message, None)
+            seat.settle(broken)
+            raise broken.exception()
+        case other:
+            raise ProtocolError(f"answer to ASK: got {other}, expected HIT, VALUE, LEASE or FAILED")
+
+
+def _outcome(group: LocalGroup, key: bytes, outcome: Any) -> ByteView | None:
+    """What a flight that another caller led means for one who waited. None: ask for the value itself."""
+    if type(outcome) is Given:
+        return _take(group, outcome)
+    if outcome is LOOK_AGAIN:
+        return group.lookup(key)
+    raise outcome.exception()
+
+
+def _take(group: LocalGroup, given: Given) -> ByteView:
+    group.count(Counter.MAIN_HITS if given.origin is Origin.CACHE else Counter.LOADS)
+    if given.origin is Origin.FLIGHT:
+        group.count(Counter.LOADS_DEDUPED)
+    return ByteView(given.value)
+
+
+def _map(request: Request, size: int) -> Mapping:
+    try:
+        return memfd.map(request.descriptor, size)
+    except OSError as error:
+        raise CoordinatorUnavailable(f"a value of {size} bytes cannot be mapped: {error}") from error
+
+
+def serve(hold: Hold, process: LocalProcess, group: LocalGroup, key: bytes, ctx: Any) -> Steps[ByteView]:
+    """Answer a peer's request: as a get, but no other peer is asked for it, nor waited for."""
+    link = process.ready_for(group) or (yield Blocking(process.link_for, (group,)))
+    if link is not None:
+        link.tell_served(group.name)
+    if (view := group.lookup(key)) is not None:
+        return view
+    return (yield from miss(hold, process, group, key, ctx, True))

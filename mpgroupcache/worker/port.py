@@ -1,0 +1,69 @@
+"""Where a miss asks for its key: one port, with the coordinator behind it, or nobody.
+
+The callers of one process share their asks in any case (the seats of a flight, miss.py). Of them one asks the port:
+the coordinator tells it what another process has, or grants it the lease. Where there is none, the lease is its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Protocol
+
+from mpgroupcache.errors import LoadCycleError
+from mpgroupcache.ipc.flights import describe_cycle
+from mpgroupcache.product import Product
+from mpgroupcache.shm._hold import Hold, Seat
+from mpgroupcache.worker.held import find_circle
+from mpgroupcache.worker.waits import Request
+
+if TYPE_CHECKING:
+    from mpgroupcache.worker.channel import Channel
+
+
+class Port(Protocol):
+    """What a miss asks. Every answer to `ask` is an ipc message: LEASE, VALUE, HIT or FAILED."""
+
+    @property
+    def channel(self) -> Channel | None:
+        """Over which it is asked."""
+
+    def place(self, group: str, key: bytes, here: bool, picked: bool, held: tuple[Seat, ...]) -> Hashable:
+        """Which flight of this process a caller joins: those who may have each other's answers have one place."""
+
+    def join(self, seat: Seat) -> None:
+        """A caller is about to wait in its flight. Raises ``LoadCycleError``."""
+
+    def ask(self, hold: Hold, group: str, seat: Seat, key: bytes, copy: bool, here: bool) -> Request | None:
+        """Ask for a key. None: the caller has the lease. Dropping the request gives up, and a lease granted to it."""
+
+    def end(self, request: Request | None, lease: int, result: Product | Exception | None) -> None:
+        """End a lease: with what was loaded, the error that its waiters are to have, or nothing: the next one loads."""
+
+
+class Alone:
+    """No coordinator: whoever leads a flight of this process loads."""
+
+    channel: Channel | None = None
+
+    def place(self, group: str, key: bytes, here: bool, picked: bool, held: tuple[Seat, ...]) -> Hashable:
+        # Who will not wait for a peer does not join whoever asks one.
+        return group, key, not picked
+
+    def join(self, seat: Seat) -> None:
+        check_circle(seat)
+
+    def ask(self, hold: Hold, group: str, seat: Seat, key: bytes, copy: bool, here: bool) -> None:
+        return None
+
+    def end(self, request: Request | None, lease: int, result: Product | Exception | None) -> None:
+        """Nobody else is to be told."""
+
+
+def check_circle(seat: Seat) -> None:
+    """Leave the seat with a ``LoadCycleError`` if its flight waits for a load that the caller is in."""
+    if seat.held and not seat.leads and (circle := find_circle(seat)) is not None:
+        seat.leave()
+        raise LoadCycleError(describe_cycle([key[:2] for key in circle]))  # type: ignore[index]
+
+
+ALONE = Alone()

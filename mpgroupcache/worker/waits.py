@@ -1,0 +1,78 @@
+"""What a program may wait for. It yields one of these, and is sent what came of it, or has that thrown into it.
+
+A program is a generator that is told of no thread and no loop: drivers.py waits in a thread or greenlet, loops.py on an
+event loop. This list is closed. Beside what is here, a program yields
+
+- a `Request`: it is sent the answer to it. Whoever gives up leaves the request, and that takes it back;
+- a `Seat`: it goes on when the seat leads, or is over. Whoever gives up leaves the seat, and another one leads.
+
+What strikes a wait (the caller's deadline, a cancellation, an exception of a signal's handler) is thrown into the
+program at its ``yield``. What it has taken by then is in its hold, and ends with that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
+
+from mpgroupcache.product import Product
+from mpgroupcache.shm._exchange import Request
+from mpgroupcache.shm._hold import Hold, Seat
+
+if TYPE_CHECKING:
+    from mpgroupcache.worker.channel import Channel
+
+T = TypeVar("T")
+
+
+class Maker(Protocol):
+    """What brings values: a getter, or a peer that was picked."""
+
+    @property
+    def is_async(self) -> bool:
+        """Whether it is to be awaited: then a program in a thread without a loop cannot have it."""
+
+    def load(self, ctx: Any, key: bytes) -> Product:
+        """Bring the value, in this thread."""
+
+    async def load_async(self, ctx: Any, key: bytes) -> Product:
+        """Bring the value, on this loop."""
+
+
+class Make(NamedTuple):
+    """Have a maker bring a value: in the thread that waits, on its loop, or from a loop in a thread of ours.
+
+    Nobody gives up: the deadline does not count meanwhile.
+    """
+
+    maker: Maker
+    ctx: Any
+    key: bytes
+
+
+class Blocking(NamedTuple):
+    """Call what blocks, such as connecting. A loop has a thread do it; whoever gives up leaves that to its end."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
+class Flush(NamedTuple):
+    """Wait until the channel's socket has taken what was sent."""
+
+    channel: Channel
+
+
+class Apart(NamedTuple):
+    """Run another program, which goes on when this one's caller goes. It has what this one holds."""
+
+    program: Callable[..., Generator[Any, Any, Any]]
+    arguments: tuple[Any, ...]
+
+
+Wait: TypeAlias = Request | Seat | Make | Blocking | Flush | Apart
+
+Steps: TypeAlias = Generator[Wait, Any, T]
+"""A program under way. A program is a function of its `Hold`, and what it is about."""
+
+__all__ = ["Apart", "Blocking", "Flush", "Hold", "Make", "Maker", "Request", "Seat", "Steps", "Wait"]
