@@ -3,46 +3,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* Address space for entries, in budgets. Headers, padding and free space come on top of the budget, which counts keys and
- * values alone; at 4 it is the segment that evicts first only where these average under 16 bytes. */
-#define ENTRIES_PER_BUDGET 4u
-#define ENTRIES_MIN (1u << 20)
-#define BYTES_PER_SLOT 64u /* of entries' address space: the least that an entry with a few bytes takes */
-
-struct mgc_plan mgc_arena_plan(uint64_t budget) {
-    struct mgc_plan plan;
-    if (budget > MGC_MAX_ARENA)
-        budget = MGC_MAX_ARENA; /* too large in any case; what follows must not overflow */
-    uint64_t entries = mgc_page_up(budget * ENTRIES_PER_BUDGET + ENTRIES_MIN);
-    plan.slots = entries / BYTES_PER_SLOT;
-    if (plan.slots > MGC_SLOT_RANGE - 1)
-        plan.slots = MGC_SLOT_RANGE - 1;
-    uint64_t buckets = 1ull << MGC_INDEX_MIN_LOG2;
-    while (buckets * MGC_BUCKET_WORDS * 3 / 4 < plan.slots)
-        buckets *= 2;
-    plan.slots_offset = MGC_PAGE;
-    plan.index_offset = plan.slots_offset + mgc_page_up(plan.slots * sizeof(struct mgc_slot));
-    plan.entries_offset = plan.index_offset + 2 * buckets * sizeof(mgc_bucket); /* the last generation and all before it */
-    plan.size = plan.entries_offset + entries;
-    return plan;
-}
-
-uint64_t mgc_arena_size(uint64_t budget) {
-    uint64_t size = mgc_arena_plan(budget).size;
-    return size <= MGC_MAX_ARENA ? size : 0;
-}
-
-int mgc_arena_commit(struct mgc_arena *arena, uint64_t offset, uint64_t bytes) {
-    if (bytes > arena->commit_limit)
-        return -ENOSPC;
-    int error = mgc_commit(arena->fd, offset, bytes);
-    if (error)
-        arena->commit_limit = bytes / 2; /* tmpfs fills itself up before it gives up: few tries, not one for each value */
-    else
-        mgc_add(&arena->header->committed, mgc_page_up(offset + bytes) - mgc_page_up(offset));
-    return error;
-}
-
 void mgc_arena_begin(struct mgc_arena *arena, uint8_t *base, int fd, struct mgc_control *control,
                      const struct mgc_plan *plan, uint64_t budget, uint64_t max_entry) {
     memset(arena, 0, sizeof *arena);

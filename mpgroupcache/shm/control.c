@@ -1,8 +1,6 @@
-#define _GNU_SOURCE /* fallocate's errors, and open-file-description locks */
 #include "writer.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -16,14 +14,6 @@ static struct mgc_control_header *header_of(const struct mgc_control *control) {
 
 static struct mgc_region *region_at(const struct mgc_control *control, uint32_t i) {
     return (struct mgc_region *)(control->base + MGC_REGIONS_OFFSET + i * MGC_REGION_SIZE);
-}
-
-int mgc_commit(int fd, uint64_t offset, uint64_t bytes) {
-    int error;
-    do
-        error = posix_fallocate(fd, (off_t)offset, (off_t)bytes);
-    while (error == EINTR); /* a signal in the middle: tmpfs undoes what it had done */
-    return -error;
 }
 
 int mgc_control_format(struct mgc_control *control, uint8_t *base, int fd, const uint8_t boot_id[16]) {

@@ -95,6 +95,17 @@ struct mgc_arena_options {
     uint8_t boot_id[16];
 };
 
+/* ---- space.c: where the parts of a segment lie, and their memory ---- */
+
+/* Where the parts of an arena of this budget lie. */
+struct mgc_plan mgc_arena_plan(uint64_t budget);
+/* The address range that it reserves; 0 where words could not name all of its blocks. */
+uint64_t mgc_arena_size(uint64_t budget);
+
+/* Commits memory to a range of the segment. 0 or a negative errno. */
+int mgc_commit(int fd, uint64_t offset, uint64_t bytes);
+int mgc_arena_commit(struct mgc_arena *arena, uint64_t offset, uint64_t bytes);
+
 /* ---- control.c ---- */
 
 /* Formats a control segment of MGC_CONTROL_SIZE and commits its first regions. 0, or a negative errno (ENOSPC). */
@@ -139,11 +150,6 @@ int mgc_pinned_within(const struct mgc_control *control, uint32_t arena, uint64_
 size_t mgc_control_drain(struct mgc_control *control);
 
 /* ---- arena.c ---- */
-
-/* Where the parts of an arena of this budget lie. */
-struct mgc_plan mgc_arena_plan(uint64_t budget);
-/* The address range that it reserves; 0 where words could not name all of its blocks. */
-uint64_t mgc_arena_size(uint64_t budget);
 
 /* The private half of a writer that has nothing yet. */
 void mgc_arena_begin(struct mgc_arena *arena, uint8_t *base, int fd, struct mgc_control *control,
@@ -235,9 +241,6 @@ size_t mgc_arena_check(const struct mgc_arena *arena, void (*report)(void *conte
 
 /* ---- shared ---- */
 
-/* Commits memory to a range of the segment. 0 or a negative errno. */
-int mgc_commit(int fd, uint64_t offset, uint64_t bytes);
-int mgc_arena_commit(struct mgc_arena *arena, uint64_t offset, uint64_t bytes);
 int mgc_offsets_add(struct mgc_offsets *offsets, uint64_t offset);
 
 static inline uint64_t mgc_page_up(uint64_t bytes) { return (bytes + MGC_PAGE - 1) & ~(uint64_t)(MGC_PAGE - 1); }

@@ -36,6 +36,7 @@ static void stop_here(void);
 #include "index.c"
 #include "lru.c"
 #include "reader.c"
+#include "space.c"
 
 #define BUDGET (40u << 10)
 #define FEW 20u
