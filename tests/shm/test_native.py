@@ -6,6 +6,8 @@ leaves this module out.
 
 from __future__ import annotations
 
+import graphlib
+import itertools
 import os
 import re
 import shlex
@@ -186,6 +188,31 @@ def run(binary: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
             ["setarch", "-R", *command], capture_output=True, text=True, timeout=PATIENCE, check=False
         )
     return done
+
+
+def symbols(binary: Path) -> tuple[set[str], set[str]]:
+    """Return what an object file defines for others, and what it takes from them."""
+    lines = subprocess.run(
+        ["nm", "-P", "-g", binary], capture_output=True, text=True, timeout=PATIENCE, check=True
+    ).stdout.splitlines()
+    types = dict(line.split()[:2] for line in lines)
+    taken = {name for name, letter in types.items() if letter == "U"}
+    return types.keys() - taken, taken
+
+
+def test_no_sources_call_each_other_in_a_circle(core: Core) -> None:
+    files = {name: symbols(binary) for name, binary in core.objects(SANITIZERS["plain"]).items()}
+    calls = {
+        caller: {callee: names for callee, (defined, _) in files.items() if (names := taken & defined)}
+        for caller, (_, taken) in files.items()
+    }
+    assert "evict.c" in calls["arena.c"], "nm shows no calls"
+    try:
+        graphlib.TopologicalSorter(calls).prepare()
+    except graphlib.CycleError as error:
+        circle = error.args[1][::-1]  # it goes from who is called to who calls
+        steps = [f"{a} calls {b}: {', '.join(sorted(calls[a][b]))}" for a, b in itertools.pairwise(circle)]
+        pytest.fail("a circle; what all of them need belongs into a file below them:\n" + "\n".join(steps))
 
 
 def test_units(core: Core, tmp_path: Path) -> None:
