@@ -12,10 +12,6 @@ static struct mgc_control_header *header_of(const struct mgc_control *control) {
     return (struct mgc_control_header *)control->base;
 }
 
-static struct mgc_region *region_at(const struct mgc_control *control, uint32_t i) {
-    return (struct mgc_region *)(control->base + MGC_REGIONS_OFFSET + i * MGC_REGION_SIZE);
-}
-
 int mgc_control_format(struct mgc_control *control, uint8_t *base, int fd, const uint8_t boot_id[16]) {
     memset(control, 0, sizeof *control);
     control->base = base;
@@ -60,7 +56,7 @@ int mgc_control_adopt(struct mgc_control *control, uint8_t *base, int fd, const 
     atomic_store_explicit(&header->fold_epoch, epoch + (epoch & 1), memory_order_release);
     /* Touches since its last drain are forgotten: it may have died while it brought them in. */
     for (uint32_t i = 0; i < regions; i++)
-        control->tails[i] = atomic_load_explicit(&region_at(control, i)->touch_head, memory_order_acquire);
+        control->tails[i] = atomic_load_explicit(&mgc_region_at(control, i)->touch_head, memory_order_acquire);
     return 0;
 }
 
@@ -120,7 +116,7 @@ const struct mgc_group_row *mgc_control_group(const struct mgc_control *control,
 uint32_t mgc_control_attached(const struct mgc_control *control) {
     uint32_t attached = 0, count = control->regions;
     for (uint32_t i = 0; i < count; i++)
-        attached += atomic_load_explicit(&region_at(control, i)->state, memory_order_relaxed) == MGC_REGION_LIVE;
+        attached += atomic_load_explicit(&mgc_region_at(control, i)->state, memory_order_relaxed) == MGC_REGION_LIVE;
     return attached;
 }
 
@@ -131,7 +127,8 @@ void mgc_control_count_request(struct mgc_control *control, uint32_t group) {
 
 uint32_t mgc_control_spare_regions(struct mgc_control *control, uint32_t spare) {
     uint32_t count = control->regions, claimed = count;
-    while (claimed && atomic_load_explicit(&region_at(control, claimed - 1)->state, memory_order_relaxed) == MGC_REGION_FREE)
+    while (claimed &&
+           atomic_load_explicit(&mgc_region_at(control, claimed - 1)->state, memory_order_relaxed) == MGC_REGION_FREE)
         claimed--;
     while (count - claimed < spare && count + MGC_REGION_STEP <= MGC_MAX_REGIONS &&
            mgc_commit(control->fd, MGC_CONTROL_COMMIT(count), MGC_REGION_STEP * MGC_REGION_SIZE) == 0) {
@@ -163,7 +160,7 @@ static void fold(struct mgc_control *control, struct mgc_region *region) {
 uint32_t mgc_control_reap(struct mgc_control *control) {
     uint32_t reaped = 0, count = control->regions;
     for (uint32_t i = 0; i < count; i++) {
-        struct mgc_region *region = region_at(control, i);
+        struct mgc_region *region = mgc_region_at(control, i);
         /* A region that is locked but not LIVE yet is being claimed: it has nothing to reap. */
         if (atomic_load_explicit(&region->state, memory_order_acquire) != MGC_REGION_LIVE ||
             mgc_lock(control->fd, MGC_REGION_LOCK(i)) != 0)
@@ -179,64 +176,6 @@ uint32_t mgc_control_reap(struct mgc_control *control) {
     return reaped;
 }
 
-/* Where a pin word is in the set, or the 0 where it would be. The set is at most half full. */
-static uint64_t *pin_place(const struct mgc_control *control, uint64_t word) {
-    uint64_t i = word * 0x9e3779b97f4a7c15ull >> 32;
-    for (;; i++) {
-        uint64_t *place = &control->pins[i & (control->pin_room - 1)];
-        if (*place == word || *place == 0)
-            return place;
-    }
-}
-
-static void add_pin(struct mgc_control *control, uint64_t word) {
-    if (2 * control->pin_count >= control->pin_room) {
-        size_t old_room = control->pin_room;
-        uint64_t *old = control->pins;
-        control->pin_room = old_room ? 2 * old_room : 64;
-        control->pins = calloc(control->pin_room, sizeof *control->pins);
-        if (!control->pins)
-            abort(); /* an incomplete scan would free what somebody reads */
-        for (size_t i = 0; i < old_room; i++)
-            if (old[i])
-                *pin_place(control, old[i]) = old[i];
-        free(old);
-    }
-    uint64_t *place = pin_place(control, word);
-    control->pin_count += *place == 0;
-    *place = word;
-}
-
-void mgc_control_scan(struct mgc_control *control) {
-    if (control->pin_count) {
-        memset(control->pins, 0, control->pin_room * sizeof *control->pins);
-        control->pin_count = 0;
-    }
-    uint32_t count = control->regions;
-    for (uint32_t i = 0; i < count; i++) {
-        struct mgc_region *region = region_at(control, i); /* ascending: see mgc_region_copy_pins() */
-        uint32_t limit = atomic_load_explicit(&region->pin_limit, memory_order_relaxed);
-        for (uint32_t pin = 0; pin < limit && pin < MGC_PINS; pin++) {
-            /* Pairs with unpin()'s release: a reader's reads come before the reuse that a 0 here allows. */
-            uint64_t word = atomic_load_explicit(&region->pins[pin], memory_order_acquire);
-            if (word)
-                add_pin(control, word);
-        }
-    }
-}
-
-int mgc_pinned_within(const struct mgc_control *control, uint32_t arena, uint64_t from, uint64_t to) {
-    uint64_t first = mgc_pin_word(arena, from / MGC_GRANULE), last = mgc_pin_word(arena, (to - 1) / MGC_GRANULE);
-    for (size_t i = 0; control->pin_count && i < control->pin_room; i++)
-        if (control->pins[i] >= first && control->pins[i] <= last)
-            return 1;
-    return 0;
-}
-
-int mgc_pinned(const struct mgc_control *control, uint32_t arena, uint64_t offset) {
-    return control->pin_count && *pin_place(control, mgc_pin_word(arena, offset / MGC_GRANULE)) != 0;
-}
-
 /* Counts a touch in its entry's rate, as the number of requests that it stands for. */
 static void count_touch(struct mgc_control *control, const struct mgc_touched *touched, double requests) {
     struct mgc_arena *arena = control->arenas[touched->time & 0xff];
@@ -246,7 +185,7 @@ static void count_touch(struct mgc_control *control, const struct mgc_touched *t
 }
 
 static size_t collect_touches(struct mgc_control *control, uint32_t i, struct mgc_touched *touched) {
-    struct mgc_region *region = region_at(control, i);
+    struct mgc_region *region = mgc_region_at(control, i);
     uint64_t head = atomic_load_explicit(&region->touch_head, memory_order_acquire), tail = control->tails[i];
     size_t count = 0;
     if (head - tail > MGC_TOUCHES)
@@ -291,7 +230,7 @@ size_t mgc_control_drain(struct mgc_control *control) {
     size_t count = 0;
     uint32_t regions = control->regions;
     for (uint32_t i = 0; i < regions; i++) {
-        if (atomic_load_explicit(&region_at(control, i)->touch_head, memory_order_relaxed) == control->tails[i])
+        if (atomic_load_explicit(&mgc_region_at(control, i)->touch_head, memory_order_relaxed) == control->tails[i])
             continue;
         if (control->touched_room < count + MGC_TOUCHES) {
             size_t room = 2 * control->touched_room + MGC_TOUCHES;

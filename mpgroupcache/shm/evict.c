@@ -1,5 +1,3 @@
-#include <stdlib.h>
-
 #include "writer.h"
 
 #define MAX_EVICTIONS 65536   /* of one insert; beyond that its value is served uncached, and the next has it easier */
@@ -12,75 +10,9 @@
 #define STEP_MIN (64u << 10)  /* bytes committed at a time, and ... */
 #define STEP_MAX (16u << 20)  /* ... at most: what is committed at once stalls the misses meanwhile */
 
-int mgc_offsets_add(struct mgc_offsets *offsets, uint64_t offset) {
-    if (offsets->count == offsets->room) {
-        size_t room = offsets->room ? 2 * offsets->room : 64;
-        uint64_t *items = realloc(offsets->items, room * sizeof *items);
-        if (!items)
-            return -1;
-        offsets->items = items;
-        offsets->room = room;
-    }
-    offsets->items[offsets->count++] = offset;
-    return 0;
-}
-
-void mgc_unpublish(struct mgc_arena *arena, uint32_t slot, _Atomic uint64_t *place, uint64_t word) {
-    struct mgc_block *block = mgc_slot_block(arena, slot);
-    struct mgc_list_stats *stats = &arena->header->lists[block->list];
-    uint64_t offset = mgc_word_offset(mgc_slot_word(arena, slot));
-    atomic_store_explicit(place, word, memory_order_release); /* see retire() for the rest of the evict rule */
-    arena->index_used -= word == 0;
-    mgc_add(&stats->bytes, -mgc_entry_bytes(block));
-    mgc_add(&stats->items, -1ull);
-    mgc_lru_unlink(arena, slot);
-    mgc_slot_give(arena, slot);
-    block->slot = MGC_SLOT_NONE; /* readers do not look at it */
-    if (mgc_offsets_add(&arena->retiring, offset) != 0)
-        abort(); /* a block that is in no list could never be freed */
-}
-
 void mgc_evict(struct mgc_arena *arena, uint32_t slot) {
     mgc_add(&arena->header->lists[arena->slots[slot].list].evictions, 1);
     mgc_unpublish(arena, slot, mgc_index_place(arena, slot), 0);
-}
-
-/* Whether a view may lie in a block that is in no index. */
-static int held(const struct mgc_arena *arena, uint64_t offset) {
-    const struct mgc_block *block = mgc_heap_block(&arena->heap, offset);
-    uint32_t id = arena->header->arena;
-    return block->slot == MGC_SLOT_RANGE ? mgc_pinned_within(arena->control, id, offset, offset + mgc_block_bytes(block))
-                                         : mgc_pinned(arena->control, id, offset);
-}
-
-void mgc_retire(struct mgc_arena *arena) {
-    if (!arena->retiring.count && !arena->limbo.count)
-        return;
-    /* With the fence of get(): a reader whose fence comes first has its pin seen below; one whose fence comes later sees
-     * its word gone. */
-    atomic_thread_fence(memory_order_seq_cst);
-    mgc_control_scan(arena->control);
-    struct mgc_offsets *sources[2] = {&arena->limbo, &arena->retiring};
-    uint64_t limbo_bytes = 0;
-    for (int s = 0; s < 2; s++) {
-        size_t kept = 0;
-        for (size_t i = 0; i < sources[s]->count; i++) {
-            uint64_t offset = sources[s]->items[i];
-            if (!held(arena, offset)) {
-                mgc_heap_free(&arena->heap, offset);
-                continue;
-            }
-            limbo_bytes += mgc_block_bytes(mgc_heap_block(&arena->heap, offset));
-            if (s == 0)
-                arena->limbo.items[kept++] = offset;
-            else if (mgc_offsets_add(&arena->limbo, offset) != 0)
-                abort();
-        }
-        if (s == 0)
-            arena->limbo.count = kept;
-    }
-    arena->retiring.count = 0;
-    atomic_store_explicit(&arena->header->limbo_bytes, limbo_bytes, memory_order_relaxed);
 }
 
 static int pinned(const struct mgc_arena *arena, uint32_t slot) {

@@ -138,13 +138,6 @@ uint32_t mgc_control_spare_regions(struct mgc_control *control, uint32_t spare);
 /* Frees the regions of workers that are gone, and returns their number. */
 uint32_t mgc_control_reap(struct mgc_control *control);
 
-/* Gathers the pins of all regions in control->pins, of which mgc_pinned() then tells. What a scan guarantees depends on
- * the fence in front of it: the caller's. */
-void mgc_control_scan(struct mgc_control *control);
-int mgc_pinned(const struct mgc_control *control, uint32_t arena, uint64_t offset);
-/* Whether any pin names a place in the range. Looks at all pins. */
-int mgc_pinned_within(const struct mgc_control *control, uint32_t arena, uint64_t from, uint64_t to);
-
 /* Brings the touches of all regions into the LRU lists, in their order in time, and counts them in the rates, as of
  * control->now. Returns how many there were. */
 size_t mgc_control_drain(struct mgc_control *control);
@@ -220,6 +213,21 @@ struct mgc_lru_cursor {
 void mgc_lru_begin(const struct mgc_arena *arena, struct mgc_lru_cursor *cursor);
 void mgc_lru_merge(struct mgc_arena *arena, struct mgc_lru_cursor *cursor, const struct mgc_touched *touched);
 
+/* ---- pins.c: the writer's half of the pins, by which a block is given up ---- */
+
+/* Gathers the pins of all regions in control->pins, of which mgc_pinned() then tells. What a scan guarantees depends on
+ * the fence in front of it: the caller's. */
+void mgc_control_scan(struct mgc_control *control);
+int mgc_pinned(const struct mgc_control *control, uint32_t arena, uint64_t offset);
+/* Whether any pin names a place in the range. Looks at all pins. */
+int mgc_pinned_within(const struct mgc_control *control, uint32_t arena, uint64_t from, uint64_t to);
+
+/* Takes an entry out of index and list. The block goes to `retiring`. */
+void mgc_unpublish(struct mgc_arena *arena, uint32_t slot, _Atomic uint64_t *place, uint64_t word);
+/* The second half of the evict rule: frees the blocks in `retiring` and limbo that no pin names. */
+void mgc_retire(struct mgc_arena *arena);
+int mgc_offsets_add(struct mgc_offsets *offsets, uint64_t offset);
+
 /* ---- evict.c: making room ---- */
 
 /* Evicts until `bytes` more of keys and values are within the budget. `keep` is a slot that must stay. 0 or MGC_NO_ROOM. */
@@ -228,11 +236,7 @@ int mgc_evict_for_budget(struct mgc_arena *arena, uint64_t bytes, uint32_t keep)
 int mgc_evict_one(struct mgc_arena *arena, uint32_t keep);
 /* A block of `bytes`, evicting and committing as needed; 0 when there is no way. */
 uint64_t mgc_evict_for_block(struct mgc_arena *arena, uint64_t bytes, uint32_t keep);
-/* Takes an entry out of index and list. The block goes to `retiring`. */
-void mgc_unpublish(struct mgc_arena *arena, uint32_t slot, _Atomic uint64_t *place, uint64_t word);
 void mgc_evict(struct mgc_arena *arena, uint32_t slot);
-/* The second half of the evict rule: frees the blocks in `retiring` and limbo that no pin names. */
-void mgc_retire(struct mgc_arena *arena);
 
 /* ---- check.c ---- */
 
@@ -241,12 +245,14 @@ size_t mgc_arena_check(const struct mgc_arena *arena, void (*report)(void *conte
 
 /* ---- shared ---- */
 
-int mgc_offsets_add(struct mgc_offsets *offsets, uint64_t offset);
-
 static inline uint64_t mgc_page_up(uint64_t bytes) { return (bytes + MGC_PAGE - 1) & ~(uint64_t)(MGC_PAGE - 1); }
 
 static inline uint64_t mgc_list_bytes(const struct mgc_arena *arena, uint32_t list) {
     return atomic_load_explicit(&arena->header->lists[list].bytes, memory_order_relaxed);
+}
+
+static inline struct mgc_region *mgc_region_at(const struct mgc_control *control, uint32_t i) {
+    return (struct mgc_region *)(control->base + MGC_REGIONS_OFFSET + i * MGC_REGION_SIZE);
 }
 
 static inline void mgc_add(_Atomic uint64_t *counter, uint64_t n) { /* the writer's own counters */

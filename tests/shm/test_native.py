@@ -42,7 +42,7 @@ MUTANTS = {
         ";",
     ),
     "retire without looking at the pins": (
-        "evict.c",
+        "pins.c",
         "if (!held(arena, offset)) {",
         "{",
     ),
@@ -52,7 +52,7 @@ MUTANTS = {
         "(void)words;",
     ),
     "scans that descend": (
-        "control.c",
+        "pins.c",
         "region_at(control, i); /* ascending",
         "region_at(control, count - 1 - i); /*",
     ),
@@ -70,7 +70,7 @@ ADOPTION_MUTANTS = {
         "if (1) {",
     ),
     "a range is free as soon as the pin at its beginning is gone": (
-        "evict.c",
+        "pins.c",
         "mgc_pinned_within(arena->control, id, offset, offset + mgc_block_bytes(block))",
         "mgc_pinned(arena->control, id, offset)",
     ),

@@ -35,6 +35,7 @@ static void stop_here(void);
 #include "heap.c"
 #include "index.c"
 #include "lru.c"
+#include "pins.c"
 #include "reader.c"
 #include "space.c"
 
