@@ -138,10 +138,6 @@ uint32_t mgc_control_spare_regions(struct mgc_control *control, uint32_t spare);
 /* Frees the regions of workers that are gone, and returns their number. */
 uint32_t mgc_control_reap(struct mgc_control *control);
 
-/* Brings the touches of all regions into the LRU lists, in their order in time, and counts them in the rates, as of
- * control->now. Returns how many there were. */
-size_t mgc_control_drain(struct mgc_control *control);
-
 /* ---- arena.c ---- */
 
 /* The private half of a writer that has nothing yet. */
@@ -212,6 +208,12 @@ struct mgc_lru_cursor {
 };
 void mgc_lru_begin(const struct mgc_arena *arena, struct mgc_lru_cursor *cursor);
 void mgc_lru_merge(struct mgc_arena *arena, struct mgc_lru_cursor *cursor, const struct mgc_touched *touched);
+
+/* ---- touches.c: hits of workers, for order and rates ---- */
+
+/* Brings the touches of all regions into the LRU lists, in their order in time, and counts them in the rates, as of
+ * control->now. Returns how many there were. */
+size_t mgc_control_drain(struct mgc_control *control);
 
 /* ---- pins.c: the writer's half of the pins, by which a block is given up ---- */
 

@@ -38,6 +38,7 @@ static void stop_here(void);
 #include "pins.c"
 #include "reader.c"
 #include "space.c"
+#include "touches.c"
 
 #define BUDGET (40u << 10)
 #define FEW 20u
