@@ -14,11 +14,15 @@
  *    far their blocks reach, and a pin that is about to be withdrawn may name the middle of a block that is held. The rest
  *    is free: a block that is held begins at its pin, and cannot reach beyond an entry.
  */
+#include "adopt.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 
-#include "writer.h"
+#include "lru.h"
+#include "pins.h"
+#include "space.h"
 
 struct entry {
     uint64_t offset, tick;

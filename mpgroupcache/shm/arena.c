@@ -1,7 +1,14 @@
-#include "writer.h"
+#include "arena.h"
 
 #include <errno.h>
 #include <stdlib.h>
+
+#include "control.h"
+#include "evict.h"
+#include "index.h"
+#include "lru.h"
+#include "pins.h"
+#include "space.h"
 
 void mgc_arena_begin(struct mgc_arena *arena, uint8_t *base, int fd, struct mgc_control *control,
                      const struct mgc_plan *plan, uint64_t budget, uint64_t max_entry) {

@@ -1,8 +1,10 @@
+#include "check.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "writer.h"
+#include "index.h"
 
 struct checking {
     const struct mgc_arena *arena;

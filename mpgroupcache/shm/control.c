@@ -1,4 +1,4 @@
-#include "writer.h"
+#include "control.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "reader.h" /* mgc_lock */
+#include "space.h"
 
 static struct mgc_control_header *header_of(const struct mgc_control *control) {
     return (struct mgc_control_header *)control->base;

@@ -1,4 +1,10 @@
-#include "writer.h"
+#include "evict.h"
+
+#include "index.h"
+#include "lru.h"
+#include "pins.h"
+#include "space.h"
+#include "touches.h"
 
 #define MAX_EVICTIONS 65536   /* of one insert; beyond that its value is served uncached, and the next has it easier */
 #define MAX_PASSED_OVER 4096  /* pinned victims of one insert, likewise */

@@ -1,6 +1,8 @@
+#include "index.h"
+
 #include <errno.h>
 
-#include "writer.h"
+#include "space.h"
 
 /* A generation is left when three of four of its words are used; its successor begins at three of eight. Two full buckets
  * before a quarter is used are not chance, but keys that somebody chose: growing would spend memory and not help. */

@@ -1,7 +1,9 @@
-#include "writer.h"
+#include "lru.h"
 
 #include <errno.h>
 #include <stdlib.h>
+
+#include "space.h"
 
 #define SLOTS_STEP 2048u /* slots committed at a time, at least */
 

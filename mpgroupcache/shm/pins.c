@@ -1,6 +1,8 @@
+#include "pins.h"
+
 #include <stdlib.h>
 
-#include "writer.h"
+#include "lru.h"
 
 /* Where a pin word is in the set, or the 0 where it would be. The set is at most half full. */
 static uint64_t *pin_place(const struct mgc_control *control, uint64_t word) {

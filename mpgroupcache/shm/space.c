@@ -1,7 +1,7 @@
+#include "space.h"
+
 #include <errno.h>
 #include <fcntl.h>
-
-#include "writer.h"
 
 /* Address space for entries, in budgets. Headers, padding and free space come on top of the budget, which counts keys and
  * values alone; at 4 it is the segment that evicts first only where these average under 16 bytes. */

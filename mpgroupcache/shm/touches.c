@@ -1,6 +1,8 @@
+#include "touches.h"
+
 #include <stdlib.h>
 
-#include "writer.h"
+#include "lru.h"
 
 /* Counts a touch in its entry's rate, as the number of requests that it stands for. */
 static void count_touch(struct mgc_control *control, const struct mgc_touched *touched, double requests) {
