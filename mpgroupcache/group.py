@@ -26,9 +26,6 @@ from mpgroupcache.worker.process import current
 class Group(DeclaredGroup):
     """A namespace of keys with its loader and its share of the cache (Go: ``Group``). Made by ``new_group``."""
 
-    name: str
-    """The group's name (Go: ``Group.Name``)."""
-
     def __init__(
         self,
         name: str,

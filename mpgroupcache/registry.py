@@ -114,7 +114,7 @@ def connect() -> bool:
 
 
 async def aconnect() -> bool:
-    """The same for a coroutine: its loop goes on meanwhile."""
+    """``connect`` for a coroutine: its loop goes on meanwhile."""
     from mpgroupcache.worker import loops  # asyncio, which only those pay for who have imported it
 
     return await loops.run(_connect)

@@ -101,10 +101,12 @@ def test_what_the_package_says_to_those_who_come_from_go() -> None:
 
 def public() -> Iterator[tuple[str, object]]:
     """What has a counterpart in Go, and its methods."""
-    own = {"cached", "configure", "connect"} | {name for name in mpgroupcache.__all__ if name.endswith("Error")}
+    own = {"aconnect", "cached", "configure", "connect"} | {
+        name for name in mpgroupcache.__all__ if name.endswith("Error")
+    }
     own |= {"AlreadyRunning", "CoordinatorUnavailable", "DeadlineExceeded"}
     own |= {"ByteView.release", "ByteView.chunks", "ProtoSink.message", "TruncatingSink.n"}
-    own |= {"Group.is_attached_to", "Group.attach_to", "Group.serve", "Group.serve_async", "HTTPPool.take"}
+    own |= {"Group.serve", "Group.serve_async", "HTTPPool.take"}
     counterparts = {name: getattr(mpgroupcache, name) for name in mpgroupcache.__all__ if name not in own}
     counterparts |= {
         "Map": Map,

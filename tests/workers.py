@@ -233,10 +233,10 @@ class Worker:
         wait_until(lambda: key in self.loads, f"a load of {key} in {self.pid}")
 
     def begin_waiting(self, key: str, **kwargs: Any) -> Future[bytes]:
-        """Begin a get that another worker loads; returns when the coordinator knows of it."""
-        before = self.do("asked")
+        """Begin a get of what is being loaded; returns when the coordinator, or who asks it there, knows of it."""
+        before = self.do("waiting")
         future = self.begin("get", key, **kwargs)
-        wait_until(lambda: self.do("asked") > before, f"an ASK for {key} from {self.pid}")
+        wait_until(lambda: self.do("waiting") > before, f"an ASK for {key} from {self.pid}")
         self.do("flush")
         return future
 
@@ -333,7 +333,7 @@ class _Working:
         self._views: dict[str, mpgroupcache.ByteView] = {}
         self._leaked: list[mpgroupcache.ByteView] = []
         self.quitting = threading.Event()
-        self.asked = count_asks()
+        self._asked = count_asks()
         self.group = mpgroupcache.new_group(GROUP, cache_bytes, self.load, **options)
 
     def load(self, ctx: Any, key: str, dest: mpgroupcache.Sink) -> None:
@@ -403,6 +403,10 @@ class _Working:
 
     def attached(self) -> bool:
         return self.group.attached
+
+    def waiting(self) -> int:
+        """How often it has asked the coordinator, and how many wait here for who did."""
+        return self._asked() + waiting_here()
 
     def flush(self) -> None:
         flush()

@@ -41,6 +41,7 @@ cdef class Exchange:
     cdef readonly Py_ssize_t waiting  # bytes in there
 
     cpdef int post(self, bytes frame, Descriptor descriptor=*) except? -1
+    cpdef object gone(self)
     cdef void close_if_unused(self)
     cdef void stop_reading(self)
     cdef void rouse_reader(self)

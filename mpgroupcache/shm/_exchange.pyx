@@ -24,7 +24,7 @@ cdef extern from "<sys/mman.h>" nogil:
     unsigned int MFD_CLOEXEC, MFD_ALLOW_SEALING
 
 cdef extern from "<fcntl.h>" nogil:
-    int F_ADD_SEALS, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE, F_SEAL_SEAL
+    int F_ADD_SEALS, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE, F_SEAL_SEAL, F_DUPFD_CLOEXEC
 
 cdef extern from "<sys/socket.h>" nogil:
     struct iovec:
@@ -247,8 +247,10 @@ cdef class Exchange:
         PyMem_Free(self.room)
 
     def open(self, int fd) -> None:
-        """Use a connected socket's descriptor, which is this one's from now on."""
-        self.fd = fd
+        """Use a connected socket, by a descriptor of its own."""
+        self.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0)
+        if self.fd < 0:
+            raise OSError(errno, os.strerror(errno))
 
     def fileno(self) -> int:
         return self.fd
@@ -278,6 +280,10 @@ cdef class Exchange:
         self.descriptors.clear()
         self.backlog.clear()
 
+    cpdef object gone(self):
+        """``broken`` as an exception of the caller's own: of a shared one the tracebacks would keep all callers' frames."""
+        return type(self.broken)(*self.broken.args)
+
     cdef void close_if_unused(self):
         # Closed earlier, its number could be another file's while somebody still uses it.
         if self.broken is not None and self.reading == NULL and self.watchers == 0 and self.fd >= 0:
@@ -287,9 +293,9 @@ cdef class Exchange:
             self.backlog.clear()
 
     def watch(self) -> int:
-        """A loop is about to watch the descriptor, which stays open until ``unwatch``. Raises ``broken``."""
+        """A loop is about to watch the descriptor, which stays open until ``unwatch``. Raises what ``gone`` returns."""
         if self.broken is not None:
-            raise self.broken
+            raise self.gone()
         self.watchers += 1
         return self.fd
 

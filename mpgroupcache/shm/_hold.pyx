@@ -50,7 +50,6 @@ cdef class Flight:
     cdef Flights home
     cdef readonly object key
     cdef uint64_t changes       # of its group when it began: nobody who has seen a later one joins it
-    cdef readonly object outcome
     cdef PyObject *leading      # borrowed, as the next two: a seat that is dropped leaves
     cdef PyObject *first
     cdef PyObject *last
@@ -86,17 +85,13 @@ cdef class Seat:
     cdef readonly bint leads    # until it has settled the flight, or left
     cdef readonly bint over     # it has its outcome, or left
     cdef public uint64_t lease  # the coordinator's, of one that leads; 0: none
+    cdef readonly object outcome  # what the leader has settled the flight with, where this one waited for that
     cdef public object wake     # called when it leads, or is over
     cdef PyObject *before
     cdef PyObject *behind
 
     def __dealloc__(self):
         self.leave()
-
-    @property
-    def outcome(self):
-        """What the leader has settled the flight with; None: nothing, or not yet."""
-        return self.flight.outcome
 
     cdef void unlink(self) noexcept:
         if self.before != NULL:
@@ -114,13 +109,13 @@ cdef class Seat:
         cdef Seat seat
         if not self.leads:
             return
-        self.flight.outcome = outcome
         self.leads, self.over = False, True
         self.flight.leading = NULL
         self.flight.leave_table()
         while self.flight.first != NULL:
             seat = <Seat> self.flight.first
             seat.unlink()
+            seat.outcome = outcome  # not the leader's: an error would keep its frames, and they the error
             seat.over = True
             rouse(seat.wake)
 
@@ -199,11 +194,11 @@ cdef class Hold:
         return seat
 
     def ask(self, Exchange exchange not None, request_id, bytes frame not None, bytes undo not None) -> Request:
-        """Send a request. ``undo``: the frame that takes it back. Raises ``exchange.broken``, or ``OSError``."""
+        """Send a request. ``undo``: the frame that takes it back. Raises what ``exchange.gone`` returns, or ``OSError``."""
         cdef Request request = Request.__new__(Request)
         cdef int error
         if exchange.broken is not None:
-            raise exchange.broken
+            raise exchange.gone()
         request.exchange, request.id, request.undo = exchange, request_id, undo
         request.reply = Reply.__new__(Reply)
         exchange.pending[request_id] = request.reply

@@ -51,7 +51,8 @@ class Channel(Exchange):
         self._loops: dict[asyncio.AbstractEventLoop, int] = {}  # and how many coroutines of each wait
         self._watching = threading.Lock()  # guards those counts
         self.writers: dict[asyncio.AbstractEventLoop, asyncio.Future[None]] = {}  # for whom the socket is full
-        self.open(sock.detach())
+        self.open(sock.fileno())
+        sock.close()
 
     def close(
         self, reason: str = "the channel was closed", kind: type[CoordinatorUnavailable] = CoordinatorUnavailable
@@ -72,7 +73,7 @@ class Channel(Exchange):
     def send(self, message: Message) -> None:
         """Send what has no answer, in a thread."""
         if self.broken is not None:
-            raise self.broken
+            raise self.gone()
         if error := self.post(encode(message)):
             raise self._failed("sending to", OSError(error, "socket"))
         self.drain()
@@ -98,8 +99,7 @@ class Channel(Exchange):
 
     def _failed(self, doing: str, error: OSError) -> Exception:
         self.close(f"{doing} the coordinator: {error}")
-        assert self.broken is not None
-        return self.broken
+        return self.gone()
 
     # ---- Waiting, in a thread or greenlet
 
@@ -121,7 +121,7 @@ class Channel(Exchange):
             self.drain()
         while (answer := request.answer) is None:
             if self.broken is not None:
-                raise self.broken
+                raise self.gone()
             if hold.read(self):
                 self._read_until(request, deadline)
                 hold.stop_reading()

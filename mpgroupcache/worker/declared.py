@@ -39,7 +39,7 @@ class DeclaredGroup(GroupCore):
         find_picker: Callable[[], Picker | None],
     ) -> None:
         """``find_picker`` is called once, before the first miss; None: peers are the coordinator's business."""
-        self.name = name
+        self._name = name
         self.getter = getter
         self.changes = 0  # of this group that were begun, as far as this process knows; nothing changes yet
         self._cache_bytes = cache_bytes
@@ -50,13 +50,18 @@ class DeclaredGroup(GroupCore):
         self._link: Link | None = None  # on which it was attached last
         self._caches = True  # so far as it is known: the host's first declaration says so
 
+    @property
+    def name(self) -> str:
+        """The group's name (Go: ``Group.Name``)."""
+        return self._name
+
     def is_attached_to(self, link: Link) -> bool:
         """Whether this group looks values up where ``link`` leads."""
         return self._link is link and self.attached
 
     def attach_to(self, link: Link) -> None:
         """Declare this group on ``link`` and look values up there from now on."""
-        declared = link.declare(self.name, self._cache_bytes, self._load_timeout, self.picks())
+        declared = link.declare(self._name, self._cache_bytes, self._load_timeout, self.picks())
         path = None if declared.segment is None else segment_path(declared.segment)
         self.attach(link.reader, declared.group, path)
         self._caches = path is not None
@@ -74,7 +79,7 @@ class DeclaredGroup(GroupCore):
     def pick(self, key: bytes) -> Maker | None:
         """Return the peer that owns a key. None: this host does, or nobody knows."""
         try:
-            return None if self._picker is None else self._picker.pick(self.name, decode_key(key))
+            return None if self._picker is None else self._picker.pick(self._name, decode_key(key))
         except Exception as error:
             self.blame(error)
             return None
@@ -85,4 +90,6 @@ class DeclaredGroup(GroupCore):
         now = time.monotonic()
         if now - self._blamed_at >= BLAME_INTERVAL:
             self._blamed_at = now
-            logger.warning("group %r: a peer failed, its key is loaded here: %s: %s", self.name, *describe_error(error))
+            logger.warning(
+                "group %r: a peer failed, its key is loaded here: %s: %s", self._name, *describe_error(error)
+            )

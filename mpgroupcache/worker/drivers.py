@@ -53,6 +53,8 @@ def _run(
             ):  # a loader's, which no generator may raise
                 raise outcome from None
             raise
+        finally:
+            outcome = None  # an exception here would keep this frame, and this frame the exception
         step = steps.send
         try:
             if isinstance(wait, Make):

@@ -6,6 +6,7 @@ is in this process, and is found here.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from contextvars import ContextVar
 
@@ -33,7 +34,9 @@ class Loading:
         self._token = _seats.set((*held(), self._seat))
 
     def __exit__(self, *_exc_info: object) -> None:
-        _seats.reset(self._token)
+        # One that is dropped half way, since its driver was struck, ends wherever its memory is given back.
+        with contextlib.suppress(ValueError):
+            _seats.reset(self._token)
 
 
 def find_circle(seat: Seat) -> list[object] | None:

@@ -79,7 +79,7 @@ class Link:
         not when it is closed.
         """
         self._path = socket_path
-        self._on_load = functools.partial(on_load, self)
+        self._on_load = on_load
         self._on_broken = on_broken
         self._closing = False
         self._service: _Service | None = None
@@ -87,10 +87,11 @@ class Link:
         self.instance = ""
         self._is_open = False
 
-    def open(self, previous: Reader | None = None) -> None:
+    def open(self, previous: Reader | None, claimed: Callable[[Reader], object]) -> None:
         """Connect, claim a region, and start the service thread. Raises ``CoordinatorUnavailable`` or ``CacheError``.
 
-        ``previous`` is the reader of an earlier link, kept where the instance is still the same.
+        ``previous`` is the reader of an earlier link, kept where the instance is still the same. ``claimed`` is called
+        with the reader before anybody looks up through it.
         """
         token = os.urandom(TOKEN_BYTES)
         self.channel = Channel(connect(self._path))
@@ -99,7 +100,10 @@ class Link:
             self.instance = welcome.instance
             path = segment_path(welcome.control)
             self.reader = previous if previous is not None and previous.reads(path) else Reader(path)
-            self._service = _Service(connect(self._path), token, self.channel, self._on_load, self._end)
+            claimed(self.reader)
+            self._service = _Service(
+                connect(self._path), token, self.channel, functools.partial(self._on_load, self), self._end
+            )
             self._service.start()
         except BaseException as error:
             self.close(str(error))
@@ -270,4 +274,5 @@ class _Service:
                 threading.Event().wait()
             with contextlib.suppress(Exception):
                 self._on_end(reason)
+            del self._on_end, self._on_load  # both refer to the link, which refers to this, and to a region
             self._sock.close()

@@ -41,6 +41,8 @@ async def _run(hold: Hold, steps: Steps[T], timeout: float | None) -> T:
         except StopIteration as end:
             result: T = end.value
             return result
+        finally:
+            outcome = None  # an exception here would keep this frame, and this frame the exception
         step = steps.send
         try:
             if isinstance(wait, Make):
@@ -166,7 +168,7 @@ async def _answer(request: Request) -> Any:
         try:
             while request.answer is None:
                 if channel.broken is not None:
-                    raise channel.broken
+                    raise channel.gone()
                 if channel.waiting:
                     await _writable(channel)
                     continue

@@ -39,10 +39,13 @@ _UNSERVED = (CoordinatorUnavailable, CoordinatorError, ProtocolError)  # of a re
 class LocalGroup(Protocol):
     """What a miss asks of its group."""
 
-    name: str
     changes: int
     """How many changes of the group this process has seen the begin of."""
     getter: Maker
+
+    @property
+    def name(self) -> str:
+        """What the host calls it."""
 
     @property
     def readable(self) -> bool:

@@ -120,11 +120,10 @@ class Process:
                     embedded.ensure_running(location.path)
                 on_broken = None if location.private else self._begin_reattaching
                 link = self._link = Link(location.path, self._loads.submit, on_broken)  # closed in any case, later
-                link.open(previous)
+                link.open(previous, _readers.add)
             except _UNAVAILABLE as error:
                 self._report(error)
                 return None
-            _readers.add(link.reader)
             if self._closed.is_set():  # this process left meanwhile, and its close() may have been too early to see it
                 link.close()
                 return None

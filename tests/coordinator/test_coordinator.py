@@ -245,7 +245,7 @@ def test_a_large_value_survives_the_worker_that_stored_it(start_coordinator: Sta
         b.send(Ask(group, b"k", (), True, False))
         assert b.ask(Ping()) == Pong()  # its ASK has been read
         fd = memfd.make(bytes(size))
-        a.send(Store(lease, size), fd)
+        a.send(Store(lease, size, False, None), fd)
         os.close(fd)
         a.close()
         assert b.receive() == Value(size, Origin.FLIGHT)
@@ -266,7 +266,7 @@ def test_a_lease_of_a_former_instance_is_nobodys(start_coordinator: Start) -> No
         lease = holder.lease(group, b"inner")
         worker.send(Ask(group, b"inner", (old,), True, False))  # waits, and closes no circle
         assert worker.ask(Ping()) == Pong()
-        holder.send(Store(lease, b"value"))
+        holder.send(Store(lease, b"value", False, None))
         assert worker.receive() == Value(b"value", Origin.FLIGHT)
 
 
@@ -289,14 +289,14 @@ def test_a_waiter_that_cannot_be_sent_a_descriptor_costs_the_others_nothing(star
         assert a.ask(Ping()) == Pong()
         b.send(Ask(group, b"k", (), True, False))
         assert b.ask(Ping()) == Pong()
-        holder.send(Store(filler, bytes(60_000)))  # more than a socket holds
+        holder.send(Store(filler, bytes(60_000), False, None))  # more than a socket holds
         assert holder.ask(Ping()) == Pong()
         used = {int(name) for name in os.listdir(f"/proc/{daemon.process.pid}/fd")}
         limit = [number for number in range(len(used) + 2) if number not in used][1] + 1  # two: the value's, and a copy
         _, hard = resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (limit, hard))
         fd = memfd.make(bytes(size))
-        holder.send(Store(lease, size), fd)
+        holder.send(Store(lease, size, False, None), fd)
         os.close(fd)
         assert b.receive() == Value(size, Origin.FLIGHT)
         assert holder.ask(Ping()) == Pong()
@@ -322,7 +322,7 @@ def test_connections_are_limited(socket_path: str) -> None:
         waiter.send(Ask(group, b"k", (), True, False))
         assert waiter.ask(Ping()) == Pong()
         fd = memfd.make(bytes(size))
-        holder.send(Store(lease, size), fd)
+        holder.send(Store(lease, size, False, None), fd)
         os.close(fd)
         assert waiter.receive() == Value(size, Origin.FLIGHT)
 

@@ -94,7 +94,7 @@ def test_a_lease_is_its_holders(
     loading = others.begin_loading("hold:a")
     with contextlib.closing(HandWorker(daemon.socket)) as holder:
         lease = holder.lease(holder.declare(), b"theirs")
-        fields = {messages.Store: (b"wrong",), messages.Return: (), messages.Fail: ("X", "x")}[ending]
+        fields = {messages.Store: (b"wrong", False, None), messages.Return: (), messages.Fail: ("X", "x")}[ending]
         hands.send(ending(lease, *fields))
         refused(hands)
         daemon.wait_says("expected one of its holder")
