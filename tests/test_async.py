@@ -68,19 +68,19 @@ def test_a_hit_does_not_suspend(here: Daemon, runner: asyncio.Runner) -> None:
     runner.run(run())
 
 
-@pytest.mark.parametrize("size", [100, 100_000])
-def test_many_tasks_load_once(here: Daemon, runner: asyncio.Runner, size: int) -> None:
+@pytest.mark.parametrize(("size", "tasks"), [(100, 50), (100_000, 50), (60_000, 2000)])
+def test_many_tasks_load_once(here: Daemon, runner: asyncio.Runner, size: int, tasks: int) -> None:
     loader = Loader()
     group = declare(loader)
 
     async def run() -> None:
         key = f"big:{size}"
-        views = await asyncio.gather(*(group.aget(key) for _ in range(50)))
+        views = await asyncio.gather(*(group.aget(key) for _ in range(tasks)))
         assert all(view == value_of(key) for view in views)
         assert loader.loads == [key]
 
     runner.run(run())
-    assert group.stats.loads_deduped <= 49
+    assert group.stats.loads_deduped <= tasks - 1
 
 
 def test_cancelling_stops_the_waiting_and_not_the_load(here: Daemon, runner: asyncio.Runner) -> None:
