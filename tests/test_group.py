@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import signal
@@ -287,6 +288,38 @@ def test_the_segments_are_private(here: Daemon) -> None:
     assert len(names) == 2
     for path in [f"/dev/shm/{name}" for name in names] + [here.socket]:
         assert os.stat(path).st_mode & 0o777 == 0o600
+
+
+def test_connecting_before_any_group_is_declared(here: Daemon) -> None:
+    """As a server's hook does, in workers that import the application later."""
+    assert mpgroupcache.connect()
+    link = process.current().working_link
+    assert link is not None
+    group = mpgroupcache.new_group("late", "1MiB", load)
+    assert group.get("k") == "None:str:'k'"
+    assert process.current().working_link is link
+
+
+def test_connecting_on_a_loop_does_not_block_it(here: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = mpgroupcache.new_group("g", "1MiB", load)
+    turns, connected = threading.Semaphore(0), process.Process.connect
+
+    def slow(self: process.Process) -> object:
+        for _ in range(3):
+            assert turns.acquire(timeout=20)  # which the loop lets go on
+        return connected(self)
+
+    monkeypatch.setattr(process.Process, "connect", slow)
+
+    async def run() -> bool:
+        task = asyncio.create_task(mpgroupcache.aconnect())
+        while not task.done():
+            turns.release()
+            await asyncio.sleep(0.001)
+        return await task
+
+    assert asyncio.run(run())
+    assert group.attached
 
 
 def test_all_is_frozen() -> None:

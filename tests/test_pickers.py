@@ -17,6 +17,7 @@ from workers import PATIENCE, Daemon, count_asks, flush, wait_until, waiting_her
 import mpgroupcache
 from mpgroupcache import CacheType, LoadCycleError, NoPeers, Sink
 from mpgroupcache.net.groupcachepb_pb2 import GetRequest, GetResponse
+from mpgroupcache.worker import declared
 
 OWNED = "owned"  # by the peer; every other key is this host's
 
@@ -123,14 +124,21 @@ def test_a_peer_that_asks_back(here: Daemon) -> None:
     assert group.get(OWNED) == "by you: own"
 
 
-def test_a_picker_that_fails(here: Daemon) -> None:
+def test_a_picker_that_fails_is_logged_once_a_minute(
+    here: Daemon, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Broken:
         def pick_peer(self, key: object) -> None:
             raise RuntimeError("no ring yet")
 
-    group = mpgroupcache.new_group("g", "1MiB", load, peers=Broken())
+    group = mpgroupcache.new_group("g", 0, load, peers=Broken())
+    for _ in range(3):
+        assert group.get("k") == "own"
+    assert group.stats.peer_errors == 3
+    assert caplog.text.count("no ring yet") == 1
+    monkeypatch.setattr(declared, "BLAME_INTERVAL", 0.0)
     assert group.get("k") == "own"
-    assert group.stats.peer_errors == 1
+    assert caplog.text.count("no ring yet") == 2
 
 
 def test_one_asks_for_all_who_wait(here: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
