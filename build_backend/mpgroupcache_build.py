@@ -1,13 +1,17 @@
 """PEP 517 build backend: setuptools', plus a C compiler on machines that have none.
 
 Where there is neither ``$CC`` nor a compiler on ``PATH``, a build asks for the PyPI package ``ziglang`` and compiles
-with its ``cc``, a complete clang with headers and libraries. Everything else is setuptools' own backend.
+with its ``cc``, a complete clang with headers and libraries. Python's own headers nobody can bring: where they are
+missing, the build says so. Everything else is setuptools' own backend.
+
+What cannot be built ends as in setuptools, with ``SystemExit``: pip then shows the sentence, and no traceback.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -47,6 +51,7 @@ def get_requires_for_build_editable(config_settings: Settings = None) -> list[st
 
 
 def build_wheel(wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None) -> str:
+    _check_headers()
     _choose_compiler()
     return build_meta.build_wheel(wheel_directory, config_settings, metadata_directory)
 
@@ -54,8 +59,25 @@ def build_wheel(wheel_directory: str, config_settings: Settings = None, metadata
 def build_editable(
     wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None
 ) -> str:
+    _check_headers()
     _choose_compiler()
     return build_meta.build_editable(wheel_directory, config_settings, metadata_directory)
+
+
+def _check_headers() -> None:
+    """Say in one sentence what a compiler would say in many: that Python's headers are not there."""
+    directories = {sysconfig.get_path(name): None for name in ("include", "platinclude")}
+    if any(os.path.exists(os.path.join(directory, "Python.h")) for directory in directories):
+        return
+    # Whoever names directories to the compiler may have them there.
+    flags = " ".join(os.environ.get(name, "") for name in ("CC", "CFLAGS", "CPPFLAGS"))
+    if os.environ.get("CPATH") or os.environ.get("C_INCLUDE_PATH") or re.search("-(I|isystem)", flags):
+        return
+    raise SystemExit(
+        f"Python's headers: got no Python.h in {' or '.join(directories)}, expected those of Python "
+        f"{sysconfig.get_python_version()}. Install python3-dev (Debian, Ubuntu) or python3-devel (Fedora), or name "
+        "their directory in $CPATH"
+    )
 
 
 def _find_compiler() -> str | None:
@@ -76,7 +98,7 @@ def _choose_compiler() -> None:
         os.environ["CC"] = command
         return
     if importlib.util.find_spec(FALLBACK) is None:
-        raise RuntimeError(
+        raise SystemExit(
             f"C compiler: got no $CC, none of cc, gcc and clang on PATH, and no {FALLBACK} package; expected one of "
             f"them. Install gcc, or build with isolation, or pip install {FALLBACK} first"
         )
