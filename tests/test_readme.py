@@ -63,6 +63,13 @@ def test_python(block: str, application: dict[str, str], tmp_path: Path) -> None
         assert re.search(rf"\b{block.count('>>>')} tests in", done.stdout)
 
 
+def test_what_a_bare_debian_lacks_is_what_ci_installs() -> None:
+    listed = re.search(r"^apt-get install (.*?) +#", README.read_text(), re.MULTILINE)
+    assert listed is not None
+    installed = re.findall(r"missing\+=\((.*?)\)", (README.parent / ".ci" / "run").read_text())
+    assert set(listed[1].split()) <= set(" ".join(installed).split())
+
+
 def test_what_is_said_to_those_who_come_from_go() -> None:
     """Every Python name in the table is one."""
     table = README.read_text().split("|---|---|\n", 1)[1].split("\n\n", 1)[0]
