@@ -10,13 +10,16 @@ from typing import Any
 
 import hypothesis
 import pytest
-from arenas import Instance, OpenArena
+from arenas import Instance, Lookup, OpenArena, hold
 from children import Child
 from servers import Server
 from workers import Daemon, Worker, leave, segments_of
 
 from mpgroupcache import registry
+from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.flights import FlightTable
+from mpgroupcache.shm._exchange import sealed
+from mpgroupcache.shm._view import ByteView
 from mpgroupcache.worker import config
 
 # How long an example takes says how busy the machine is, and no more.
@@ -123,6 +126,27 @@ def arena(instance: Instance) -> Iterator[Callable[..., OpenArena]]:
         opened.arena.sweep()
         assert opened.arena.check() == []
         assert opened.live_bytes() <= opened.arena.budget
+
+
+@pytest.fixture(params=["bytes", "str", "slice", "arena", "memfd"])
+def of(request: pytest.FixtureRequest) -> Callable[[bytes], ByteView]:
+    """Make a view of bytes, over each backing that a view can have: ``of(value)``, which is UTF-8."""
+    if request.param == "arena":
+        opened = request.getfixturevalue("arena")(1 << 20)
+        lookup = Lookup(*opened.address)
+
+    def in_arena(value: bytes) -> ByteView:
+        assert opened.arena.put(b"k", value)
+        return hold(lookup, b"k")
+
+    backings: dict[str, Callable[[bytes], ByteView]] = {
+        "bytes": ByteView,
+        "str": lambda value: ByteView(value.decode()),
+        "slice": lambda value: ByteView(b"<" + value + b">")[1:-1],
+        "arena": in_arena,
+        "memfd": lambda value: memfd.view(memfd.make(value), len(value)),
+    }
+    return backings[request.param]
 
 
 @pytest.fixture

@@ -7,36 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from arenas import Lookup, OpenArena
 
 from mpgroupcache import ByteView
-from mpgroupcache.ipc import memfd
-from mpgroupcache.shm._exchange import sealed
 
 Of = Callable[[bytes], ByteView]
-BACKINGS = ["bytes", "str", "slice", "arena", "memfd"]
-
-
-@pytest.fixture(params=BACKINGS)
-def of(request: pytest.FixtureRequest, arena: Callable[..., OpenArena]) -> Of:
-    """Make a view of bytes."""
-    opened = arena(1 << 20)
-    lookup = Lookup(*opened.address)
-
-    def in_arena(value: bytes) -> ByteView:
-        assert opened.arena.put(b"k", value)
-        view = lookup.lookup(b"k")
-        assert view is not None
-        return view
-
-    backings: dict[str, Of] = {
-        "bytes": ByteView,
-        "str": lambda value: ByteView(value.decode()),
-        "slice": lambda value: ByteView(b"<" + value + b">")[1:-1],
-        "arena": in_arena,
-        "memfd": lambda value: ByteView(memfd.map(sealed(value), len(value))) if value else ByteView(value),
-    }
-    return backings[request.param]
 
 
 @pytest.mark.parametrize("text", ["", "x", "yy"])
