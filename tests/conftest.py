@@ -144,7 +144,7 @@ def of(request: pytest.FixtureRequest) -> Callable[[bytes], ByteView]:
         "str": lambda value: ByteView(value.decode()),
         "slice": lambda value: ByteView(b"<" + value + b">")[1:-1],
         "arena": in_arena,
-        "memfd": lambda value: memfd.view(memfd.make(value), len(value)),
+        "memfd": lambda value: ByteView(memfd.map(sealed(value), len(value))),
     }
     return backings[request.param]
 

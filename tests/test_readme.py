@@ -113,6 +113,7 @@ def public() -> Iterator[tuple[str, object]]:
     }
     own |= {"AlreadyRunning", "CoordinatorUnavailable", "DeadlineExceeded"}
     own |= {"ByteView.release", "ByteView.chunks", "ProtoSink.message", "TruncatingSink.n"}
+    own |= {f"ByteView.{name}" for name in dir(bytes)}
     own |= {"Group.serve", "Group.serve_async", "HTTPPool.take"}
     counterparts = {name: getattr(mpgroupcache, name) for name in mpgroupcache.__all__ if name not in own}
     counterparts |= {

@@ -16,6 +16,7 @@ class ByteView:
 
     It shows the bytes where they lie, which are kept unchanged for as long as this view, a slice or a ``memoryview`` of
     it lives. Equal to equal bytes, text and views, so not hashable. Use after ``release`` is a ``ValueError``.
+    What it has of ``bytes`` takes what that takes, no text, and does not copy the value.
     """
 
     __hash__: ClassVar[None]  # type: ignore[assignment]
@@ -31,6 +32,7 @@ class ByteView:
     def __iter__(self) -> Iterator[int]: ...
     def __bytes__(self) -> bytes: ...
     def __eq__(self, other: object, /) -> bool: ...
+    def __contains__(self, item: SupportsIndex | Buffer, /) -> bool: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def __enter__(self) -> ByteView: ...
     def __exit__(
@@ -39,6 +41,45 @@ class ByteView:
     def __reduce__(self) -> tuple[type[ByteView], tuple[bytes]]: ...
     def release(self) -> None:
         """Give up the value now. Slices and memoryviews stay good."""
+
+    def find(
+        self, sub: SupportsIndex | Buffer, start: SupportsIndex | None = ..., end: SupportsIndex | None = ..., /
+    ) -> int:
+        """Where ``sub``, bytes or the number of a byte, is first, or -1 (``bytes.find``)."""
+
+    def index(
+        self, sub: SupportsIndex | Buffer, start: SupportsIndex | None = ..., end: SupportsIndex | None = ..., /
+    ) -> int:
+        """Where ``sub`` is first, or ``ValueError`` (``bytes.index``)."""
+
+    def count(
+        self, sub: SupportsIndex | Buffer, start: SupportsIndex | None = ..., end: SupportsIndex | None = ..., /
+    ) -> int:
+        """How often ``sub`` is there, without overlaps (``bytes.count``)."""
+
+    def startswith(
+        self,
+        prefix: Buffer | tuple[Buffer, ...],
+        start: SupportsIndex | None = ...,
+        end: SupportsIndex | None = ...,
+        /,
+    ) -> bool:
+        """Whether the value begins with ``prefix``, or with one of a tuple (``bytes.startswith``)."""
+
+    def endswith(
+        self,
+        suffix: Buffer | tuple[Buffer, ...],
+        start: SupportsIndex | None = ...,
+        end: SupportsIndex | None = ...,
+        /,
+    ) -> bool:
+        """Whether the value ends with ``suffix``, or with one of a tuple (``bytes.endswith``)."""
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """The value as text (``bytes.decode``)."""
+
+    def hex(self, sep: str | bytes = ..., bytes_per_sep: SupportsIndex = ...) -> str:
+        """Two digits for each byte (``bytes.hex``)."""
 
     def copy_to(self, buffer: Buffer) -> int:
         """Copy into a writable buffer as much as fits, and return the number of bytes (Go: ``Copy``)."""

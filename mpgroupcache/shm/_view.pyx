@@ -18,6 +18,12 @@ cdef extern from "Python.h":
     void mgc_decref "Py_DECREF"(PyObject *)
     const char *PyUnicode_AsUTF8AndSize(object, Py_ssize_t *) except NULL
     bint PyBytes_CheckExact(object)
+    bint PyObject_CheckBuffer(object)
+    bint PyIndex_Check(object)
+    Py_ssize_t PyNumber_AsSsize_t(object, PyObject *) except? -1
+
+cdef extern from "<string.h>":
+    void *memmem(const void *, size_t, const void *, size_t)
 
 
 cdef inline ByteView make_view(object owner, const uint8_t *data, Py_ssize_t length):
@@ -26,6 +32,72 @@ cdef inline ByteView make_view(object owner, const uint8_t *data, Py_ssize_t len
     view.data = data
     view.length = length
     return view
+
+
+# ---- Searches, as those of bytes ------------------------------------------------------------------------------------
+
+cdef object needle_of(object sub):
+    """What is searched for, bytes-like: of a number the byte."""
+    if PyObject_CheckBuffer(sub):
+        return sub
+    if PyIndex_Check(sub):
+        return bytes((sub,))
+    raise TypeError(f"got {type(sub).__name__}, expected a bytes-like object or the int of a byte; encode() text first")
+
+
+cdef Py_ssize_t place(object index, Py_ssize_t unless_given, Py_ssize_t length) except -1:
+    """An index, counted from the beginning. It may lie beyond the end, and there not even ``b""`` is found."""
+    cdef Py_ssize_t at = unless_given if index is None else PyNumber_AsSsize_t(index, NULL)
+    return max(at + length, 0) if at < 0 else at
+
+
+cdef Py_ssize_t next_place(ByteView view, Py_ssize_t at, Py_ssize_t stop, const Py_buffer *needle) noexcept:
+    """Where ``needle`` is next in ``[at, stop)``, or -1."""
+    cdef const uint8_t *found
+    if stop - at < needle.len:
+        return -1
+    if needle.len == 0:
+        return at
+    found = <const uint8_t *> memmem(view.data + at, stop - at, needle.buf, needle.len)
+    return -1 if found == NULL else found - view.data
+
+
+cdef Py_ssize_t search(ByteView view, object sub, object start, object end, bint count) except -2:
+    """Where ``sub`` is first, or -1; or the number of its places that do not overlap."""
+    cdef Py_buffer needle
+    cdef Py_ssize_t at = place(start, 0, view.length), stop = min(place(end, view.length, view.length), view.length)
+    cdef Py_ssize_t places = 0
+    PyObject_GetBuffer(needle_of(sub), &needle, PyBUF_SIMPLE)
+    try:
+        view.check()
+        at = next_place(view, at, stop, &needle)
+        if not count:
+            return at
+        while at >= 0:
+            places += 1
+            at = next_place(view, at + max(needle.len, 1), stop, &needle)
+        return places
+    finally:
+        PyBuffer_Release(&needle)
+
+
+cdef bint borders(ByteView view, object parts, object start, object end, bint at_end) except -1:
+    """Whether the value begins, or ends, with ``parts``, or with one of a tuple."""
+    cdef Py_buffer part
+    cdef Py_ssize_t at = place(start, 0, view.length), stop = min(place(end, view.length, view.length), view.length)
+    cdef bint found = False
+    view.check()  # a tuple may be empty
+    for item in parts if isinstance(parts, tuple) else (parts,):
+        PyObject_GetBuffer(item, &part, PyBUF_SIMPLE)
+        try:
+            view.check()
+            if part.len <= stop - at:
+                found = memcmp(view.data + (stop - part.len if at_end else at), part.buf, part.len) == 0
+        finally:
+            PyBuffer_Release(&part)
+        if found:
+            return True
+    return False
 
 
 # ---- Views of hits --------------------------------------------------------------------------------------------------
@@ -61,7 +133,9 @@ cdef class ByteView:
 
     It shows the bytes where they lie: in the arena, which keeps them unchanged for as long as this view, a slice or a
     ``memoryview`` of it lives. ``ByteView(value)`` makes one of ``bytes`` (kept), ``str`` (as UTF-8), any
-    bytes-like object (copied), or a ``Mapping`` (kept) of a file that must never change or shrink. Equal to equal bytes, text and views, and therefore not hashable.
+    bytes-like object (copied), or a ``Mapping`` (kept) of a file that must never change or shrink. Equal to equal
+    bytes, text and views, and therefore not hashable. ``in``, ``find``, ``index``, ``count``, ``startswith``,
+    ``endswith``, ``decode`` and ``hex`` are those of ``bytes``, which take no text; they do not copy the value.
     """
 
     def __init__(self, value=b""):
@@ -192,6 +266,10 @@ cdef class ByteView:
             PyBuffer_Release(&buffer)
         return equal
 
+    def __contains__(self, item):
+        # A number first, as in bytes: some, as numpy's, are bytes-like too.
+        return search(self, bytes((item,)) if PyIndex_Check(item) else item, None, None, False) >= 0
+
     __hash__ = None
 
     def __reduce__(self):
@@ -206,6 +284,39 @@ cdef class ByteView:
 
     def __releasebuffer__(self, Py_buffer *buffer):
         self.drop_hold()
+
+    def find(self, sub, start=None, end=None, /) -> int:
+        """Where ``sub``, bytes or the number of a byte, is first, or -1 (``bytes.find``)."""
+        return search(self, sub, start, end, False)
+
+    def index(self, sub, start=None, end=None, /) -> int:
+        """Where ``sub`` is first, or ``ValueError`` (``bytes.index``)."""
+        cdef Py_ssize_t at = search(self, sub, start, end, False)
+        if at < 0:
+            raise ValueError("index: got what is not in the ByteView, expected what is; find() returns -1 then")
+        return at
+
+    def count(self, sub, start=None, end=None, /) -> int:
+        """How often ``sub`` is there, without overlaps (``bytes.count``)."""
+        return search(self, sub, start, end, True)
+
+    def startswith(self, prefix, start=None, end=None, /) -> bool:
+        """Whether the value begins with ``prefix``, or with one of a tuple (``bytes.startswith``)."""
+        return borders(self, prefix, start, end, False)
+
+    def endswith(self, suffix, start=None, end=None, /) -> bool:
+        """Whether the value ends with ``suffix``, or with one of a tuple (``bytes.endswith``)."""
+        return borders(self, suffix, start, end, True)
+
+    def decode(self, encoding="utf-8", errors="strict") -> str:
+        """The value as text (``bytes.decode``)."""
+        self.check()  # str() would make a TypeError of it
+        return str(self, encoding, errors)
+
+    def hex(self, *args, **options) -> str:
+        """Two digits for each byte: ``hex([sep[, bytes_per_sep]])`` (``bytes.hex``)."""
+        with memoryview(self) as shown:
+            return shown.hex(*args, **options)
 
     def copy_to(self, buffer) -> int:
         """Copy into a writable buffer as much as fits, and return the number of bytes (Go: ``Copy``)."""
