@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import contention, fetch, footprint, hit, memory, miss, peer, promotion
+from benchmarks import contention, fetch, footprint, hit, memory, miss, peer, promotion, startup
 
-for module in (hit, contention, miss, peer, fetch, memory, footprint, promotion):
+for module in (hit, contention, miss, peer, fetch, memory, footprint, promotion, startup):
     module.main([])

@@ -92,6 +92,11 @@ def side_by_side(
     return times
 
 
+def cpu_ns(pid: int) -> int:
+    """The CPU time of a process and its threads."""
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir())
+
+
 def ratio(times: Mapping[str, Sequence[float]], name: str, other: str) -> float:
     """The median over rounds of what ``name`` took, in what ``other`` took in the same round."""
     return statistics.median(a / b for a, b in zip(times[name], times[other], strict=True))

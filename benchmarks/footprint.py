@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import mpgroupcache
-from benchmarks.common import coordinator, table, verdict
+from benchmarks.common import coordinator, cpu_ns, table, verdict
 
 VALUE = b"x" * 1000
 KEYS = 30_000  # some 30 MB
@@ -20,11 +20,6 @@ def private_bytes() -> int:
     """This process's private memory."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Private_"))
-
-
-def cpu_ns(pid: int) -> int:
-    """The CPU time of a process and its threads."""
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir())
 
 
 def work(socket: str, pipe: Connection) -> None:
