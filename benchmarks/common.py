@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mpgroupcache.shm._writer import Arena, Control, arena_size
-from mpgroupcache.shm.segment import DIRECTORY, Segment, arena_name, instance_name, open_instance
+from mpgroupcache.shm.ownership import Segment, open_instance
+from mpgroupcache.shm.segment import DIRECTORY, arena_name, instance_name
 
 Batch = Callable[[], object]
 
@@ -36,7 +37,9 @@ def coordinator(*options: str) -> Iterator[tuple[str, int]]:
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
-            for left in DIRECTORY.glob(f"{instance_name(path)}*"):  # it keeps the cache for its workers: this process
+            for left in Path(DIRECTORY).glob(
+                f"{instance_name(path)}*"
+            ):  # it keeps the cache for its workers: this process
                 left.unlink()
 
 

@@ -16,7 +16,7 @@ import time
 
 from benchmarks.common import new_arena
 from mpgroupcache.shm._writer import Arena
-from mpgroupcache.shm.segment import Segment
+from mpgroupcache.shm.ownership import Segment
 from mpgroupcache.sizes import format_size, parse_size
 
 SMALLEST, LARGEST = 64, 1 << 20  # bytes of values; their logarithms are spread evenly

@@ -12,7 +12,8 @@ from mpgroupcache.shm._group import GroupCore
 from mpgroupcache.shm._reader import Reader
 from mpgroupcache.shm._view import ByteView
 from mpgroupcache.shm._writer import Arena, arena_size
-from mpgroupcache.shm.segment import Segment, arena_name, instance_name, open_instance, segment_path
+from mpgroupcache.shm.ownership import Segment, open_instance
+from mpgroupcache.shm.segment import arena_name, instance_name, segment_path
 
 SEED = 0x5EED
 

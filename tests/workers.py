@@ -168,7 +168,7 @@ def flush() -> None:
 
 def segments_of(socket: str) -> list[str]:
     """The names that an instance has in shared memory."""
-    return sorted(path.name for path in DIRECTORY.glob(f"{instance_name(socket)}*"))
+    return sorted(name for name in os.listdir(DIRECTORY) if name.startswith(instance_name(socket)))
 
 
 class Worker:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from mpgroupcache.errors import ArenaError
 from mpgroupcache.net.promotion import Promotion, fill
 from mpgroupcache.shm._writer import Arena, Control, arena_size
-from mpgroupcache.shm.segment import ARENA_MODE, DIRECTORY, Segment, arena_name, clear_arenas, left_arenas
+from mpgroupcache.shm.ownership import ARENA_MODE, Segment, clear_arenas, left_arenas
+from mpgroupcache.shm.segment import DIRECTORY, arena_name
 from mpgroupcache.sizes import format_size
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,8 @@ from mpgroupcache.coordinator.peering import Peering
 from mpgroupcache.coordinator.spawner import Loaders
 from mpgroupcache.errors import ProtocolError
 from mpgroupcache.ipc import messages
-from mpgroupcache.shm.segment import control_name, instance_name, open_instance
+from mpgroupcache.shm.ownership import open_instance
+from mpgroupcache.shm.segment import control_name, instance_name
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ import mpgroupcache
 from mpgroupcache.coordinator import access, main
 from mpgroupcache.coordinator.access import Access
 from mpgroupcache.coordinator.main import ExitCode
-from mpgroupcache.shm.segment import DIRECTORY, control_name, instance_name, segment_path
+from mpgroupcache.shm.segment import control_name, instance_name, segment_path
 
 USER, OTHER_USER = 61_001, 61_002
 GROUP, OTHER_GROUP = 62_001, 62_002
@@ -282,7 +282,7 @@ def test_another_users_segments_are_not_taken_over(
     own = process(0, 0)
     declared(daemon, own)
     [arena] = [name for name in segments_of(open_path) if not name.endswith("-control")]
-    content = (DIRECTORY / arena).read_bytes()[:4096]
+    content = Path(segment_path(arena)).read_bytes()[:4096]
     daemon.send(signal.SIGKILL)
     daemon.wait()
     forged = f"{arena.rpartition('-')[0]}-0"  # comes first

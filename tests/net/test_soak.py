@@ -19,7 +19,7 @@ from workers import segments_of, wait_until
 
 import mpgroupcache
 from mpgroupcache.net.options import PeerOptions
-from mpgroupcache.shm.segment import DIRECTORY
+from mpgroupcache.shm.segment import segment_path
 from mpgroupcache.worker.peerloads import MAX_THREADS
 
 HOSTS, CYCLES = 2, 1  # beside the Go peer, and cycles of everything that can happen after a warm-up: some 20 s in all
@@ -184,7 +184,7 @@ class Mark(NamedTuple):
             coordinator=holdings(host.daemon.process.pid),
             tasks=min(host.check().tasks for _ in range(10)),  # there may just be one that looks at the file of peers
             worker=holdings(host.lasting.pid),
-            segments={name: (DIRECTORY / name).stat().st_blocks * 512 for name in segments_of(host.socket)},
+            segments={name: os.stat(segment_path(name)).st_blocks * 512 for name in segments_of(host.socket)},
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from arenas import Instance, Lookup, OpenArena, is_whole, whole_value
 
 from mpgroupcache.shm._writer import Arena
-from mpgroupcache.shm.segment import Segment, open_instance
+from mpgroupcache.shm.ownership import Segment, open_instance
 
 BUDGET = 1 << 20
 KEYS = [b"key-%d" % i for i in range(1500)]

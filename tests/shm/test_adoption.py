@@ -12,7 +12,7 @@ from children import Child
 
 import mpgroupcache
 from mpgroupcache.shm._writer import lock_writer
-from mpgroupcache.shm.segment import Segment, open_instance
+from mpgroupcache.shm.ownership import Segment, open_instance
 
 
 @pytest.fixture

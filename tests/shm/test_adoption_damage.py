@@ -13,7 +13,7 @@ from workers import segments_of
 
 from mpgroupcache.errors import ArenaError
 from mpgroupcache.shm._writer import Arena
-from mpgroupcache.shm.segment import Segment, open_instance
+from mpgroupcache.shm.ownership import Segment, open_instance
 
 # Where in the arena's header, and what stands there: nothing of such a segment can be used.
 HEADER_DAMAGE = {

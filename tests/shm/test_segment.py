@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from arenas import Instance, Lookup, OpenArena
@@ -13,12 +13,10 @@ from children import Child
 from workers import segments_of
 
 from mpgroupcache.errors import AlreadyRunning, ArenaError
-from mpgroupcache.shm import segment
+from mpgroupcache.shm import ownership, segment
 from mpgroupcache.shm._reader import Reader
-from mpgroupcache.shm.segment import Segment, instance_name, open_instance
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from mpgroupcache.shm.ownership import Segment, open_instance
+from mpgroupcache.shm.segment import instance_name
 
 StartChild = Callable[..., Child]
 
@@ -64,7 +62,7 @@ class Draft:
         self.segment = Segment(name, 4096)
 
     def lock(self) -> None:
-        segment.lock_writer(self.segment.fd)
+        ownership.lock_writer(self.segment.fd)
 
 
 def test_instance_name_follows_from_the_sockets_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,10 +125,10 @@ def test_segments_outlive_a_creator_that_ends_without_unlinking(instance_path: s
     creator = child(Coordinator, instance_path)
     creator.call("put", b"k", b"v")
     creator.call("leave")
-    creator.close()  # the tracker of shared_memory would remove them now
+    creator.close()  # where a resource tracker knows of them, it would remove them now
     assert len(segments_of(instance_path)) == 2
     instance = Instance(instance_path)
-    segment.clear_arenas(instance.name, but=())
+    ownership.clear_arenas(instance.name, but=())
     instance.close()
 
 
@@ -148,7 +146,7 @@ def test_a_killed_coordinators_instance_is_the_next_ones(instance_path: str, chi
     assert not lookup.reader.retired
     assert lookup.copy(b"key") == view == b"value"
 
-    segment.clear_arenas(instance.name, but=())  # this one takes over no arena
+    ownership.clear_arenas(instance.name, but=())  # this one takes over no arena
     assert segments_of(instance_path) == [instance.segment.name]
     assert lookup.copy(b"key") is None
     assert not lookup.attached
@@ -226,7 +224,7 @@ def test_unfinished_control_segments_are_cleared_unless_somebody_is_at_them(
 
 
 def test_what_is_no_segment_of_ours_is_not_written_to(instance_path: str) -> None:
-    path = segment.DIRECTORY / f"{instance_name(instance_path)}-control"
+    path = Path(segment.segment_path(segment.control_name(instance_name(instance_path))))
     path.write_bytes(b"somebody else's words" * 10)
     kept = os.open(path, os.O_RDONLY)
     Instance(instance_path).close()

@@ -1,0 +1,283 @@
+"""Segments in the hands of their coordinator: made, taken over from a dead one, and removed.
+
+They are files of our own, and no ``multiprocessing.shared_memory``: that has a resource tracker, which would unlink
+them when their maker is killed, and its import takes longer than a coordinator needs for all its segments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import os
+from typing import TYPE_CHECKING
+
+from mpgroupcache.errors import AlreadyRunning, ArenaError
+from mpgroupcache.shm._writer import CONTROL_SIZE, Control, lock_writer, retire_segment
+from mpgroupcache.shm.segment import DIRECTORY, control_name, segment_path
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+logger = logging.getLogger(__name__)
+
+CONTROL_MODE = 0o660  # with a group: its workers lock and write their regions
+ARENA_MODE = 0o640  # with a group: its workers read
+ATTEMPTS = 100  # to make a control segment while others make them, and die
+
+_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+def boot_id() -> bytes:
+    """16 bytes that name the kernel's boot."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return bytes.fromhex(file.read().strip().replace("-", ""))
+
+
+class Segment:
+    """A segment of this coordinator's: its memory, and a descriptor to commit and lock it with."""
+
+    def __init__(self, name: str, size: int) -> None:
+        """Make it, sparse. Raises ``ArenaError`` where there is no shared memory, and ``FileExistsError``."""
+        self.name = name
+        try:
+            self.fd = os.open(segment_path(name), _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                os.ftruncate(self.fd, size)
+                self._map()
+            except BaseException:
+                unlink(name)
+                os.close(self.fd)
+                raise
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise ArenaError(f"segment {name} of {size} bytes: {error}; is {DIRECTORY} a writable tmpfs?") from error
+
+    @classmethod
+    def attach(cls, name: str) -> Segment:
+        """A segment that a dead coordinator has left.
+
+        Raises ``OSError``, ``ValueError`` for an empty file, and ``ArenaError`` for another user's: names can be
+        guessed, and everybody may make files there.
+        """
+        segment = cls.__new__(cls)
+        segment.name = name
+        segment.fd = os.open(segment_path(name), _OPEN)
+        try:
+            if (owner := os.fstat(segment.fd).st_uid) != os.geteuid():
+                raise _foreign(name, owner)
+            segment._map()
+        except BaseException:
+            os.close(segment.fd)
+            raise
+        return segment
+
+    def _map(self) -> None:
+        self._mapping = mmap.mmap(self.fd, 0)
+        self._buffer: memoryview | None = memoryview(self._mapping)
+
+    @property
+    def buffer(self) -> memoryview:
+        """The whole segment, writable; memory beyond what is committed must not be touched."""
+        if self._buffer is None:
+            raise ValueError(f"segment {self.name} is closed")
+        return self._buffer
+
+    def share(self, gid: int | None, mode: int) -> None:
+        """Let the members of a group in, with ``mode``; None: nobody but this user.
+
+        Raises ``ArenaError`` for a segment that has let others in: who has it open keeps it for as long as he likes.
+        """
+        status = os.fstat(self.fd)
+        others = status.st_mode & 0o077
+        if others and (gid is None or status.st_gid != gid or others & ~mode):
+            raise ArenaError(
+                f"segment {self.name}: got mode {status.st_mode & 0o777:04o} and group {status.st_gid}, expected "
+                f"{'no group' if gid is None else f'group {gid}'}; --group has changed"
+            )
+        if gid is not None:
+            os.fchown(self.fd, -1, gid)
+            os.fchmod(self.fd, mode)
+
+    def rename(self, name: str) -> None:
+        """Give it another name, in one step. Raises ``FileExistsError`` where there is such a segment."""
+        os.link(segment_path(self.name), segment_path(name))
+        unlink(self.name)
+        self.name = name
+
+    def unlink(self) -> None:
+        """Remove the name. Attached workers keep their mappings."""
+        unlink(self.name)
+
+    def close(self) -> None:
+        """Unmap. What was attached to the buffer is closed before, or this is a ``BufferError``."""
+        if self._buffer is not None:
+            self._buffer.release()
+            self._buffer = None
+        self._mapping.close()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def unlink(name: str) -> None:
+    """Remove a segment's name if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(segment_path(name))
+
+
+def open_instance(instance: str, gid: int | None = None) -> tuple[Segment, Control]:
+    """Become the coordinator of an instance: go on with what a dead one has left, or begin anew.
+
+    ``gid``: the group whose members may be workers. Raises ``AlreadyRunning`` where a living coordinator holds it,
+    ``ArenaError`` where there is no shared memory, or another user has taken its name.
+
+    A new segment is locked and formatted under a name of its own, and only then gets the instance's. So under that name
+    there is never one that workers cannot read yet, nor one that its maker has yet to lock, which others would take for
+    a dead coordinator's and remove.
+    """
+    for _ in range(ATTEMPTS):
+        # Others may have been faster: to take it over, to name theirs, or to clear ours away before it was locked.
+        with contextlib.suppress(FileExistsError, FileNotFoundError):
+            opened = _take_over(instance, gid) or _make_control(instance, gid)
+            _clear_drafts(instance)
+            return opened
+    raise ArenaError(f"segment {control_name(instance)}: made and left by others {ATTEMPTS} times during this start")
+
+
+def _take_over(instance: str, gid: int | None) -> tuple[Segment, Control] | None:
+    """A dead coordinator's control segment; None where none is of use, and then nothing is left of the instance."""
+    name = control_name(instance)
+    try:
+        segment = Segment.attach(name)
+    except (FileNotFoundError, ValueError, PermissionError, ArenaError) as error:
+        if isinstance(error, ArenaError):
+            logger.warning("instance %s: %s; its cache begins anew", instance, error)
+        _clear_dead(instance)
+        return None
+    try:
+        lock_writer(segment.fd)
+        if not _is_named(segment.fd, name):  # another has removed it before this lock
+            raise FileNotFoundError(name)
+        segment.share(gid, CONTROL_MODE)
+        return segment, Control(segment.buffer, segment.fd, boot_id(), adopt=True)
+    except BaseException as error:
+        segment.close()
+        if isinstance(error, (ArenaError, ValueError)):
+            logger.warning("instance %s: %s; its cache begins anew", instance, error)
+            _clear_dead(instance)
+            return None
+        raise
+
+
+def _named(beginning: str) -> list[str]:
+    """The names of all segments that begin so."""
+    return [name for name in os.listdir(DIRECTORY) if name.startswith(beginning)]
+
+
+def left_arenas(instance: str, group: int) -> list[str]:
+    """The names of a group's arenas that a dead coordinator has left."""
+    return sorted(_named(f"{instance}-g{group}-"))
+
+
+def clear_arenas(instance: str, but: Collection[str]) -> None:
+    """Retire and remove all arenas of an instance that are not among these."""
+    for name in _named(f"{instance}-g"):
+        if name not in but:
+            clear(name)
+
+
+def clear(name: str) -> None:
+    """Retire and remove a segment that nobody writes any more."""
+    _retire(name)
+    _remove(name)
+
+
+def _retire(name: str) -> None:
+    """Another user's is not touched: he could cut it off meanwhile, and that would be a SIGBUS."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.lstat(segment_path(name)).st_uid == os.geteuid():
+            retire_segment(segment_path(name))
+
+
+def _remove(name: str) -> None:
+    """Another user's stays, unless this is root; it is nothing to us, since no segment of ours gets its name."""
+    try:
+        unlink(name)
+    except PermissionError as error:
+        logger.warning("segment %s: another user's file stays: %s", name, error)
+
+
+def _make_control(instance: str, gid: int | None) -> tuple[Segment, Control]:
+    name = control_name(instance)
+    segment = Segment(f"{name}-{os.urandom(8).hex()}", CONTROL_SIZE)
+    control = None
+    try:
+        lock_writer(segment.fd)
+        control = Control(segment.buffer, segment.fd, boot_id())
+        segment.share(gid, CONTROL_MODE)
+        segment.rename(name)
+    except BaseException:
+        if control is not None:
+            control.close()
+        segment.unlink()
+        segment.close()
+        raise
+    return segment, control
+
+
+def _clear_dead(instance: str) -> None:
+    """Retire and remove the segments of an instance whose coordinator is dead; ``AlreadyRunning`` if it is not."""
+    name = control_name(instance)
+    with _locked(name) as fd:
+        if fd is not None:
+            # The control segment last: until it is gone, others find the lock on it taken.
+            names = [*_named(f"{instance}-g"), name]
+            for left in names:
+                _retire(left)
+            for left in names:
+                _remove(left)
+
+
+def _clear_drafts(instance: str) -> None:
+    """Remove control segments that were never finished. Whoever has yet to lock his finds out, and that we live."""
+    for name in _named(f"{control_name(instance)}-"):
+        with contextlib.suppress(AlreadyRunning, ArenaError), _locked(name) as fd:
+            if fd is not None:
+                unlink(name)
+
+
+@contextlib.contextmanager
+def _locked(name: str) -> Iterator[int | None]:
+    """Hold the lock of a control segment. None where there is no such segment.
+
+    Raises ``AlreadyRunning`` if it is locked, ``ArenaError`` if it is another user's; root removes that.
+    """
+    try:
+        if (owner := os.lstat(segment_path(name)).st_uid) != os.geteuid() != 0:
+            raise _foreign(name, owner)
+        fd = os.open(segment_path(name), _OPEN)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        lock_writer(fd)
+        yield fd if _is_named(fd, name) else None  # another may have removed it before this lock
+    finally:
+        os.close(fd)
+
+
+def _foreign(name: str, owner: int) -> ArenaError:
+    return ArenaError(
+        f"segment {name}: got one of user {owner}, expected one of user {os.geteuid()}; remove {segment_path(name)}, "
+        "or choose another --socket"
+    )
+
+
+def _is_named(fd: int, name: str) -> bool:
+    try:
+        named = os.stat(segment_path(name))
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(named, os.fstat(fd))
