@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
-from fractions import Fraction
 
 MAX_SIZE = (1 << 63) - 1  # bytes; what a file's length can be
 
 _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 # The digits are bounded because Python refuses to read very long integers, in words that name no option.
-_SIZE = re.compile(r"\s*(\d{1,30}(?:\.\d{1,30})?)\s*([A-Za-z]*)\s*", re.ASCII)
+_SIZE = re.compile(r"\s*(\d{1,30})(?:\.(\d{1,30}))?\s*([A-Za-z]*)\s*", re.ASCII)
 
 
 def parse_size(size: int | str, option: str = "cache_bytes") -> int:
@@ -25,11 +23,12 @@ def parse_size(size: int | str, option: str = "cache_bytes") -> int:
         number = int(size)
     else:
         match = _SIZE.fullmatch(size)
-        if match is None or match[2] not in _UNITS:
+        if match is None or match[3] not in _UNITS:
             raise ValueError(
                 f'{option}: got {size!r}, expected bytes with one of B, KiB, MiB, GiB, TiB, such as "64MiB"'
             )
-        number = math.ceil(Fraction(match[1]) * _UNITS[match[2]])
+        whole, decimals = match[1], match[2] or ""
+        number = -(-int(whole + decimals) * _UNITS[match[3]] // 10 ** len(decimals))  # upwards
     if 0 <= number <= MAX_SIZE:
         return number
     # Python refuses to print very long integers, too.
