@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import os
 import stat
-import tempfile
-from pathlib import Path
 from typing import NamedTuple
 
 from mpgroupcache.errors import CoordinatorError
+from mpgroupcache.late import importing
 from mpgroupcache.limits import SOCKET_VARIABLE, check_socket_path
 
 APPLICATION_VARIABLE = "MPGROUPCACHE_APPLICATION"  # names an application; its processes share one private coordinator
@@ -50,20 +49,32 @@ def _private_path() -> str:
     That is a name they inherited, else user, process group and working directory. It is handed on in the environment,
     so that a worker's own children, whatever their process group, come to the same one.
     """
+    with importing:
+        import hashlib  # which brings OpenSSL along, and is not for those who say where their coordinator is
+
     app = os.environ.setdefault(APPLICATION_VARIABLE, f"{os.getpgrp()}:{os.getcwd()}")
     digest = hashlib.blake2b(f"{os.getuid()}:{app}".encode(), digest_size=8).hexdigest()
-    return check_socket_path(str(_private_directory() / f"{digest}.sock"), "the private coordinator's socket")
+    return check_socket_path(f"{_private_directory()}/{digest}.sock", "the private coordinator's socket")
 
 
-def _private_directory() -> Path:
+def _private_directory() -> str:
     """A directory of this user's alone. Raises ``CoordinatorError`` where somebody else owns that name."""
-    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
-    directory = Path(base) / f"mpgroupcache-{os.getuid()}"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    status = directory.lstat()
+    directory = f"{_temporary_directory()}/mpgroupcache-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(directory, 0o700)
+    status = os.lstat(directory)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise CoordinatorError(
             f"{directory}: expected a directory of user {os.getuid()} with mode 0700; remove it, or set "
             f"{SOCKET_VARIABLE}"
         )
     return directory
+
+
+def _temporary_directory() -> str:
+    """Where files of a user's processes go that nobody misses. As ``tempfile`` says it, which is slow to import."""
+    for variable in ("XDG_RUNTIME_DIR", "TMPDIR", "TEMP", "TMP"):
+        directory = os.environ.get(variable)
+        if directory and os.access(f"{directory}/", os.W_OK | os.X_OK):
+            return directory
+    return "/tmp"

@@ -9,17 +9,18 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import subprocess
 import sys
 import time
 
 from mpgroupcache.errors import CoordinatorUnavailable
+from mpgroupcache.late import importing
+from mpgroupcache.limits import SOCKET_VARIABLE
 from mpgroupcache.worker.link import connect
 
 logger = logging.getLogger(__name__)
 
 LOCK_INTERVAL = 0.02  # s between two looks at the lock of whoever starts it
-START_TIMEOUT = 20.0  # s for a new interpreter to serve; it takes some 0.2
+START_TIMEOUT = 20.0  # s for a new interpreter to serve; it takes some 0.1
 
 
 def ensure_running(path: str) -> None:
@@ -68,6 +69,14 @@ def _answers(path: str) -> bool:
 
 def _start(path: str) -> None:
     """Start it. The process that is started here ends, with exit code 0, when the one that it leaves behind serves."""
+    if not sys.executable:  # as in a program that has Python within it, such as mod_wsgi's
+        raise CoordinatorUnavailable(
+            f"sys.executable: got {sys.executable!r}, expected the interpreter to run the private coordinator with; "
+            f"start mpgroupcache-coordinator, and set {SOCKET_VARIABLE} to its --socket"
+        )
+    with importing:
+        import subprocess  # only the first process of an application comes here
+
     # -P: a module of the application that is named like one of ours or of Python's is not to be taken for it.
     command = [sys.executable, "-P", "-m", "mpgroupcache.coordinator", "--socket", path, "--detach"]
     try:

@@ -52,9 +52,9 @@ def coordinators(directory: Path) -> list[psutil.Process]:
     return [process for process, line in lines if "--detach" in line and str(directory) in " ".join(line)]
 
 
-def start(environment: dict[str, str], value: str) -> subprocess.Popen[str]:
+def start(environment: dict[str, str], value: str, script: str = SCRIPT) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, value],
+        [sys.executable, "-c", script, value],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -104,6 +104,18 @@ def test_one_that_cannot_start_fails_no_get(environment: dict[str, str], directo
     assert "uncached" in err
 
 
+@pytest.mark.parametrize("executable", ["None", "''"])
+def test_a_program_that_is_no_interpreter_fails_no_get(environment: dict[str, str], executable: str) -> None:
+    """As where Python is a part of another program: nothing there can be started as one."""
+    script = f"import sys; sys.executable = {executable}\n{SCRIPT}"
+    worker = start(environment, "value", script)
+    out, err = worker.communicate("\n", timeout=60)
+    assert out == "value\nvalue\n"
+    assert f"sys.executable: got {executable}, expected the interpreter" in err
+    assert "start mpgroupcache-coordinator, and set MPGROUPCACHE_SOCKET" in err
+    assert "Traceback" not in err
+
+
 @pytest.fixture
 def unset(monkeypatch: pytest.MonkeyPatch, directory: Path) -> Callable[[], None]:
     for name in ("MPGROUPCACHE_SOCKET", "MPGROUPCACHE_APPLICATION"):
@@ -127,6 +139,19 @@ def test_location(unset: Callable[[], None], monkeypatch: pytest.MonkeyPatch, di
         assert config.location() == (str(directory / "b.sock"), False)
     finally:
         unset()
+
+
+def test_a_directory_that_cannot_be_written_is_passed_over(
+    unset: Callable[[], None], monkeypatch: pytest.MonkeyPatch, directory: Path
+) -> None:
+    """As where the environment is another user's, or names what nobody has made."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(directory / "not made"))
+    monkeypatch.setenv("TMPDIR", str(directory))
+    assert Path(config.location().path).parent.parent == directory
+    (directory / "file").write_text("")
+    for variable in ("TMPDIR", "TEMP", "TMP"):
+        monkeypatch.setenv(variable, str(directory / "file"))
+    assert config._temporary_directory() == "/tmp"
 
 
 def test_a_directory_of_somebody_else_is_refused(unset: Callable[[], None], directory: Path) -> None:
