@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Callable
 
-from mpgroupcache.errors import CacheError
+from mpgroupcache.errors import CacheError, describe_error
 from mpgroupcache.shm._hold import Flights
 from mpgroupcache.shm._reader import Reader, forked, renew_epoch
 from mpgroupcache.threads import Threads
@@ -32,8 +32,9 @@ LOADS = min(32, (os.cpu_count() or 1) + 4)  # of aget, side by side: as many as 
 LIVED = 1.0  # s; a link that breaks before that was none
 RETRY_MOST = 5.0  # s; between two tries to reach one that stays away
 
-# What connecting and attaching may raise, and no get does: a RuntimeError where no thread can be started.
-_UNAVAILABLE = (CacheError, OSError, ValueError, RuntimeError)
+# What connecting and attaching are known to raise: a RuntimeError where no thread can be started. No get fails because
+# of that, nor because of anything else that they raise; but that is a defect, and the log has its type and traceback.
+_FORESEEN = (CacheError, OSError, ValueError, RuntimeError)
 
 
 class Process:
@@ -53,7 +54,7 @@ class Process:
         self._broke_soon = 0  # links in a row
         self._retry_at = 0.0
         self._failures = 0
-        self._reported = False
+        self._reported: set[type[Exception] | None] = set()  # since there was a link; None: of those that are foreseen
         self._silent = False  # at the last try
         self._reattacher: threading.Thread | None = None  # at work while it lives
         self._reattach_lock = threading.Lock()
@@ -67,7 +68,7 @@ class Process:
         """A working link, for groups to come; None while there is no coordinator."""
         try:
             return self.working_link or self._connect()
-        except _UNAVAILABLE as error:
+        except Exception as error:
             self._report(error)
             return None
 
@@ -85,7 +86,7 @@ class Process:
                 group.attach_to(link)
                 self._groups[group.name] = group
             return link
-        except _UNAVAILABLE as error:
+        except Exception as error:
             self._report(error, f"group {group.name!r} is not attached: ")
             return None
 
@@ -121,7 +122,7 @@ class Process:
                 on_broken = None if location.private else self._begin_reattaching
                 link = self._link = Link(location.path, self._loads.submit, on_broken)  # closed in any case, later
                 link.open(previous, _readers.add)
-            except _UNAVAILABLE as error:
+            except Exception as error:
                 self._report(error)
                 return None
             if self._closed.is_set():  # this process left meanwhile, and its close() may have been too early to see it
@@ -129,7 +130,7 @@ class Process:
                 return None
             if self._reported:
                 logger.info("the coordinator is back: instance %s", link.instance)
-                self._reported = False
+                self._reported.clear()
             self._linked_at = time.monotonic()
             self._failures = 0
             self._silent = False
@@ -175,10 +176,14 @@ class Process:
     def _report(self, error: Exception, what: str = "") -> None:
         """Try again later, each time after twice as long, and not in step with the other workers."""
         self._silent = isinstance(error, CoordinatorSilent)
-        if not self._reported:
-            self._reported = True
+        kind = None if isinstance(error, _FORESEEN) else type(error)
+        if kind not in self._reported:
+            self._reported.add(kind)
+            reason = str(error) if kind is None else ": ".join(describe_error(error))
             until = "values are loaded in this process, uncached, until it is back"
-            logger.warning("no coordinator: %s%s; %s", what, error, until)
+            logger.warning("no coordinator: %s%s; %s", what, reason, until)
+        if kind is not None:
+            logger.debug("no coordinator: %s", what, exc_info=error)
         self._wait(self._failures)
         self._failures += 1
 
