@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable
+from types import FunctionType
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from mpgroupcache.keys import decode_key
+from mpgroupcache.late import importing
 from mpgroupcache.product import Product
 from mpgroupcache.sinks import LoadSink, Sink
 
@@ -22,8 +23,22 @@ class Getter(Protocol):
         """
 
 
+_CO_COROUTINE = 0x80  # as ``inspect`` has it
+
 GetterFunction: TypeAlias = Callable[[Any, Any, Sink], "Awaitable[None] | None"]
 """A plain callable ``(ctx, key, dest)`` is a getter too (Go: ``GetterFunc``)."""
+
+
+def is_async(function: object) -> bool:
+    """Whether calling it makes a coroutine: ``inspect.iscoroutinefunction``."""
+    if isinstance(function, FunctionType) and not function.__dict__:
+        # What most getters are, without a mark on it (``inspect.markcoroutinefunction``): they are told apart without a
+        # module that is slow to import.
+        return bool(function.__code__.co_flags & _CO_COROUTINE)
+    with importing:
+        import inspect
+
+    return inspect.iscoroutinefunction(function)
 
 
 class BoundGetter:
@@ -38,7 +53,7 @@ class BoundGetter:
                 f"getter: got {type(getter).__name__}, expected a function (ctx, key, dest) or an object with get()"
             )
         self._function: Callable[..., Any] = function
-        self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        self.is_async = is_async(function) or is_async(
             getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
         )
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeAlias, overload
 
-from mpgroupcache.getters import Getter, GetterFunction
+from mpgroupcache.getters import Getter, GetterFunction, is_async
 from mpgroupcache.group import Group
+from mpgroupcache.late import importing
 from mpgroupcache.limits import MAX_NAME_BYTES, MAX_SECONDS
 from mpgroupcache.pickers import PeerPicker
 from mpgroupcache.shm._hold import Hold
@@ -191,7 +191,7 @@ def cached(name: str, cache_bytes: int | str) -> _Decorator:
     """
 
     def decorate(function: Callable[[Key], Any]) -> Any:
-        kind = AsyncCachedFunction if inspect.iscoroutinefunction(function) else CachedFunction
+        kind = AsyncCachedFunction if is_async(function) else CachedFunction
         return kind(name, cache_bytes, function)
 
     return decorate

@@ -10,7 +10,6 @@ from exiting, and the coordinator passes its lease on.
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import logging
 import queue
@@ -18,14 +17,19 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import ContextVar
-from typing import ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
+
+from mpgroupcache.late import importing
+
+if TYPE_CHECKING:
+    import asyncio
 
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Run: TypeAlias = Callable[[asyncio.Runner], object]
+Run: TypeAlias = "Callable[[asyncio.Runner], object]"
 """Work, which may use the thread's own loop. What it raises is a defect of ours."""
 
 
@@ -137,6 +141,9 @@ class Threads:
                 item[1]()
 
     def _work(self) -> None:
+        with importing:
+            import asyncio  # of all that is here the slowest to import, and most processes start none of these threads
+
         _place.set(_Place(self))
         runner = asyncio.Runner()
         try:
