@@ -25,45 +25,46 @@ Each docstring names its counterpart in Go groupcache, and says where it differs
     NewHTTPPool, NewHTTPPoolOpts                    HTTPPool
 """
 
-from typing import TYPE_CHECKING, Any
+from mpgroupcache.late import importing
 
-from mpgroupcache import lru, singleflight
-from mpgroupcache.errors import (
-    AlreadyRunning,
-    ArenaError,
-    CacheError,
-    CoordinatorError,
-    CoordinatorUnavailable,
-    DeadlineExceeded,
-    LoadCycleError,
-    LoadError,
-    ProtocolError,
-)
-from mpgroupcache.getters import Getter
-from mpgroupcache.group import Group
-from mpgroupcache.pickers import (
-    NoPeers,
-    PeerPicker,
-    ProtoGetter,
-    register_peer_picker,
-    register_per_group_peer_picker,
-)
-from mpgroupcache.registry import (
-    aconnect,
-    cached,
-    connect,
-    get_group,
-    new_group,
-    register_new_group_hook,
-    register_server_start,
-)
-from mpgroupcache.shm._view import ByteView
-from mpgroupcache.sinks import BytesSink, ByteViewSink, ProtoSink, Sink, StringSink, TruncatingSink
-from mpgroupcache.stats import AtomicInt, CacheStats, CacheType, Stats
-from mpgroupcache.worker.config import configure
-
+# As type checkers know it. Named here, since the module that has it takes longer than all the rest of this one.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from mpgroupcache import lru, singleflight
+    from mpgroupcache.errors import (
+        AlreadyRunning,
+        ArenaError,
+        CacheError,
+        CoordinatorError,
+        CoordinatorUnavailable,
+        DeadlineExceeded,
+        LoadCycleError,
+        LoadError,
+        ProtocolError,
+    )
+    from mpgroupcache.getters import Getter
+    from mpgroupcache.group import Group
+    from mpgroupcache.pickers import (
+        NoPeers,
+        PeerPicker,
+        ProtoGetter,
+        register_peer_picker,
+        register_per_group_peer_picker,
+    )
     from mpgroupcache.pool import HTTPPool
+    from mpgroupcache.registry import (
+        aconnect,
+        cached,
+        connect,
+        get_group,
+        new_group,
+        register_new_group_hook,
+        register_server_start,
+    )
+    from mpgroupcache.shm._view import ByteView
+    from mpgroupcache.sinks import BytesSink, ByteViewSink, ProtoSink, Sink, StringSink, TruncatingSink
+    from mpgroupcache.stats import AtomicInt, CacheStats, CacheType, Stats
+    from mpgroupcache.worker.config import configure
 
 __version__ = "0.1.0"
 
@@ -108,11 +109,62 @@ __all__ = [
     "singleflight",
 ]
 
+# Where each name is at home. A name is imported when it is first asked for: so an import of the package costs next to
+# nothing, the coordinator does without what only an application needs, and a process that names no peers without
+# protobuf. What the type checker is told above says the same.
+_HOMES = {
+    "AlreadyRunning": "errors",
+    "ArenaError": "errors",
+    "AtomicInt": "stats",
+    "ByteView": "shm._view",
+    "ByteViewSink": "sinks",
+    "BytesSink": "sinks",
+    "CacheError": "errors",
+    "CacheStats": "stats",
+    "CacheType": "stats",
+    "CoordinatorError": "errors",
+    "CoordinatorUnavailable": "errors",
+    "DeadlineExceeded": "errors",
+    "Getter": "getters",
+    "Group": "group",
+    "HTTPPool": "pool",
+    "LoadCycleError": "errors",
+    "LoadError": "errors",
+    "NoPeers": "pickers",
+    "PeerPicker": "pickers",
+    "ProtoGetter": "pickers",
+    "ProtoSink": "sinks",
+    "ProtocolError": "errors",
+    "Sink": "sinks",
+    "Stats": "stats",
+    "StringSink": "sinks",
+    "TruncatingSink": "sinks",
+    "aconnect": "registry",
+    "cached": "registry",
+    "configure": "worker.config",
+    "connect": "registry",
+    "get_group": "registry",
+    "lru": "lru",
+    "new_group": "registry",
+    "register_new_group_hook": "registry",
+    "register_peer_picker": "pickers",
+    "register_per_group_peer_picker": "pickers",
+    "register_server_start": "registry",
+    "singleflight": "singleflight",
+}
 
-def __getattr__(name: str) -> Any:
-    # Only a process that names peers pays for what speaks of them: protobuf, some megabytes in each worker.
-    if name == "HTTPPool":
-        from mpgroupcache.pool import HTTPPool
+if not TYPE_CHECKING:  # or every name would be one of ours to a type checker
 
-        return HTTPPool
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name):
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        with importing:
+            from importlib import import_module
+
+            module = import_module(f"{__name__}.{home}")
+        found = globals()[name] = module if name == home else getattr(module, name)
+        return found
+
+    def __dir__():
+        return sorted({*globals(), *_HOMES})
