@@ -1,8 +1,12 @@
 """``python -m mpgroupcache.coordinator``: the command ``mpgroupcache-coordinator``."""
 
+import gc
 import sys
 
-from mpgroupcache.coordinator.main import main
-
 if __name__ == "__main__":
+    # An application's first get waits for this, and nothing that comes with a module's import is garbage.
+    gc.disable()
+    from mpgroupcache.coordinator.main import main
+
+    gc.enable()
     sys.exit(main())

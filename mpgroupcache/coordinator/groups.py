@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from mpgroupcache.errors import ArenaError
-from mpgroupcache.net.promotion import Promotion, fill
 from mpgroupcache.shm._writer import Arena, Control, arena_size
 from mpgroupcache.shm.ownership import ARENA_MODE, Segment, clear_arenas, left_arenas
 from mpgroupcache.shm.segment import DIRECTORY, arena_name
 from mpgroupcache.sizes import format_size
+
+if TYPE_CHECKING:
+    from mpgroupcache.net.promotion import Promotion
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +24,7 @@ COPY_STEP = 4 << 20  # bytes copied before other requests get their turn: about 
 MEMORY_RETRY = 30.0  # s until an arena that ran out of shared memory tries to grow again
 
 
-@dataclass(slots=True)
-class HostGroup:
+class HostGroup(Struct):
     """A group as the host knows it."""
 
     id: int
@@ -36,7 +38,7 @@ class HostGroup:
     incarnation: int = 0
     warned_of_memory: bool = False
     retry_memory_at: float = 0.0
-    promotion: Promotion = field(default_factory=Promotion)
+    promotion: Promotion | None = None  # made for the first value of a peer
 
     def put(self, key: bytes, value: bytes) -> None:
         """Cache a value, if it fits."""
@@ -47,6 +49,10 @@ class HostGroup:
         """Whether the hot cache takes an entry that a peer owns: if it is asked for often enough."""
         if self.arena is None:
             return False
+        from mpgroupcache.net.promotion import Promotion, fill  # most coordinators have no peers, and do without
+
+        if self.promotion is None:
+            self.promotion = Promotion()
         main_bytes, hot_bytes = (self.arena.list_stats(which)[0] for which in (0, 1))
         return self.promotion.admits(minute_qps, entry_bytes, fill(main_bytes, hot_bytes, self.arena.budget))
 
@@ -223,7 +229,7 @@ class Groups:
         return budget
 
     def _make_arena(self, group: HostGroup, budget: int) -> None:
-        incarnation = secrets.randbits(32)  # so that no worker takes a new arena for one it has mapped
+        incarnation = _random(4)  # so that no worker takes a new arena for one it has mapped
         try:
             segment = Segment(arena_name(self._instance, group.id, incarnation), arena_size(budget))
         except (ArenaError, OSError) as error:
@@ -239,7 +245,7 @@ class Groups:
                 incarnation=incarnation,
                 budget=budget,
                 max_entry=int(budget * self._max_value_share),
-                seed=secrets.randbits(64),
+                seed=_random(8),
                 checksums=self._checksums,
             )
         except (ArenaError, OSError) as error:
@@ -277,3 +283,8 @@ class Groups:
         """Remove all arenas, or keep them for the next coordinator."""
         for group in self:
             group.close(keep)
+
+
+def _random(size: int) -> int:
+    """A number of ``size`` bytes that nobody guesses."""
+    return int.from_bytes(os.urandom(size), "little")

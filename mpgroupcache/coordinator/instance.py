@@ -13,6 +13,7 @@ import resource
 import socket
 import stat
 import time
+from typing import TYPE_CHECKING
 
 from mpgroupcache.coordinator.access import Access
 from mpgroupcache.coordinator.connection import Connection
@@ -20,11 +21,13 @@ from mpgroupcache.coordinator.groups import Groups
 from mpgroupcache.coordinator.misses import Misses
 from mpgroupcache.coordinator.options import Options
 from mpgroupcache.coordinator.peering import Peering
-from mpgroupcache.coordinator.spawner import Loaders
 from mpgroupcache.errors import ProtocolError
 from mpgroupcache.ipc import messages
 from mpgroupcache.shm.ownership import open_instance
 from mpgroupcache.shm.segment import control_name, instance_name
+
+if TYPE_CHECKING:
+    from mpgroupcache.coordinator.spawner import Loaders
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +100,8 @@ class Coordinator:
             self.close()
             raise
         if self._options.app is not None:
+            from mpgroupcache.coordinator.spawner import Loaders  # few coordinators start any
+
             self._loaders = Loaders(self._options.app, self._options.loaders, self._options.socket)
 
     async def serve(self) -> None:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from mpgroupcache.coordinator import options as options_module
-from mpgroupcache.coordinator.application import import_app
 from mpgroupcache.coordinator.instance import MAX_CONNECTIONS, Coordinator
 from mpgroupcache.coordinator.options import Options
 from mpgroupcache.coordinator.peering import Peering
@@ -89,6 +88,8 @@ def _restart(options: Options) -> None:
 
 def _import_pool(app: str, socket: str) -> NamedRing | None:
     """Import the application's module, for the sake of an ``HTTPPool`` with functions of its own."""
+    from mpgroupcache.coordinator.application import import_app  # few coordinators have one
+
     os.environ[SOCKET_VARIABLE] = socket  # what it gets while it is imported is no reason to start another coordinator
     import_app(app)
     pool = sys.modules.get("mpgroupcache.pool")  # imported by whoever made one

@@ -6,10 +6,10 @@ import asyncio
 import functools
 import logging
 import os
-import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -20,11 +20,12 @@ from mpgroupcache.counters import Counter
 from mpgroupcache.errors import ArenaError, ProtocolError
 from mpgroupcache.ipc import flights, memfd, messages
 from mpgroupcache.ipc.flights import describe_cycle
-from mpgroupcache.net.outcomes import Fetched, Outcome, OwnerError, Unreached
-from mpgroupcache.net.peerwire import MAX_VALUE_BYTES
-from mpgroupcache.net.ring import Client
 from mpgroupcache.net.source import NoSuchGroup, Visitor
 from mpgroupcache.shm._writer import Control
+
+if TYPE_CHECKING:
+    from mpgroupcache.net.outcomes import Outcome
+    from mpgroupcache.net.ring import Client
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Misses:
         self._lease_timeout = lease_timeout
         self._peering = peering
         # A loader that outlives an instance names its lease to the next one: there it must not be somebody else's.
-        self._flights = flights.FlightTable(secrets.randbits(62))
+        self._flights = flights.FlightTable(int.from_bytes(os.urandom(8)) >> 2)
         self._services: dict[bytes, Connection] = {}  # by worker
         self._loaders: dict[int, OrderedDict[Connection, None]] = {}  # by group: who declared it, in turn
         self._heard: dict[bytes, float] = {}  # last sign of life, of workers that are being pinged
@@ -278,6 +279,8 @@ class Misses:
         flight.peer.fetch(group.name, key, functools.partial(self._fetched, group, flight))
 
     def _fetched(self, group: HostGroup, flight: flights.Flight, outcome: Outcome) -> None:
+        from mpgroupcache.net.outcomes import Fetched, OwnerError, Unreached  # as peering.py does: only with peers
+
         match outcome:
             case Fetched(value=value):
                 self._control.count(group.id, Counter.PEER_LOADS)
@@ -369,6 +372,8 @@ class Misses:
     def _answer_guests(self, key: tuple[int, bytes], guests: list[flights.Waiter], value: _Value) -> None:
         group = self._groups.get(key[0])
         assert group is not None
+        from mpgroupcache.net.peerwire import MAX_VALUE_BYTES  # as above
+
         if isinstance(value.carried, bytes):
             carried = value.carried
         elif value.carried > MAX_VALUE_BYTES:  # looked at before it is read: it may be of any size

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from mpgroupcache.limits import MAX_REPLICAS, check_socket_path
 from mpgroupcache.net.consistenthash import HASHES
-from mpgroupcache.net.peerwire import DEFAULT_BASE_PATH, check_base_path, encode_secret
 from mpgroupcache.sizes import parse_size
 
 PREFIX = "MPGROUPCACHE_"
@@ -21,8 +19,7 @@ PRIVATE_LINGER = 30.0  # s that a private one outlives its last client: longer t
 MAX_LOADERS = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Struct, frozen=True):
     """What a coordinator is told. ``OPTIONS`` has their flags."""
 
     socket: str
@@ -35,7 +32,7 @@ class Options:
     listen: str | None = None  # where peers' requests are served; None: nowhere
     self_url: str | None = None  # as the ring knows this peer
     peers: tuple[str, ...] = ()  # the whole ring, or where it is read from, again and again
-    base_path: str = DEFAULT_BASE_PATH
+    base_path: str | None = None  # of the peers' URLs; None: Go's
     replicas: int = 50  # points of each peer in the ring; Go's default
     hash: str = "crc32"
     peer_timeout: float = 5.0  # s that a peer's answer may take: longer than a load there, short enough to wait out
@@ -126,6 +123,8 @@ def _list(value: Any, option: str) -> tuple[str, ...]:
 
 
 def _base_path(value: Any, option: str) -> str:
+    from mpgroupcache.net.peerwire import check_base_path  # what speaks to peers is not for those that have none
+
     try:
         return check_base_path(str(value))
     except ValueError as error:
@@ -134,8 +133,11 @@ def _base_path(value: Any, option: str) -> str:
 
 def _secret_of(value: Any, option: str) -> str:
     """The secret in a file: on a command line everybody on the host could read it."""
+    from mpgroupcache.net.peerwire import encode_secret  # as for the base path
+
     try:
-        secret = Path(_text(value, option)).read_text().strip()
+        with open(_text(value, option)) as file:
+            secret = file.read().strip()
         encode_secret(secret)
     except UnicodeDecodeError:
         raise ValueError(f"{option} {value}: got bytes, expected UTF-8") from None  # and no byte of them in a log
@@ -146,8 +148,7 @@ def _secret_of(value: Any, option: str) -> str:
     return secret
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(Struct, frozen=True):
     """One option: its field of `Options`, and how it is said."""
 
     field: str
@@ -187,7 +188,7 @@ OPTIONS: Mapping[str, Option] = {
         _list,
         True,
     ),
-    "base-path": Option("base_path", "PATH", f"of the peers' URLs ({DEFAULT_BASE_PATH})", _base_path),
+    "base-path": Option("base_path", "PATH", "of the peers' URLs (/_groupcache/)", _base_path),
     "replicas": Option("replicas", "N", "points of each peer in the ring (50)", _integer(MAX_REPLICAS)),
     "hash": Option("hash", "NAME", f"the ring's hash, one of {', '.join(HASHES)} (crc32)", _choice(*HASHES)),
     "peer-timeout": Option("peer_timeout", "SECONDS", "that a peer's answer may take (5)", _SECONDS),
@@ -234,8 +235,10 @@ def _merge(flags: dict[str, Any], environment: Mapping[str, str]) -> Options:
     config = flags.pop("config", None) or environment.get(f"{PREFIX}CONFIG")
     said: dict[str, tuple[Any, str]] = {}
     if config is not None:
+        import tomllib  # few have a file
+
         try:
-            with Path(config).open("rb") as file:
+            with open(config, "rb") as file:
                 table = tomllib.load(file)
         except OSError as error:
             raise ValueError(f"--config: {error}") from None
