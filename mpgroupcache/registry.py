@@ -8,7 +8,6 @@ from typing import Any, Protocol, TypeAlias, overload
 
 from mpgroupcache.getters import Getter, GetterFunction, is_async
 from mpgroupcache.group import Group
-from mpgroupcache.late import importing
 from mpgroupcache.limits import MAX_NAME_BYTES, MAX_SECONDS
 from mpgroupcache.pickers import PeerPicker
 from mpgroupcache.shm._hold import Hold

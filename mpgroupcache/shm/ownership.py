@@ -1,7 +1,7 @@
 """Segments in the hands of their coordinator: made, taken over from a dead one, and removed.
 
-They are files of our own, and no ``multiprocessing.shared_memory``: that has a resource tracker, which would unlink
-them when their maker is killed, and its import takes longer than a coordinator needs for all its segments.
+Made with ``multiprocessing.shared_memory`` under names of our own, and never known to its resource tracker, which would
+unlink them when a creator is killed or a process that attached them exits.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import contextlib
 import logging
 import mmap
 import os
+import sys
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
 from typing import TYPE_CHECKING
 
 from mpgroupcache.errors import AlreadyRunning, ArenaError
@@ -38,21 +41,24 @@ class Segment:
     """A segment of this coordinator's: its memory, and a descriptor to commit and lock it with."""
 
     def __init__(self, name: str, size: int) -> None:
-        """Make it, sparse. Raises ``ArenaError`` where there is no shared memory, and ``FileExistsError``."""
+        """Make it, sparse. Raises ``ArenaError`` where there is no shared memory, ``FileExistsError``, and
+        ``FileNotFoundError`` where it was removed at once.
+
+        Nobody else may make one of the same name in the meantime, or memory and descriptor would be two files.
+        """
         self.name = name
+        self.fd = -1
         try:
-            self.fd = os.open(segment_path(name), _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
-            try:
-                os.ftruncate(self.fd, size)
-                self._map()
-            except BaseException:
-                unlink(name)
-                os.close(self.fd)
-                raise
+            self._memory: SharedMemory | _Mapped = _create(name, size)
         except FileExistsError:
             raise
         except OSError as error:
             raise ArenaError(f"segment {name} of {size} bytes: {error}; is {DIRECTORY} a writable tmpfs?") from error
+        try:
+            self.fd = os.open(segment_path(name), _OPEN)
+        except BaseException:
+            self._memory.close()
+            raise
 
     @classmethod
     def attach(cls, name: str) -> Segment:
@@ -67,22 +73,19 @@ class Segment:
         try:
             if (owner := os.fstat(segment.fd).st_uid) != os.geteuid():
                 raise _foreign(name, owner)
-            segment._map()
+            segment._memory = _Mapped(segment.fd)
         except BaseException:
             os.close(segment.fd)
             raise
         return segment
 
-    def _map(self) -> None:
-        self._mapping = mmap.mmap(self.fd, 0)
-        self._buffer: memoryview | None = memoryview(self._mapping)
-
     @property
     def buffer(self) -> memoryview:
         """The whole segment, writable; memory beyond what is committed must not be touched."""
-        if self._buffer is None:
+        buffer = self._memory.buf
+        if buffer is None:
             raise ValueError(f"segment {self.name} is closed")
-        return self._buffer
+        return buffer
 
     def share(self, gid: int | None, mode: int) -> None:
         """Let the members of a group in, with ``mode``; None: nobody but this user.
@@ -112,17 +115,41 @@ class Segment:
 
     def close(self) -> None:
         """Unmap. What was attached to the buffer is closed before, or this is a ``BufferError``."""
-        if self._buffer is not None:
-            self._buffer.release()
-            self._buffer = None
-        self._mapping.close()
+        self._memory.close()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
 
+class _Mapped:
+    """What ``SharedMemory`` is to a segment that is there already: that class unlinks one which it fails to attach."""
+
+    def __init__(self, fd: int) -> None:
+        self._mapping = mmap.mmap(fd, 0)
+        self.buf: memoryview | None = memoryview(self._mapping)
+
+    def close(self) -> None:
+        if self.buf is not None:
+            self.buf.release()
+            self.buf = None
+        self._mapping.close()
+
+
+def _create(name: str, size: int) -> SharedMemory:
+    if sys.version_info >= (3, 13):
+        return SharedMemory(name, create=True, size=size, track=False)
+    # Telling the tracker and taking it back would start its process, which stays, and keeps inherited pipes open. The
+    # coordinator has one thread, so that nobody else meets the exchanged function.
+    register = resource_tracker.register
+    resource_tracker.register = lambda name, rtype: None
+    try:
+        return SharedMemory(name, create=True, size=size)
+    finally:
+        resource_tracker.register = register
+
+
 def unlink(name: str) -> None:
-    """Remove a segment's name if it is there."""
+    """Remove a segment's name if it is there; not by the class, which would tell the tracker of a name it never had."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(segment_path(name))
 
