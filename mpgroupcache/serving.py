@@ -13,7 +13,6 @@ from typing import Any, Final, NamedTuple
 from mpgroupcache.errors import DeadlineExceeded, LoadError, describe_error
 from mpgroupcache.group import Group
 from mpgroupcache.net import peerwire
-from mpgroupcache.net.connection import locate
 from mpgroupcache.net.hooks import Context, PeerRequest
 from mpgroupcache.registry import get_group
 from mpgroupcache.shm._view import ByteView
@@ -37,7 +36,7 @@ def _read(
             text = "the server gives no raw path (RAW_URI, REQUEST_URI or raw_path), and this one has a plus"
             raise peerwire.RequestError(text, peerwire.error_response(501, text))
         raw = peerwire.escape_path(path)
-    name, key = locate(base_path, raw)
+    name, key = peerwire.locate(base_path, raw)
     if (group := get_group(name)) is None:
         raise peerwire.RequestError(f"no such group: {name}", peerwire.no_such_group(name.encode()))
     header = headers.get(_TIMEOUT)

@@ -198,6 +198,15 @@ def parse_target(base_path: str, target: bytes) -> Request:
     return Request(group, key)
 
 
+def locate(base_path: str, target: bytes) -> tuple[str, bytes]:
+    """Return the group's name and the key that a raw request target asks for. Raises ``RequestError``."""
+    group, key = parse_target(base_path, target)
+    try:
+        return group.decode(), key
+    except UnicodeDecodeError:
+        raise RequestError(f"group: got {group!r}, expected UTF-8", no_such_group(group)) from None
+
+
 def _short(target: bytes) -> str:
     return repr(target) if len(target) <= 100 else f"{target[:100]!r}...{len(target)}"
 

@@ -21,11 +21,10 @@ from workers import Daemon, Worker, value_of, wait_until
 
 from mpgroupcache.errors import ProtocolError
 from mpgroupcache.ipc import frame, messages
-from mpgroupcache.net import connection as server_connection
-from mpgroupcache.net import exchange, peerwire
+from mpgroupcache.net import exchange, handler, peerwire, serverconnection
+from mpgroupcache.net import requests as request_parser
 from mpgroupcache.net.groupcachepb_pb2 import GetResponse
 from mpgroupcache.net.outcomes import Reply
-from mpgroupcache.net.server import PeerServer
 from mpgroupcache.net.source import NoSuchGroup, Visitor
 from mpgroupcache.worker.link import connect
 
@@ -184,10 +183,9 @@ def requests(data: bytes) -> None:
     """Whatever comes, what goes back is HTTP, whole, and the same however the requests were cut up."""
 
     async def serve(*pieces: bytes) -> tuple[bytes, bool]:
-        server = PeerServer(Source(), instance=bytes(16))
-        server.value_head = b"HTTP/1.1 200 OK\r\nContent-Length: "
-        server.common_headers = b"Date: now\r\nContent-Length: "
-        connection, transport = server_connection.Connection(server), Transport()
+        answering = handler.Handler(Source(), instance=bytes(16))
+        answering.heads.renew(0.0)
+        connection, transport = serverconnection.ServerConnection(answering, lambda _: None), Transport()
         connection.connection_made(transport)  # type: ignore[arg-type]
         for piece in pieces:
             if piece and not transport.closed:
@@ -220,7 +218,7 @@ TARGETS: dict[str, tuple[Target, set[str]]] = {
     "targets": (targets, {peerwire.__file__}),
     "protobuf": (responses_of, {peerwire.__file__}),
     "responses": (responses, {exchange.__file__, peerwire.__file__}),
-    "requests": (requests, {server_connection.__file__, peerwire.__file__}),
+    "requests": (requests, {module.__file__ for module in (request_parser, handler, serverconnection, peerwire)}),
 }
 
 

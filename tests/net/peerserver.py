@@ -13,8 +13,8 @@ from children import PATIENCE
 from workers import wait_until
 
 from mpgroupcache.net import peerwire
-from mpgroupcache.net.connection import Limits
 from mpgroupcache.net.server import PeerServer
+from mpgroupcache.net.serverlimits import Limits
 from mpgroupcache.net.source import NoSuchGroup, Visitor
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Running:
 
     def begin_close(self, timeout: float = PATIENCE) -> Any:
         future = asyncio.run_coroutine_threadsafe(self.server.close(timeout), self.loop)
-        wait_until(lambda: self.server.draining)
+        wait_until(lambda: self.server.handler.draining)
         return future
 
     def deliver(self, key: bytes, value: bytes, rate: float = 0.0) -> None:
@@ -132,7 +132,7 @@ class Running:
             self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
         assert self.server._connections == set()
-        assert self.server.unread_bytes == 0
+        assert self.server.handler.unread_bytes == 0
         assert self.complaints == []
 
 

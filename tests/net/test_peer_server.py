@@ -14,8 +14,8 @@ from peerserver import CLOSE, INSTANCE, FakeSource, Running, found, get, of, tex
 from workers import wait_until
 
 from mpgroupcache.net import peerwire
-from mpgroupcache.net.connection import Connection
-from mpgroupcache.net.server import PeerServer
+from mpgroupcache.net.handler import Handler
+from mpgroupcache.net.serverconnection import ServerConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,7 +167,7 @@ def test_secrets(run_server: Callable[..., Running], caplog: pytest.LogCaptureFi
             assert client.answer().body == b"\x0a\x07V:hello"
         client.send(of(b"hello"))
         assert client.answer().line == b"HTTP/1.1 403 Forbidden"
-    assert running.server.errors == {403: 3}
+    assert running.server.handler.errors == {403: 3}
     assert caplog.text.count("Mpgroupcache-Secret: got no header, expected this ring's secret") == 1  # not for each
 
 
@@ -259,10 +259,9 @@ def answers_to(pieces: list[bytes]) -> tuple[bytes, bool]:
     """What a connection writes if these pieces come, one at a time, and whether it closes."""
 
     async def serve() -> tuple[bytes, bool]:
-        server = PeerServer(FakeSource(), instance=INSTANCE)
-        server.value_head = b"HTTP/1.1 200 OK\r\nContent-Length: "
-        server.common_headers = b"Content-Length: "
-        connection, transport = Connection(server), FakeTransport()
+        handler = Handler(FakeSource(), instance=INSTANCE)
+        handler.heads.renew(0.0)
+        connection, transport = ServerConnection(handler, lambda _: None), FakeTransport()
         connection.connection_made(transport)  # type: ignore[arg-type]
         for piece in pieces:
             if not transport.closed:

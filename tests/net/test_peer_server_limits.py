@@ -15,7 +15,7 @@ from peerserver import CLOSE, SHORT, Client, Running, found, get, of, text
 from workers import wait_until
 
 from mpgroupcache.net import peerwire
-from mpgroupcache.net.connection import Limits
+from mpgroupcache.net.serverlimits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,6 +139,17 @@ def test_a_head_behind_a_request_is_let_go_as_soon(run_server: Callable[..., Run
         assert client.rest().endswith(b"V:hello")
 
 
+def test_a_body_without_end_is_let_go(run_server: Callable[..., Running]) -> None:
+    """However fast it comes: it is not read, and shows no life."""
+    running = run_server()
+    with running.connect() as client:
+        client.send(of(b"hello", b"Content-Length: 1000000000"))
+        assert client.rest().endswith(b"V:hello")
+        with contextlib.suppress(ConnectionError):
+            wait_until(lambda: client.send(b"body") or not running.server._connections, "the end of the connection")
+        wait_until(lambda: not running.server._connections)
+
+
 def test_a_visitor_may_wait_longer_than_an_idle_client(run_server: Callable[..., Running]) -> None:
     running = run_server(limits=SHORT)
     with running.connect() as waiting, running.connect() as idle:
@@ -156,14 +167,14 @@ def test_a_client_that_does_not_read_is_not_served_on(run_server: Callable[..., 
     count = 100
     with running.connect() as client:
         client.send(of(b"big") * count)
-        wait_until(lambda: running.server.unread_bytes)
+        wait_until(lambda: running.server.handler.unread_bytes)
         before = running.source.finds
         with running.connect() as other:
             other.send(of(b"hello"))
             assert other.answer().body == b"\x0a\x07V:hello"
         assert running.source.finds == before + 1
         assert before < count / 2  # what the sockets' buffers take
-        assert running.server.unread_bytes < 2 << 20
+        assert running.server.handler.unread_bytes < 2 << 20
         for _ in range(count):
             assert client.answer().body[4:] == value
     assert running.source.finds == count + 1
@@ -175,7 +186,7 @@ def test_a_client_that_never_reads_is_let_go(run_server: Callable[..., Running],
     running.call(running.source.values.update, {b"big": (bytes(4 << 20), 0.0)})
     with running.connect() as client:
         client.send(of(b"big", closing or b"X: y") * 10)
-        wait_until(lambda: running.server.unread_bytes)
+        wait_until(lambda: running.server.handler.unread_bytes)
         wait_until(lambda: not running.server._connections)
         with contextlib.suppress(ConnectionError):
             client.rest()
@@ -197,7 +208,7 @@ def test_what_all_clients_have_not_read_is_limited(run_server: Callable[..., Run
     running.call(running.source.values.update, {b"big": (bytes(4 << 20), 0.0)})
     with running.connect() as lazy, running.connect() as client:
         lazy.send(of(b"big") * 10)
-        wait_until(lambda: running.server.unread_bytes)
+        wait_until(lambda: running.server.handler.unread_bytes)
         client.send(of(b"big"))
         answer = client.answer()
         assert answer.line == b"HTTP/1.1 503 Service Unavailable"

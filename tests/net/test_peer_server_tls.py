@@ -72,14 +72,14 @@ def test_what_clients_have_not_read_is_known(
     context = client_context(ca)
     with connect(running, context) as lazy, connect(running, context) as client:
         lazy.send(of(b"big") * 10)
-        wait_until(lambda: running.server.unread_bytes > 4 << 20, "an answer that is not read")
+        wait_until(lambda: running.server.handler.unread_bytes > 4 << 20, "an answer that is not read")
         client.send(of(b"big"))
         assert client.answer().line == b"HTTP/1.1 503 Service Unavailable"
         client.send(of(b"hello"))
         assert client.answer().body == b"\x0a\x07V:hello"
         assert len(lazy.answer().body) > 10 << 20
-        wait_until(lambda: 0 < running.server.unread_bytes <= 10 << 20, "the next answer, and no other")
-    wait_until(lambda: running.server.unread_bytes == 0)
+        wait_until(lambda: 0 < running.server.handler.unread_bytes <= 10 << 20, "the next answer, and no other")
+    wait_until(lambda: running.server.handler.unread_bytes == 0)
 
 
 @pytest.mark.parametrize("draining", [False, True])
@@ -92,10 +92,12 @@ def test_a_last_answer_is_read_at_the_clients_leisure(
     running.call(running.source.values.update, {b"big": (value, 0.0)})
     with connect(running, client_context(ca)) as client:
         client.send(of(b"big") if draining else of(b"big", CLOSE))
-        wait_until(lambda: running.server.unread_bytes, "an answer that is not read")
+        wait_until(lambda: running.server.handler.unread_bytes, "an answer that is not read")
         closing = running.begin_close() if draining else None
         seconds: set[bytes] = set()
-        wait_until(lambda: seconds.add(running.server.value_head) or len(seconds) == 4, "three looks at idle clients")
+        wait_until(
+            lambda: seconds.add(running.server.handler.heads.value) or len(seconds) == 4, "three looks at idle clients"
+        )
         assert client.rest().endswith(value)
     if closing is not None:
         closing.result(PATIENCE)
@@ -109,9 +111,9 @@ def test_a_client_that_never_reads_is_let_go(
     running.call(running.source.values.update, {b"big": (bytes(10 << 20), 0.0)})
     with connect(running, client_context(ca)) as client:
         client.send(of(b"big", CLOSE))
-        wait_until(lambda: running.server.unread_bytes)
+        wait_until(lambda: running.server.handler.unread_bytes)
         wait_until(lambda: not running.server._connections)
-    assert running.server.unread_bytes == 0
+    assert running.server.handler.unread_bytes == 0
 
 
 def test_mutual_tls(

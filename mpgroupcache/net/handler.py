@@ -1,0 +1,262 @@
+"""How a server answers requests, whichever client asks: checked, looked up, else loaded while the client waits."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Final, Protocol
+
+from mpgroupcache.net import peerwire
+from mpgroupcache.net.hooks import PeerRequest
+from mpgroupcache.net.responses import PLAIN, Heads, Manner, answer, frame
+from mpgroupcache.net.serverlimits import Limits
+from mpgroupcache.net.source import NoSuchGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mpgroupcache.net.source import Source
+
+logger = logging.getLogger(__name__)
+
+LOCATED: Final = 2048  # targets that are kept; hot keys are asked for again and again
+MAX_LOCATED: Final = 1024  # bytes of each
+MAX_UNCOUNTED: Final = 64 << 10  # bytes of a value that is sent however much clients have still to read
+REPORT_INTERVAL: Final = 10.0  # s between two log messages of one kind
+
+# Names of headers in lower case
+_INSTANCE: Final = peerwire.INSTANCE.lower()
+_SECRET: Final = peerwire.SECRET.lower()
+_TIMEOUT: Final = peerwire.TIMEOUT.lower()
+
+
+class ResponseWriter(Protocol):
+    """A client's connection, as its requests are answered (Go: ``http.ResponseWriter``)."""
+
+    visit: Visit | None
+    """The request that waits for a value; those behind it wait, too."""
+
+    @property
+    def remote(self) -> str:
+        """The client's address, or "" where it is not known."""
+
+    def wait(self, visit: Visit) -> None:
+        """A request waits from now on."""
+
+    def write(self, data: bytes) -> None:
+        """Send an answer."""
+
+    def end(self) -> None:
+        """That was the last answer."""
+
+    def settle(self) -> None:
+        """Go on with what waits."""
+
+
+class Handler:
+    """Answers requests, for all clients of one server."""
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        instance: bytes,
+        base_path: str = peerwire.DEFAULT_BASE_PATH,
+        secret: str | None = None,
+        limits: Limits | None = None,
+        context: Callable[[PeerRequest], bytes] | None = None,
+    ) -> None:
+        """As ``PeerServer.start`` has it."""
+        self.source = source
+        self.limits = limits or Limits()
+        self.loop = asyncio.get_running_loop()
+        self.heads = Heads(instance)
+        self.draining = False
+        """Whether each answer is its connection's last."""
+        self.errors: Counter[int] = Counter()
+        """How many requests were answered with which status other than 200."""
+        self.unread_bytes = 0
+        """Of answers to clients that were stopped for not reading."""
+        self._base_path = peerwire.check_base_path(base_path)
+        self._locate = functools.lru_cache(LOCATED)(functools.partial(peerwire.locate, self._base_path))
+        self._instance = instance.hex().encode()
+        self._secret = peerwire.encode_secret(secret) if secret is not None else None
+        self._context = context
+        self._reported: dict[str, float] = {}
+
+    def report(self, kind: str, message: str, *arguments: object) -> None:
+        """Log a warning, but not for each of many."""
+        now = time.monotonic()
+        if now - self._reported.get(kind, -REPORT_INTERVAL) >= REPORT_INTERVAL:
+            self._reported[kind] = now
+            logger.warning(message, *arguments)
+
+    # ---- Requests
+
+    def answer(self, writer: ResponseWriter, target: bytes, headers: dict[bytes, bytes], manner: Manner) -> None:
+        """Answer a request, now or when its value is there."""
+        group = ""
+        try:
+            if self._secret is not None or _INSTANCE in headers:
+                self._check(headers, writer)
+            if len(target) <= MAX_LOCATED:
+                group, key = self._locate(target)
+            else:
+                group, key = peerwire.locate(self._base_path, target)
+            found = self.source.find(group, key)
+            if found is None:
+                self._visit(writer, group, key, headers, manner)
+            else:
+                self.send_value(writer, manner, *found)
+        except peerwire.RequestError as error:
+            self.send_error(writer, manner, error.response)
+        except NoSuchGroup:
+            self.send_error(writer, manner, peerwire.no_such_group(group.encode()))
+        except Exception:  # a defect of the source's: this client is not to wait, and the others are not to suffer
+            logger.exception("%r: a request failed", writer)
+            self.send_error(writer, manner, peerwire.error_response(500, "internal error; see this peer's log"))
+
+    def _check(self, headers: dict[bytes, bytes], writer: ResponseWriter) -> None:
+        """Raise ``RequestError`` for a request that is not to be answered here."""
+        try:
+            if self._secret is not None:
+                peerwire.check_secret(self._secret, headers.get(_SECRET))
+            if headers.get(_INSTANCE) == self._instance:
+                raise peerwire.RequestError(
+                    "this peer asks itself; its --self is not in its peers", peerwire.ASKED_ITSELF
+                )
+        except peerwire.RequestError as error:
+            self.report("request", "%r: %s", writer, error)
+            raise
+
+    def _visit(
+        self, writer: ResponseWriter, group: str, key: bytes, headers: dict[bytes, bytes], manner: Manner
+    ) -> None:
+        """Wait for a value; the request's errors are raised, and then nobody waits."""
+        timeout = None
+        if (header := headers.get(_TIMEOUT)) is not None:
+            timeout = peerwire.decode_timeout(header)
+        visit = Visit(self, writer, manner, self._make_context(writer, group, key, headers))
+        writer.wait(visit)
+        try:
+            self.source.visit(group, key, visit)
+        except BaseException:
+            if visit.end() is None:
+                logger.exception("%r: got an error from a source that had answered", writer)
+                return
+            raise
+        if timeout is not None:
+            visit.leave_after(timeout)
+
+    def _make_context(self, writer: ResponseWriter, group: str, key: bytes, headers: dict[bytes, bytes]) -> bytes:
+        """What the application makes of the request; what that raises is answered."""
+        if self._context is None:
+            return b""
+        texts = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
+        try:
+            return self._context(PeerRequest(group, key, texts, writer.remote))
+        except Exception as error:
+            self.report("context", "%r: the HTTPPool's context raised %r", writer, error)
+            raise peerwire.RequestError(str(error), peerwire.error_response(500, f"context: {error}")) from error
+
+    # ---- Answers
+
+    def send_value(self, writer: ResponseWriter, manner: Manner, value: bytes | memoryview, minute_qps: float) -> None:
+        """Answer with a value; nothing refers to its memory after that."""
+        size = len(value)
+        limits = self.limits
+        if size > limits.value_bytes:
+            text = f"value: got {size} bytes, expected at most {limits.value_bytes}; load it where it is needed"
+            self.send_error(writer, manner, peerwire.error_response(503, text))
+            return
+        if size > MAX_UNCOUNTED and 0 < self.unread_bytes > limits.unread_bytes - size:
+            text = f"busy: clients have {self.unread_bytes} bytes of answers to read; ask again later"
+            self.send_error(writer, manner, peerwire.error_response(503, text))
+            return
+        rate = minute_qps if minute_qps > 0.0 else None
+        if manner is PLAIN and not self.draining:
+            before, behind = frame(size, rate)
+            writer.write(b"".join((self.heads.value, before, value, behind)))
+        else:
+            before, behind = peerwire.response_head(size, rate)
+            self._send(writer, manner, self.heads.value, (before, value, behind), len(before) + size + len(behind))
+
+    def send_error(self, writer: ResponseWriter, manner: Manner, response: peerwire.ErrorResponse) -> None:
+        """Answer with an error."""
+        self.errors[response.status] += 1
+        head = self.heads.error(response)
+        if response.closes:
+            writer.write(head + response.body)
+            writer.end()
+        else:
+            self._send(writer, manner, head, (response.body,), len(response.body))
+
+    def _send(
+        self, writer: ResponseWriter, manner: Manner, head: bytes, body: tuple[bytes | memoryview, ...], length: int
+    ) -> None:
+        if self.draining and not manner.closes:
+            manner = manner._replace(closes=True)
+        writer.write(answer(manner, head, body, length))
+        if manner.closes:
+            writer.end()
+
+
+class Visit:
+    """A visitor: the request that its connection waits for."""
+
+    __slots__ = ("_handler", "_manner", "_timer", "_writer", "ctx")
+
+    def __init__(self, handler: Handler, writer: ResponseWriter, manner: Manner, ctx: bytes) -> None:
+        self._handler = handler
+        self._writer: ResponseWriter | None = writer
+        self._manner = manner
+        self._timer: asyncio.TimerHandle | None = None
+        self.ctx = ctx
+
+    def deliver(self, value: bytes, minute_qps: float) -> None:
+        """Answer with the value, unless it is too late."""
+        writer = self.end()
+        if writer is not None:
+            self._handler.send_value(writer, self._manner, value, minute_qps)
+            writer.settle()
+
+    def fail(self, type_name: str, text: str) -> None:
+        """Answer with the loader's error, unless it is too late."""
+        self._answer(peerwire.load_failed(type_name, text))
+
+    def refuse(self, text: str) -> None:
+        """Answer that this peer cannot load, unless it is too late."""
+        self._answer(peerwire.error_response(503, text))
+
+    def _answer(self, response: peerwire.ErrorResponse) -> None:
+        writer = self.end()
+        if writer is not None:
+            self._handler.send_error(writer, self._manner, response)
+            writer.settle()
+
+    def leave(self) -> None:
+        """Wait no longer: the client is gone."""
+        self.end()
+        self._handler.source.leave(self)
+
+    def leave_after(self, timeout: float) -> None:
+        """Wait no longer than so many seconds."""
+        if self._writer is not None:
+            self._timer = self._handler.loop.call_later(timeout, self._give_up, timeout)
+
+    def _give_up(self, timeout: float) -> None:
+        text = f"deadline exceeded: no value within the {timeout:g} s of {peerwire.TIMEOUT.decode()}"
+        self._answer(peerwire.error_response(504, text))
+        self._handler.source.leave(self)
+
+    def end(self) -> ResponseWriter | None:
+        """Let the connection go on; None if it does already."""
+        writer, self._writer = self._writer, None
+        if self._timer is not None:
+            self._timer.cancel()
+        if writer is not None:
+            writer.visit = None
+        return writer
