@@ -14,9 +14,9 @@ from mpgroupcache.net import peerwire
 from mpgroupcache.net.consistenthash import HASHES, Map
 from mpgroupcache.net.groupcachepb_pb2 import GetRequest, GetResponse
 from mpgroupcache.net.hooks import Transport
-from mpgroupcache.net.options import parse_url
 from mpgroupcache.net.outcomes import Fetched, outcome_of
 from mpgroupcache.net.transport import default_transport, round_trip
+from mpgroupcache.net.urls import parse_url
 from mpgroupcache.pickers import ProtoGetter, register_ring
 from mpgroupcache.worker.link import Link
 from mpgroupcache.worker.process import current, on_link

@@ -24,14 +24,14 @@ class _Checked(Coordinator):
                 group.arena.sweep()
                 faults += group.arena.check()
                 limbo += group.arena.limbo_bytes
-        peers = self._peering.peers
+        ring = self._peering.ring
         report = {
             "faults": faults,
             "limbo": limbo,
             "flights": self._misses.under_way,
             "connections": len(self._connections),
-            "ring": 0 if peers is None else len(peers.urls),
-            "failing": 0 if peers is None else sum(not client.available for client in peers.clients),
+            "ring": 0 if ring is None else len(ring.urls),
+            "failing": 0 if ring is None else sum(not peer.available for peer in ring.peers),
             "tasks": len(asyncio.all_tasks()),
         }
         print(json.dumps(report), flush=True)

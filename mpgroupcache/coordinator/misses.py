@@ -25,7 +25,7 @@ from mpgroupcache.shm._writer import Control
 
 if TYPE_CHECKING:
     from mpgroupcache.net.outcomes import Outcome
-    from mpgroupcache.net.ring import Client
+    from mpgroupcache.net.peer import Peer
 
 logger = logging.getLogger(__name__)
 
@@ -145,8 +145,8 @@ class Misses:
         peer: object = None
         if group.picks:
             peer = flights.PICKED
-        elif (peers := self._peering.peers) is not None:
-            peer = peers.owner(message.key)
+        elif (ring := self._peering.ring) is not None:
+            peer = ring.owner(message.key)
         self._carry_out(self._flights.ask(key, waiter, peer, here=message.here))
 
     def _send_found(self, connection: Connection, request_id: int, found: memoryview, copy: bool) -> None:
@@ -304,7 +304,7 @@ class Misses:
                 self._report_useless(flight.peer, reason)
                 self._carry_out(self._flights.unreached(flight))
 
-    def _report_useless(self, peer: Client, reason: str) -> None:
+    def _report_useless(self, peer: Peer, reason: str) -> None:
         """Say once what is wrong with the answers of a peer that lives, such as one of another base path.
 
         Of one that fails its client has said so.

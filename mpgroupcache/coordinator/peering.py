@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mpgroupcache.net.consistenthash import Hash
     from mpgroupcache.net.hooks import Context, NamedRing, PeerRequest
     from mpgroupcache.net.membership import Membership
-    from mpgroupcache.net.ring import Peers
+    from mpgroupcache.net.ring import Ring
     from mpgroupcache.net.server import PeerServer
     from mpgroupcache.net.source import Source
 
@@ -43,7 +43,7 @@ class Peering:
         self._instance = os.urandom(INSTANCE_BYTES)
         self._server: PeerServer | None = None
         self._membership: Membership | None = None
-        self.peers: Peers | None = None
+        self.ring: Ring | None = None
         """Who is asked for keys that are not this host's; None: there is no ring."""
         self._named: SetPeers | None = None
         if options.peers and options.self_url is not None:
@@ -52,8 +52,8 @@ class Peering:
             hash_fn = HASHES[options.hash]
             if pool is not None and pool.hash_fn not in HASHES.values():
                 hash_fn = pool.hash_fn
-            self.peers = self._make_peers(options.self_url, options.base_path, options.replicas, hash_fn)
-            self._membership = Membership(open_source(options.peers, options.self_url), self.peers.set)
+            self.ring = self._make_ring(options.self_url, options.base_path, options.replicas, hash_fn)
+            self._membership = Membership(open_source(options.peers, options.self_url), self.ring.set)
         if pool is not None:
             loop = asyncio.get_running_loop()
             pool.take(lambda: loop.call_soon_threadsafe(self._ask_pool))
@@ -68,20 +68,21 @@ class Peering:
         if self._membership is not None:
             logger.warning("HTTPPool.set: got %d peers, but the ring is --peer's", len(pool.peers))
             return
-        if self.peers is None:
-            self.peers = self._make_peers(pool.self_url, pool.base_path, pool.replicas, pool.hash_fn)
+        if self.ring is None:
+            self.ring = self._make_ring(pool.self_url, pool.base_path, pool.replicas, pool.hash_fn)
         try:
-            self.peers.set(pool.peers)
+            self.ring.set(pool.peers)
         except ValueError as error:
             logger.error("HTTPPool.set: %s", error)
 
-    def _make_peers(self, self_url: str, base_path: str | None, replicas: int, hash_fn: Hash) -> Peers:
+    def _make_ring(self, self_url: str, base_path: str | None, replicas: int, hash_fn: Hash) -> Ring:
         from mpgroupcache.net import tls
+        from mpgroupcache.net.peer import PeerOptions
         from mpgroupcache.net.peerwire import DEFAULT_BASE_PATH
-        from mpgroupcache.net.ring import PeerOptions, Peers
+        from mpgroupcache.net.ring import Ring
 
         options = self._options
-        return Peers(
+        return Ring(
             PeerOptions(
                 self_url=self_url,
                 instance=self._instance,
@@ -119,12 +120,12 @@ class Peering:
             raise ValueError(f"hash: got {named.hash!r}, expected one of {', '.join(HASHES)}")
         hash_fn = HASHES[named.hash] if pool is None else pool.hash_fn
         try:
-            peers = self._make_peers(named.self_url, named.base_path, named.replicas, hash_fn)
+            ring = self._make_ring(named.self_url, named.base_path, named.replicas, hash_fn)
         except ImportError as error:  # it comes late, and its files may have gone meanwhile
             got = f"what speaks to peers cannot be imported: {error}"
             raise ValueError(f"{got}; start the coordinator again, as it is installed now") from error
-        peers.set(named.peers)
-        before, self.peers, self._named = self.peers, peers, named
+        ring.set(named.peers)
+        before, self.ring, self._named = self.ring, ring, named
         if before is not None:
             before.set(())
 
@@ -180,8 +181,8 @@ class Peering:
             await self._membership.close()
         if self._server is not None:
             await self._server.close()
-        if self.peers is not None:
-            await self.peers.close()
+        if self.ring is not None:
+            await self.ring.close()
 
 
 def _packing(context: Context) -> Callable[[PeerRequest], bytes]:

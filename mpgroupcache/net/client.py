@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, Final
 from mpgroupcache.net import peerwire
 from mpgroupcache.net.breaker import Breaker
 from mpgroupcache.net.exchange import Connection, Exchange
-from mpgroupcache.net.options import SECRET_OPTION, parse_url
 from mpgroupcache.net.outcomes import Outcome, Reply, Unreached, explain, outcome_of
+from mpgroupcache.net.peer import SECRET_OPTION
+from mpgroupcache.net.urls import parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpgroupcache.net.options import PeerOptions
+    from mpgroupcache.net.peer import PeerOptions
 
 logger = logging.getLogger(__name__)
 

@@ -23,14 +23,14 @@ import socket
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from mpgroupcache.net.options import parse_url
+from mpgroupcache.net.urls import parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from dns.asyncresolver import Resolver
 
-    from mpgroupcache.net.options import PeerURL
+    from mpgroupcache.net.urls import PeerURL
 
 logger = logging.getLogger(__name__)
 
@@ -227,7 +227,7 @@ class Membership:
     """Looks at a source from time to time, and hands on the members when they change."""
 
     def __init__(self, source: Source, apply: Callable[[list[str]], None]) -> None:
-        """``apply``: takes a whole ring (`Peers.set`); a ``ValueError`` from it leaves the ring as it was."""
+        """``apply``: takes a whole ring (`Ring.set`); a ``ValueError`` from it leaves the ring as it was."""
         self._source = source
         self._apply = apply
         self._members: list[str] | None = None  # that were applied last

@@ -26,7 +26,7 @@ from mpgroupcache.threads import Threads
 
 if TYPE_CHECKING:
     from mpgroupcache.net.hooks import Opener, Transport
-    from mpgroupcache.net.options import PeerOptions
+    from mpgroupcache.net.peer import PeerOptions
 
 
 _READ_BYTES: Final = 64 << 10

@@ -15,8 +15,8 @@ import uvloop
 from children import PATIENCE
 
 from mpgroupcache.net.client import PeerClient
-from mpgroupcache.net.options import PeerOptions
 from mpgroupcache.net.outcomes import Outcome, Unreached
+from mpgroupcache.net.peer import PeerOptions
 from mpgroupcache.net.peerwire import CONTENT_TYPE, response_head
 
 INSTANCE = bytes(range(16))

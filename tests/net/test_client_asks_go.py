@@ -10,7 +10,8 @@ from fakepeers import INSTANCE, fetch, on_each_loop, until
 from peerkeys import ODD_KEYS, many_keys
 
 from mpgroupcache.net.outcomes import Fetched, Unreached
-from mpgroupcache.net.ring import PeerOptions, Peers
+from mpgroupcache.net.peer import PeerOptions
+from mpgroupcache.net.ring import Ring
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 SELF = "http://10.0.0.1:8080"
 
 
-def ring_of(*urls: str) -> Peers:
-    peers = Peers(PeerOptions(self_url=SELF, instance=INSTANCE, request_timeout=30.0))
-    peers.set([SELF, *urls])
-    return peers
+def ring_of(*urls: str) -> Ring:
+    ring = Ring(PeerOptions(self_url=SELF, instance=INSTANCE, request_timeout=30.0))
+    ring.set([SELF, *urls])
+    return ring
 
 
 @pytest.fixture(scope="module")
@@ -34,18 +35,18 @@ def go_peers(start_go_peer: Callable[..., GoPeer]) -> list[GoPeer]:
 
 @on_each_loop
 async def test_any_key_is_fetched(go_peers: list[GoPeer]) -> None:
-    peers = ring_of(go_peers[0].url)
-    (client,) = peers.clients
+    ring = ring_of(go_peers[0].url)
+    (client,) = ring.peers
     keys = [*ODD_KEYS.values(), *many_keys(500)]
     values = await asyncio.gather(*(fetch(client, key) for key in keys))
     assert values == [Fetched(b"V:g:" + key, None) for key in keys]
-    await peers.close()
+    await ring.close()
 
 
 @on_each_loop
 async def test_keys_that_gos_mux_spoils_are_not_reached_and_never_another_keys_value(go_peers: list[GoPeer]) -> None:
-    peers = ring_of(go_peers[1].url)
-    (client,) = peers.clients
+    ring = ring_of(go_peers[1].url)
+    (client,) = ring.peers
     redirected = 0
     for key in ODD_KEYS.values():
         outcome = await fetch(client, key)
@@ -56,48 +57,48 @@ async def test_keys_that_gos_mux_spoils_are_not_reached_and_never_another_keys_v
             assert outcome == Fetched(b"V:g:" + key, None)
     assert redirected > 3
     assert client.available
-    await peers.close()
+    await ring.close()
 
 
 @pytest.mark.parametrize("size", [1, 2044, 2045, 100_000, 8 << 20])
 @on_each_loop
 async def test_values_of_all_sizes(go_peers: list[GoPeer], size: int) -> None:
-    peers = ring_of(go_peers[0].url)
-    assert await fetch(peers.clients[0], b"size:%d:" % size) == Fetched(b"x" * size, None)
-    await peers.close()
+    ring = ring_of(go_peers[0].url)
+    assert await fetch(ring.peers[0], b"size:%d:" % size) == Fetched(b"x" * size, None)
+    await ring.close()
 
 
 @on_each_loop
 async def test_a_loaders_error_is_an_answer(go_peers: list[GoPeer]) -> None:
-    peers = ring_of(go_peers[0].url)
-    (client,) = peers.clients
+    ring = ring_of(go_peers[0].url)
+    (client,) = ring.peers
     for outcome in (await fetch(client, b"fail:boom"), await fetch(client, b"k", "nogroup")):
         assert isinstance(outcome, Unreached)
     assert outcome.reason == f"{client.url}: answered 404: no such group: nogroup"
     assert client.available
-    await peers.close()
+    await ring.close()
 
 
 @on_each_loop
 async def test_a_probe_is_answered(go_peers: list[GoPeer]) -> None:
     for go_peer in go_peers:
-        peers = ring_of(go_peer.url)
-        (client,) = peers.clients
+        ring = ring_of(go_peer.url)
+        (client,) = ring.peers
         assert client._breaker.failed(0.0)
         client._send_probe()
         await until(lambda client=client: client.available)
-        await peers.close()
+        await ring.close()
 
 
 @on_each_loop
 async def test_all_name_the_same_owners(go_peers: list[GoPeer]) -> None:
     keys = many_keys(10_000)
     urls = [go_peers[1].url, SELF, go_peers[0].url, "http://10.0.0.9:8080"]
-    peers = ring_of()
-    peers.set(urls)
+    ring = ring_of()
+    ring.set(urls)
     for go_peer in go_peers:
         go_peer.set_peers(*urls)
-        owners = [SELF if (client := peers.owner(key)) is None else client.url for key in keys]
+        owners = [SELF if (client := ring.owner(key)) is None else client.url for key in keys]
         assert go_peer.owners(keys) == owners
         go_peer.set_peers(go_peer.url)
-    await peers.close()
+    await ring.close()

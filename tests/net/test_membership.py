@@ -21,7 +21,8 @@ from mpgroupcache.net.membership import (
     open_source,
     parse_list,
 )
-from mpgroupcache.net.ring import PeerOptions, Peers
+from mpgroupcache.net.peer import PeerOptions
+from mpgroupcache.net.ring import Ring
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,9 +86,9 @@ async def test_flags_keep_their_order() -> None:
 
 @on_each_loop
 async def test_flags_that_cannot_be_a_ring_are_an_error_at_once() -> None:
-    peers = Peers(PeerOptions(self_url=SELF, instance=INSTANCE))
+    ring = Ring(PeerOptions(self_url=SELF, instance=INSTANCE))
     with pytest.raises(ValueError, match="--self"):
-        await Membership(open_source([A, SELF.replace(":8080", ":08080")], SELF), peers.set).start()
+        await Membership(open_source([A, SELF.replace(":8080", ":08080")], SELF), ring.set).start()
 
 
 # ---- Files

@@ -15,7 +15,7 @@ from fakepeers import on_each_loop, until
 
 from mpgroupcache.net import membership
 from mpgroupcache.net.membership import NAMES_INTERVAL, Addresses, Membership, Services, open_source
-from mpgroupcache.net.options import parse_url
+from mpgroupcache.net.urls import parse_url
 
 # ---- Addresses
 

@@ -18,7 +18,7 @@ from fakepeers import BAD_TIMEOUT, FakePeer, fake_peer, fetch, never, on_each_lo
 
 from mpgroupcache.net.client import PeerClient
 from mpgroupcache.net.outcomes import Fetched, Unreached
-from mpgroupcache.net.ring import Peers
+from mpgroupcache.net.ring import Ring
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -115,9 +115,9 @@ async def test_a_silent_peer_with_tls() -> None:
 @on_each_loop
 async def test_the_systems_cas_are_the_default() -> None:
     async with fake_peer(context=server_context()) as peer:
-        peers = Peers(options())
-        peers.set(["http://self:1", f"https://127.0.0.1:{peer.port}"])
-        outcome = await fetch(peers.clients[0])
+        ring = Ring(options())
+        ring.set(["http://self:1", f"https://127.0.0.1:{peer.port}"])
+        outcome = await fetch(ring.peers[0])
         assert isinstance(outcome, Unreached)
         assert "certificate is not trusted" in outcome.reason
-        await peers.close()
+        await ring.close()

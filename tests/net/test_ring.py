@@ -1,271 +1,146 @@
-"""Several hosts, of both kinds, that are one cache."""
+"""The ring and its changes, and who is asked."""
 
 from __future__ import annotations
 
-import collections
-import itertools
-import signal
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from children import Child
-from gopeers import GoPeer
-from peerkeys import ODD_KEYS, many_keys
-from rings import GROUP, Host, Ring, addresses, value_of
-from workers import wait_until
+from fakepeers import INSTANCE, FakePeer, Request, fake_peer, fetch, on_each_loop, until, value_of, well
 
 from mpgroupcache.net.consistenthash import Map
+from mpgroupcache.net.outcomes import Fetched, Unreached
+from mpgroupcache.net.peer import PeerOptions
+from mpgroupcache.net.ring import Ring
 
-KEYS = [b"%d" % i for i in range(100)]
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
-
-def total(loads: list[dict[bytes, int]]) -> collections.Counter[bytes]:
-    """How often each key was loaded, by whomever."""
-    counts: collections.Counter[bytes] = collections.Counter()
-    for some in loads:
-        counts.update(some)
-    return counts
-
-
-def test_each_key_is_loaded_once_by_its_owner() -> None:
-    keys = [*KEYS, *ODD_KEYS.values()]
-    with Ring(3) as ring:
-        workers = [host.worker() for host in ring.hosts]
-        for worker in workers:
-            assert worker.call("wrong", keys) == []
-        loads = [worker.call("loads") for worker in workers]
-        assert total(loads) == dict.fromkeys(keys, 1)
-        assert all(loads)  # each owns some
-        for worker in workers:
-            stats = worker.call("stats")
-            assert stats.peer_errors == 0
-            assert stats.peer_loads + stats.local_loads >= len(keys)
+SELF = "http://10.0.0.1:8080"
+OTHERS = ["http://10.0.0.2:8080", "http://10.0.0.3:8080"]
+KEYS = [b"key-%d" % i for i in range(300)]
 
 
-def test_hosts_without_loads_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Go's ``TestHTTPPool``: four children, 100 keys, the parent's own loader is never called."""
-    with Ring(4) as ring:
-        children = [host.worker() for host in ring.hosts]
-        [address] = addresses(1)
-        directory = tmp_path_factory.mktemp("parent")
-        parent_host = Host(directory, address, ring.urls)  # which is not of the ring: it owns nothing
-        try:
-            parent = parent_host.worker()
-            assert parent.call("wrong", KEYS) == []
-            assert parent.call("loads") == {}
-            assert total([child.call("loads") for child in children]) == dict.fromkeys(KEYS, 1)
-        finally:
-            parent_host.close()
-
-
-def test_pools_of_children_answer_a_parent(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Go's ``TestHTTPPool`` to the letter: nobody but an ``HTTPPool`` in each process names the ring."""
-    directory = tmp_path_factory.mktemp("pools")
-    *places, parents = addresses(5)
-    urls = [f"http://{place}" for place in places]
-    hosts = [Host(directory, place, []) for place in (*places, parents)]
+@contextlib.asynccontextmanager
+async def a_ring(**changes: Any) -> AsyncIterator[Ring]:
+    made = Ring(PeerOptions(**{"self_url": SELF, "instance": INSTANCE, **changes}))
     try:
-        *children, parent = (host.worker(pool=urls) for host in hosts)
-        assert parent.call("wrong", KEYS) == []
-        assert parent.call("loads") == {}
-        ring = Map(50)
-        ring.add(*urls)
-        for url, child in zip(urls, children, strict=True):
-            assert child.call("loads") == {key: 1 for key in KEYS if ring.get(key) == url}
-            assert child.call("loads")
+        yield made
     finally:
-        for host in hosts:
-            host.close()
+        await made.close()
 
 
-def test_requests_of_peers_are_counted_and_the_hottest_keys_copied() -> None:
-    with Ring(2) as ring:
-        here, there = (host.worker() for host in ring.hosts)
-        for _ in range(12):  # what the owner sees asked for again and again is worth a copy
-            assert here.call("wrong", KEYS) == []
-        owned = there.call("loads")
-        requests = there.call("stats").server_requests
-        assert requests == here.call("stats").peer_loads > len(owned)
-        assert there.call("stats").gets == requests  # its own workers asked for nothing
-        assert 0 < here.call("hot_items") <= len(owned)
-        assert here.call("stats").cache_hits > 11 * (len(KEYS) - len(owned))
-        assert there.call("hot_items") == 0
+def owners(ring: Ring) -> list[str | None]:
+    return [None if (owner := ring.owner(key)) is None else owner.url for key in KEYS]
 
 
-def test_a_ring_that_code_names(tmp_path_factory: pytest.TempPathFactory) -> None:
-    directory = tmp_path_factory.mktemp("h")
-    places = addresses(3)
-    urls = [f"http://{address}" for address in places]
-    hosts = [Host(directory, address, []) for address in places]
-    try:
-        workers = [host.worker(pool=urls[:2]) for host in hosts[:2]]
-        for worker in workers:
-            assert worker.call("wrong", KEYS) == []
-        assert total([worker.call("loads") for worker in workers]) == dict.fromkeys(KEYS, 1)
-        workers.append(hosts[2].worker(pool=urls))
-        for worker in workers:
-            worker.call("set_peers", urls)
-        more = [b"more %d" % i for i in range(100)]
-        for worker in workers:
-            assert worker.call("wrong", more) == []
-            assert worker.call("wrong", KEYS) == []
-        loads = [worker.call("loads") for worker in workers]
-        assert all(set(some) & set(more) for some in loads)
-        assert {key: count for key, count in total(loads).items() if key in more} == dict.fromkeys(more, 1)
-        hosts[0].daemon.send(signal.SIGKILL)  # the ring comes back with the workers, from their code
-        hosts[0].daemon.wait()
-        hosts[0].start()
-        before = workers[0].call("stats").peer_loads
-        numbers = itertools.count()
-        wait_until(
-            lambda: (
-                workers[0].call("wrong", [b"again %d" % next(numbers) for _ in range(4)]) == []
-                and workers[0].call("stats").peer_loads > before
-            )
-        )
-    finally:
-        for host in hosts:
-            host.close()
+@on_each_loop
+async def test_owners_are_gos() -> None:
+    async with a_ring() as ring:
+        assert owners(ring) == [None] * len(KEYS)  # no ring yet
+        ring.set([SELF, *OTHERS])
+        points = Map(50)
+        points.add(SELF, *OTHERS)
+        assert owners(ring) == [None if (url := points.get(key)) == SELF else url for key in KEYS]
+        assert set(owners(ring)) == {None, *OTHERS}
+        ring.set([])
+        assert owners(ring) == [None] * len(KEYS)
+        assert ring.peers == []
 
 
-def test_peers_given_to_the_coordinator_win_over_code(capfd: pytest.CaptureFixture[str]) -> None:
-    with Ring(2) as ring:
-        here, there = ring.hosts[0].worker(pool=["http://10.0.0.1:8080"]), ring.hosts[1].worker()
-        assert here.call("wrong", KEYS) == []
-        assert there.call("loads")
-        assert "from --peer" in capfd.readouterr().err
+@on_each_loop
+async def test_the_order_given_counts_where_points_fall_together() -> None:
+    async with a_ring(hash_fn=lambda data: sum(data) % 7) as ring:
+        ring.set([SELF, OTHERS[0]])
+        one = owners(ring)
+        ring.set([OTHERS[0], SELF])
+        assert owners(ring) != one
+        assert ring.urls == (OTHERS[0], SELF)
 
 
-def test_large_values(tmp_path_factory: pytest.TempPathFactory) -> None:
-    keys = [b"size:%d:%d" % (size, i) for size in (0, 65_536, 65_537, 1 << 20, 9 << 20) for i in range(4)]
-    with Ring(2) as ring:
-        workers = [host.worker() for host in ring.hosts]
-        for worker in workers:
-            assert worker.call("wrong", keys) == []
-        assert total([worker.call("loads") for worker in workers]) == dict.fromkeys(keys, 1)
+@on_each_loop
+async def test_peers_that_stay_keep_their_connections() -> None:
+    async with a_ring() as ring:
+        ring.set([SELF, *OTHERS])
+        before = {peer.url: peer for peer in ring.peers}
+        ring.set([OTHERS[1], "http://10.0.0.4:8080", SELF])
+        after = {peer.url: peer for peer in ring.peers}
+        assert set(after) == {OTHERS[1], "http://10.0.0.4:8080"}
+        assert after[OTHERS[1]] is before[OTHERS[1]]
 
 
-def test_a_loaders_error_at_the_owner_is_not_loaded_again() -> None:
-    keys = [b"fail:no %d" % i for i in range(20)]
-    with Ring(2) as ring:
-        here, there = (host.worker() for host in ring.hosts)
-        errors = [here.call("error", key) for key in keys]
-        owned = there.call("loads")
-        assert 0 < len(owned) < len(keys)
-        for key, (kind, text) in zip(keys, errors, strict=True):
-            assert kind == ("LoadError" if key in owned else "ValueError")
-            assert key[5:].decode() in text
-        assert total([here.call("loads"), owned]) == dict.fromkeys(keys, 1)
+@on_each_loop
+async def test_a_ring_that_spells_this_host_otherwise_changes_nothing() -> None:
+    async with a_ring() as ring:
+        ring.set([SELF, *OTHERS])
+        with pytest.raises(ValueError, match="--self: got http://10.0.0.1:8080, expected http://10.0.0.1:08080"):
+            ring.set([*OTHERS, "http://10.0.0.1:08080"])
+        assert ring.urls == (SELF, *OTHERS)
 
 
-def test_waiters_on_all_hosts_share_one_load() -> None:
-    with Ring(3) as ring:
-        workers = [host.worker() for host in ring.hosts for _ in range(2)]
-        for key in KEYS[:30]:
-            for worker in workers:
-                worker.send("get", key)
-            assert {worker.receive() for worker in workers} == {value_of(key)}
-        assert total([worker.call("loads") for worker in workers]) == dict.fromkeys(KEYS[:30], 1)
+@on_each_loop
+async def test_a_ring_without_this_host_is_only_asked(caplog: pytest.LogCaptureFixture) -> None:
+    async with a_ring() as ring:
+        ring.set(OTHERS)
+        assert "which is not in the ring of" in caplog.text
+        assert all(ring.owner(b"%d" % i) is not None for i in range(100))
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_peer_that_is_gone_costs_no_get(number: signal.Signals) -> None:
-    with Ring(2, "--peer-timeout", "1") as ring:
-        here, there = ring.hosts
-        worker = here.worker()
-        there.worker()
-        assert worker.call("wrong", KEYS[:10]) == []
-        there.daemon.send(number)
-        assert worker.call("wrong", KEYS) == []
-        assert worker.call("stats").peer_errors > 0
-        if number == signal.SIGSTOP:
-            there.daemon.send(signal.SIGCONT)
-        else:
-            there.daemon.wait()
-            there.start()
-        before = worker.call("stats").peer_loads
-        numbers = iter(range(1_000_000))
-
-        def came_back() -> bool:
-            assert worker.call("wrong", [b"again %d" % next(numbers) for _ in range(4)]) == []
-            return worker.call("stats").peer_loads > before
-
-        wait_until(came_back, "the peer's return to the ring")
+@on_each_loop
+async def test_asks_the_owner() -> None:
+    async with fake_peer() as one, fake_peer() as other, a_ring() as ring:
+        urls = [f"http://127.0.0.1:{peer.port}" for peer in (one, other)]
+        ring.set([SELF, *urls])
+        for key in KEYS:
+            if (owner := ring.owner(key)) is not None:
+                assert await fetch(owner, key) == Fetched(value_of(key), None)
+        asked = [len(one.requests), len(other.requests)]
+        assert asked == [owners(ring).count(url) for url in urls]
 
 
-def test_a_wrong_self_is_reported_and_hangs_nobody(tmp_path_factory: pytest.TempPathFactory) -> None:
-    [address] = addresses(1)
-    directory = tmp_path_factory.mktemp("host")
-    host = Host(directory, address, [f"http://{address}"], self_url="http://somebody.else:8080")
-    try:
-        worker = host.worker()
-        assert worker.call("wrong", KEYS) == []
-        wait_until(lambda: "--self" in "".join(host.daemon.log), "a line about --self")
-    finally:
-        host.close()
+@on_each_loop
+async def test_a_change_drops_no_request_in_flight() -> None:
+    free = asyncio.Event()
+
+    async def held(request: Request, writer: asyncio.StreamWriter) -> None:
+        await free.wait()
+        await well(request, writer)
+
+    async with fake_peer(held) as peer, a_ring(max_connections=2) as ring:
+        ring.set([SELF, f"http://127.0.0.1:{peer.port}"])
+        (client,) = ring.peers
+        fetches = [asyncio.create_task(fetch(client, b"%d" % i)) for i in range(6)]
+        await until(lambda: len(peer.requests) == 2)
+        ring.set([SELF])
+        ring.set([SELF, *OTHERS])
+        free.set()
+        assert await asyncio.gather(*fetches) == [Fetched(b"V:%d" % i, None) for i in range(6)]
+        await until(lambda: not peer.writers)
 
 
-def test_a_ring_with_go_peers(start_go_peer: Callable[..., GoPeer]) -> None:
-    keys = many_keys(10_000)
-    go = [start_go_peer("-groups", GROUP, "-cache-bytes", str(256 << 20)) for _ in range(2)]
-    with Ring(2, others=[peer.url for peer in go]) as ring:
-        for peer in go:
-            peer.set_peers(*ring.urls)
-        workers = [host.worker(256 << 20) for host in ring.hosts]
-        owners = go[0].owners(keys)
-        assert go[1].owners(keys) == owners
-        # A space that a Go peer sends to another arrives as a plus: those hops are its own.
-        apart = [key for key, owner in zip(keys, owners, strict=True) if owner in ring.urls[2:] and b" " in key]
+@on_each_loop
+async def test_close_ends_what_removed_peers_still_do() -> None:
+    async def held(request: Request, writer: asyncio.StreamWriter) -> None:
+        pass
 
-        def through_ours(worker: Child) -> list[bytes]:
-            return [key for at in range(0, len(keys), 1000) for key in worker.call("wrong", keys[at : at + 1000])]
-
-        def through_go(peer: GoPeer) -> list[bytes]:
-            return [key for key in keys if key not in skipped and peer.get(GROUP, key) != value_of(key)]
-
-        skipped = set(apart)
-        with ThreadPoolExecutor(4) as pool:
-            wrong = [*pool.map(through_ours, workers), *pool.map(through_go, go)]
-        assert wrong == [[], [], [], []]
-        loads = [worker.call("loads") for worker in workers] + [peer.loads(GROUP) for peer in go]
-        for url, loaded in zip(ring.urls, loads, strict=True):
-            assert loaded == {key: 1 for key, owner in zip(keys, owners, strict=True) if owner == url}
+    async with fake_peer(held) as peer, a_ring() as ring:
+        ring.set([SELF, f"http://127.0.0.1:{peer.port}"])
+        (client,) = ring.peers
+        waiting = asyncio.create_task(fetch(client))
+        await until(lambda: peer.requests)
+        ring.set([SELF])
+        await ring.close()
+        assert isinstance(await waiting, Unreached)
 
 
-def test_members_are_killed_and_restarted_under_load(start_go_peer: Callable[..., GoPeer]) -> None:
-    [place] = addresses(1)
-    go = start_go_peer("-groups", GROUP, "-listen", place)
-    with Ring(3, "--peer-timeout", "1", others=[go.url]) as ring:
-        go.set_peers(*ring.urls)
-        workers = [host.worker(1 << 20) for host in ring.hosts]
-        keys = [b"%d" % i for i in range(20_000)]
-        wrong: list[bytes] = []
-        stop = threading.Event()
-
-        def load(number: int) -> None:
-            at = number * 1000
-            while not stop.is_set():
-                wrong.extend(workers[number].call("wrong", [keys[(at + i) % len(keys)] for i in range(200)]))
-                at += 200
-
-        threads = [threading.Thread(target=load, args=(number,)) for number in range(len(workers))]
-        for thread in threads:
-            thread.start()
-        try:
-            for turn in range(4):
-                host = ring.hosts[turn % 3]
-                host.daemon.send(signal.SIGKILL)
-                host.daemon.wait()
-                host.start()
-                if turn % 2:
-                    go.close()
-                    go = start_go_peer("-groups", GROUP, "-listen", place)
-                    assert go.url in ring.urls
-                    go.set_peers(*ring.urls)
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
-        assert wrong == []
+@on_each_loop
+async def test_repr() -> None:
+    peer = FakePeer()
+    await peer.start()
+    await peer.stop()
+    async with a_ring() as ring:
+        ring.set([SELF, f"http://127.0.0.1:{peer.port}"])
+        assert repr(ring) == "<Ring: 2 members, 1 of them others, 0 of those failing>"
+        await fetch(ring.peers[0])
+        assert repr(ring) == "<Ring: 2 members, 1 of them others, 1 of those failing>"

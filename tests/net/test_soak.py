@@ -18,7 +18,7 @@ from soaking import BUDGET, THREADS
 from workers import segments_of, wait_until
 
 import mpgroupcache
-from mpgroupcache.net.options import PeerOptions
+from mpgroupcache.net.peer import PeerOptions
 from mpgroupcache.shm.segment import segment_path
 from mpgroupcache.worker.peerloads import MAX_THREADS
 

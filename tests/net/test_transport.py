@@ -21,8 +21,8 @@ from workers import PATIENCE
 
 from mpgroupcache.errors import ProtocolError
 from mpgroupcache.net import peerwire
-from mpgroupcache.net.options import PeerOptions
 from mpgroupcache.net.outcomes import Fetched, Outcome, OwnerError, Reply, Unreached
+from mpgroupcache.net.peer import PeerOptions
 from mpgroupcache.net.transport import TransportClient, default_transport, round_trip
 
 URL = "http://10.0.0.2:8080"
@@ -339,7 +339,7 @@ def test_a_peer_that_left_the_ring_is_not_probed_for_ever() -> None:
 def test_a_transport_that_hangs_does_not_keep_its_process() -> None:
     script = """
 import asyncio, time
-from mpgroupcache.net.options import PeerOptions
+from mpgroupcache.net.peer import PeerOptions
 from mpgroupcache.net.transport import TransportClient
 class Opener:
     def open(self, request, *, timeout):

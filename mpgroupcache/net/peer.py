@@ -1,65 +1,46 @@
-"""What the peers' client half is told: its options, and the URLs of peers."""
+"""One peer, as this host asks it, and what this host's peers have in common."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
-from ipaddress import IPv6Address
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Protocol
 from zlib import crc32
 
 from mpgroupcache.net.peerwire import DEFAULT_BASE_PATH, MAX_RESPONSE_BYTES, check_base_path, encode_secret
+from mpgroupcache.net.urls import parse_url
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
     from mpgroupcache.net.consistenthash import Hash
     from mpgroupcache.net.hooks import Transport
+    from mpgroupcache.net.outcomes import Outcome
 
 SECRET_OPTION: Final = "--secret-file"  # as errors name it
 
-_URL: Final = re.compile(
-    r"(?P<scheme>https?)://(?P<place>(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?)"
-    r"(?P<path>/.*)?"
-)
 
+class Peer(Protocol):
+    """One peer, as this host asks it: over connections of its own, or through an application's transport."""
 
-class PeerURL(NamedTuple):
-    """A peer's URL in parts."""
-
-    text: str  # as it was given: the ring hashes it
-    tls: bool
-    host: str
-    port: int
-    place: str  # host and port as they were given: the header Host
-    path: str  # in front of the base path; empty, or begins with a slash and ends without
+    url: str
 
     @property
-    def meaning(self) -> tuple[bool, str, int, str]:
-        """What is equal for two URLs that lead to the same peer, and that the ring takes for two."""
-        return self.tls, self.host.lower(), self.port, self.path
+    def available(self) -> bool:
+        """Whether a fetch would ask the peer; else it fails at once."""
 
+    @property
+    def under_way(self) -> int:
+        """Requests that have no outcome yet."""
 
-def parse_url(url: str, option: str = "--peer") -> PeerURL:
-    """Return the parts of a peer's URL; ``option`` is the name that an error gives it.
+    def fetch(self, group: str, key: bytes, done: Callable[[Outcome], None]) -> None:
+        """Ask for a key. ``done`` is called once with the outcome, maybe before this returns."""
 
-    Nothing is normalised, since Go's ring hashes the text as it is given. A slash at the end, which Go's client would
-    double, is refused.
-    """
-    match = _URL.fullmatch(url)
-    try:
-        if match is None:
-            raise ValueError
-        path = match["path"] or ""
-        check_base_path(path + "/")
-        port = int(match["port"]) if match["port"] else {"http": 80, "https": 443}[match["scheme"]]
-        if not 0 < port < 65536:
-            raise ValueError
-        host = match["host"] or str(IPv6Address(match["v6"]))
-    except ValueError:
-        expected = "http:// or https://, a host, maybe a port and a path, and no slash at the end"
-        raise ValueError(f"{option}: got {url!r}, expected {expected}, such as http://10.0.0.2:8080") from None
-    return PeerURL(url, match["scheme"] == "https", host, port, match["place"], path)
+    def retire(self) -> None:
+        """The peer left the ring: finish what is under way."""
+
+    async def close(self) -> None:
+        """End what is under way as unreached."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
