@@ -155,7 +155,7 @@ class HTTPPool:
         url = self._ring.get(key)
         if not url or url == self.self_url:
             return None
-        return _Peer(url + self.base_path, self.transport or default_transport)
+        return _HTTPGetter(url + self.base_path, self.transport or default_transport)
 
     # ---- Peers' requests, answered here (Go: ServeHTTP)
 
@@ -184,7 +184,7 @@ def _parse(url: str, option: str) -> None:
         raise ValueError(f"{option}: got a URL of {len(url)} characters, expected at most {MAX_URL}")
 
 
-class _Peer:
+class _HTTPGetter:
     """One peer, as asked by this process (Go: ``httpGetter``)."""
 
     __slots__ = ("_transport", "_url")

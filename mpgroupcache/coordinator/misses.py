@@ -20,7 +20,7 @@ from mpgroupcache.counters import Counter
 from mpgroupcache.errors import ArenaError, ProtocolError
 from mpgroupcache.ipc import flights, memfd, messages
 from mpgroupcache.ipc.flights import describe_cycle
-from mpgroupcache.net.source import NoSuchGroup, Visitor
+from mpgroupcache.net.backend import NoSuchGroup, Visitor
 from mpgroupcache.shm._writer import Control
 
 if TYPE_CHECKING:

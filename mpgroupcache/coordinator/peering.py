@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mpgroupcache.net.membership import Membership
     from mpgroupcache.net.ring import Ring
     from mpgroupcache.net.server import PeerServer
-    from mpgroupcache.net.source import Source
+    from mpgroupcache.net.backend import Backend
 
 logger = logging.getLogger(__name__)
 
@@ -129,9 +129,9 @@ class Peering:
         if before is not None:
             before.set(())
 
-    async def open(self, source: Source) -> None:
-        """Serve peers from ``source``, and join the ring. Raises ``OSError`` or ``ValueError`` naming the option."""
-        await self._listen(source)
+    async def open(self, backend: Backend) -> None:
+        """Serve peers from ``backend``, and join the ring. Raises ``OSError`` or ``ValueError`` naming the option."""
+        await self._listen(backend)
         if self._membership is not None:
             await self._membership.start()
 
@@ -145,7 +145,7 @@ class Peering:
         if self._membership is not None:
             self._membership.refresh()
 
-    async def _listen(self, source: Source) -> None:
+    async def _listen(self, backend: Backend) -> None:
         options = self._options
         if options.listen is None:
             return
@@ -165,7 +165,7 @@ class Peering:
             )
         host, port = parse_address(options.listen)
         self._server = await PeerServer.start(
-            source,
+            backend,
             host,
             port,
             instance=self._instance,

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from mpgroupcache.net import peerwire
 from mpgroupcache.net.breaker import Breaker
-from mpgroupcache.net.exchange import Connection, Exchange
+from mpgroupcache.net.exchange import ClientConnection, Exchange
 from mpgroupcache.net.outcomes import Outcome, Reply, Unreached, explain, outcome_of
 from mpgroupcache.net.peer import SECRET_OPTION
 from mpgroupcache.net.urls import parse_url
@@ -57,8 +57,8 @@ class PeerClient:
         self._head = head + peerwire.TIMEOUT + b": "
         self._whole_head = self._head + peerwire.encode_timeout(options.request_timeout) + b"\r\n\r\n"
         self._loop = asyncio.get_running_loop()
-        self._connections: set[Connection] = set()  # open ones, and those that are being opened
-        self._idle: list[Connection] = []  # the one used last at the end
+        self._connections: set[ClientConnection] = set()  # open ones, and those that are being opened
+        self._idle: list[ClientConnection] = []  # the one used last at the end
         self._queue: deque[Exchange] = deque()  # that wait for a connection; ones that are over may be among them
         self._exchanges: OrderedDict[Exchange, None] = OrderedDict()  # under way, the first deadline first
         self._timer: asyncio.TimerHandle | None = None  # for the first of them, or for one before it
@@ -135,7 +135,7 @@ class PeerClient:
             self._timer = self._loop.call_at(exchange.deadline, self._expire)
         return exchange
 
-    def _send(self, connection: Connection, exchange: Exchange) -> None:
+    def _send(self, connection: ClientConnection, exchange: Exchange) -> None:
         """Send a request that waited for its connection."""
         left = peerwire.encode_timeout(max(exchange.deadline - self._loop.time(), _GRAIN))
         connection.send(exchange, b"GET " + exchange.target + self._head + left + b"\r\n\r\n")
@@ -223,13 +223,13 @@ class PeerClient:
     # ---- Connections
 
     def _open(self, reserved: Exchange | None = None) -> None:
-        connection = Connection(self, self._options.max_response_bytes, reserved)
+        connection = ClientConnection(self, self._options.max_response_bytes, reserved)
         self._connections.add(connection)
         connection.opening = self._loop.create_task(self._connect(connection))
         late = self._loop.call_later(self._options.connect_timeout, connection.give_up)
         connection.opening.add_done_callback(partial(self._opened, connection, self._loop.time(), late))
 
-    async def _connect(self, connection: Connection) -> None:
+    async def _connect(self, connection: ClientConnection) -> None:
         # Whose time is bounded by `give_up`, and not by a cancellation that may come when it is already open: uvloop
         # closes its transport then without telling the protocol, which would be idle, or wait for an answer, for ever.
         url, tls = self._parts, self._options.tls if self._parts.tls else None
@@ -238,7 +238,7 @@ class PeerClient:
         )
 
     def _opened(
-        self, connection: Connection, began: float, late: asyncio.TimerHandle, opening: asyncio.Task[None]
+        self, connection: ClientConnection, began: float, late: asyncio.TimerHandle, opening: asyncio.Task[None]
     ) -> None:
         late.cancel()
         error = None if opening.cancelled() else opening.exception()
@@ -259,7 +259,7 @@ class PeerClient:
             self._end(exchange, Unreached(reason))
         self._refill()
 
-    def connected(self, connection: Connection) -> None:
+    def connected(self, connection: ClientConnection) -> None:
         exchange = connection.reserved
         connection.reserved = None
         if self._closed:
@@ -269,7 +269,7 @@ class PeerClient:
         else:
             self._release(connection)
 
-    def replied(self, connection: Connection, exchange: Exchange, reply: Reply, free: bool) -> None:
+    def replied(self, connection: ClientConnection, exchange: Exchange, reply: Reply, free: bool) -> None:
         self._answered(exchange)
         if reply.status == 421:
             self._report(421, f"is this host: it refused to ask itself; --self: got {self._options.self_url}")
@@ -288,7 +288,7 @@ class PeerClient:
         self._answered(exchange)
         self._end(exchange, Unreached(f"{self.url}: {reason}"))
 
-    def lost(self, connection: Connection, exchange: Exchange | None, error: Exception | None) -> None:
+    def lost(self, connection: ClientConnection, exchange: Exchange | None, error: Exception | None) -> None:
         self._discard(connection)
         if exchange is not None:
             if connection.replies and not connection.received and not exchange.retried and self._breaker.closed:
@@ -304,7 +304,7 @@ class PeerClient:
             self._fail(exchange, f"connection closed {what}")
         self._refill()
 
-    def _take_idle(self) -> Connection | None:
+    def _take_idle(self) -> ClientConnection | None:
         while self._idle:
             connection = self._idle.pop()
             if connection.is_usable and self._loop.time() - connection.idle_since < MAX_IDLE:
@@ -312,7 +312,7 @@ class PeerClient:
             connection.close()
         return None
 
-    def _release(self, connection: Connection) -> None:
+    def _release(self, connection: ClientConnection) -> None:
         """Give a free connection to the next exchange, or keep it."""
         while self._queue:
             exchange = self._queue.popleft()
@@ -332,7 +332,7 @@ class PeerClient:
         if len(self._queue) > coming and len(self._connections) < self._options.max_connections:
             self._open()
 
-    def _discard(self, connection: Connection) -> None:
+    def _discard(self, connection: ClientConnection) -> None:
         self._connections.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)

@@ -37,32 +37,32 @@ class Exchange:
         self.deadline = began + timeout
         self.done = done
         self.is_probe = done is None
-        self.connection: Connection | None = None  # that the request went out on
+        self.connection: ClientConnection | None = None  # that the request went out on
         self.retried = False
         self.over = False
 
 
-class Pool(Protocol):
+class ConnectionPool(Protocol):
     """Whom a connection tells. The exchange that was under way is handed over with the news of its end."""
 
-    def connected(self, connection: Connection) -> None:
+    def connected(self, connection: ClientConnection) -> None:
         """It is open, and free."""
 
-    def replied(self, connection: Connection, exchange: Exchange, reply: Reply, free: bool) -> None:
+    def replied(self, connection: ClientConnection, exchange: Exchange, reply: Reply, free: bool) -> None:
         """A response is complete; ``free``: the connection can carry another exchange."""
 
     def broke(self, exchange: Exchange, reason: str, alive: bool) -> None:
         """There is no response to be had; ``alive``: it was HTTP all the same. The connection is closed."""
 
-    def lost(self, connection: Connection, exchange: Exchange | None, error: Exception | None) -> None:
+    def lost(self, connection: ClientConnection, exchange: Exchange | None, error: Exception | None) -> None:
         """The connection is closed, by whomever."""
 
 
-class Connection(asyncio.Protocol):
+class ClientConnection(asyncio.Protocol):
     """One connection. It closes itself when something comes that was not asked for: an answer to nothing would be taken
     for the answer to the next request."""
 
-    def __init__(self, pool: Pool, max_bytes: int, reserved: Exchange | None = None) -> None:
+    def __init__(self, pool: ConnectionPool, max_bytes: int, reserved: Exchange | None = None) -> None:
         """``reserved``: the exchange that this connection is made for, if it is for that one alone."""
         self._pool = pool
         self._max_bytes = max_bytes

@@ -10,15 +10,15 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mpgroupcache.net import peerwire
+from mpgroupcache.net.backend import NoSuchGroup
 from mpgroupcache.net.hooks import PeerRequest
 from mpgroupcache.net.responses import PLAIN, Heads, Manner, answer, frame
 from mpgroupcache.net.serverlimits import Limits
-from mpgroupcache.net.source import NoSuchGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpgroupcache.net.source import Source
+    from mpgroupcache.net.backend import Backend
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Handler:
 
     def __init__(
         self,
-        source: Source,
+        backend: Backend,
         *,
         instance: bytes,
         base_path: str = peerwire.DEFAULT_BASE_PATH,
@@ -70,7 +70,7 @@ class Handler:
         context: Callable[[PeerRequest], bytes] | None = None,
     ) -> None:
         """As ``PeerServer.start`` has it."""
-        self.source = source
+        self.backend = backend
         self.limits = limits or Limits()
         self.loop = asyncio.get_running_loop()
         self.heads = Heads(instance)
@@ -106,7 +106,7 @@ class Handler:
                 group, key = self._locate(target)
             else:
                 group, key = peerwire.locate(self._base_path, target)
-            found = self.source.find(group, key)
+            found = self.backend.find(group, key)
             if found is None:
                 self._visit(writer, group, key, headers, manner)
             else:
@@ -115,7 +115,7 @@ class Handler:
             self.send_error(writer, manner, error.response)
         except NoSuchGroup:
             self.send_error(writer, manner, peerwire.no_such_group(group.encode()))
-        except Exception:  # a defect of the source's: this client is not to wait, and the others are not to suffer
+        except Exception:  # a defect of the backend's: this client is not to wait, and the others are not to suffer
             logger.exception("%r: a request failed", writer)
             self.send_error(writer, manner, peerwire.error_response(500, "internal error; see this peer's log"))
 
@@ -142,10 +142,10 @@ class Handler:
         visit = Visit(self, writer, manner, self._make_context(writer, group, key, headers))
         writer.wait(visit)
         try:
-            self.source.visit(group, key, visit)
+            self.backend.visit(group, key, visit)
         except BaseException:
             if visit.end() is None:
-                logger.exception("%r: got an error from a source that had answered", writer)
+                logger.exception("%r: got an error from a backend that had answered", writer)
                 return
             raise
         if timeout is not None:
@@ -240,7 +240,7 @@ class Visit:
     def leave(self) -> None:
         """Wait no longer: the client is gone."""
         self.end()
-        self._handler.source.leave(self)
+        self._handler.backend.leave(self)
 
     def leave_after(self, timeout: float) -> None:
         """Wait no longer than so many seconds."""
@@ -250,7 +250,7 @@ class Visit:
     def _give_up(self, timeout: float) -> None:
         text = f"deadline exceeded: no value within the {timeout:g} s of {peerwire.TIMEOUT.decode()}"
         self._answer(peerwire.error_response(504, text))
-        self._handler.source.leave(self)
+        self._handler.backend.leave(self)
 
     def end(self) -> ResponseWriter | None:
         """Let the connection go on; None if it does already."""

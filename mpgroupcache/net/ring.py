@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mpgroupcache.net.client import PeerClient
 from mpgroupcache.net.consistenthash import Map
-from mpgroupcache.net.transport import TransportClient
+from mpgroupcache.net.transportclient import TransportClient
 from mpgroupcache.net.urls import parse_url
 
 if TYPE_CHECKING:

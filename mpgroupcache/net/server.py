@@ -1,9 +1,9 @@
-"""The peers' server: HTTP/1.1 requests in, values of a `Source` out, as peerwire.py has them.
+"""The peers' server: HTTP/1.1 requests in, values of a `Backend` out, as peerwire.py has them.
 
 One thread and one event loop, uvloop's. What happens to a request:
 
 1. A `ServerConnection` has it found in what has come.
-2. Its `Handler` answers it. A value that is cached is copied once, into its answer, before the source is called again:
+2. Its `Handler` answers it. A value that is cached is copied once, into its answer, before the backend is called again:
    its memory may be another value's then.
 3. A value that is not cached has to be loaded: a visitor waits for it, and the requests behind it wait, too.
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
+    from mpgroupcache.net.backend import Backend
     from mpgroupcache.net.hooks import PeerRequest
     from mpgroupcache.net.serverlimits import Limits
-    from mpgroupcache.net.source import Source
 
 ACCEPTS: Final = 64  # connections accepted at once; then the others get a turn
 DRAIN_TIMEOUT: Final = 5.0  # s that `close` leaves to requests under way
@@ -54,7 +54,7 @@ class PeerServer:
     @classmethod
     async def start(
         cls,
-        source: Source,
+        backend: Backend,
         host: str,
         port: int,
         *,
@@ -71,7 +71,9 @@ class PeerServer:
         the loader of a request is told. Raises ``OSError`` that names ``--listen``, and ``ValueError`` for a base path
         or secret that cannot be.
         """
-        handler = Handler(source, instance=instance, base_path=base_path, secret=secret, limits=limits, context=context)
+        handler = Handler(
+            backend, instance=instance, base_path=base_path, secret=secret, limits=limits, context=context
+        )
         server = cls(handler, await listen(handler.loop, host, port), ssl_context)
         for listener in server._listeners:
             server._loop.add_reader(listener.fileno(), server._accept, listener)

@@ -23,9 +23,9 @@ from mpgroupcache.errors import ProtocolError
 from mpgroupcache.ipc import frame, messages
 from mpgroupcache.net import exchange, handler, peerwire, serverconnection
 from mpgroupcache.net import requests as request_parser
+from mpgroupcache.net.backend import NoSuchGroup, Visitor
 from mpgroupcache.net.groupcachepb_pb2 import GetResponse
 from mpgroupcache.net.outcomes import Reply
-from mpgroupcache.net.source import NoSuchGroup, Visitor
 from mpgroupcache.worker.link import connect
 
 ROUNDS = 3000  # of each target
@@ -97,7 +97,7 @@ class Client:
     def __init__(self) -> None:
         self.outcomes = 0
         self.closed = False
-        self.connection = exchange.Connection(self, 1 << 16)
+        self.connection = exchange.ClientConnection(self, 1 << 16)
         self.connection.connection_made(self)  # type: ignore[arg-type]
 
     def write(self, data: bytes) -> None: ...
@@ -107,8 +107,10 @@ class Client:
     def abort(self) -> None:
         self.closed = True
 
-    def connected(self, connection: exchange.Connection) -> None: ...
-    def replied(self, connection: exchange.Connection, asked: exchange.Exchange, reply: Reply, free: bool) -> None:
+    def connected(self, connection: exchange.ClientConnection) -> None: ...
+    def replied(
+        self, connection: exchange.ClientConnection, asked: exchange.Exchange, reply: Reply, free: bool
+    ) -> None:
         assert len(reply.body) <= 1 << 16
         self.outcomes += 1
 
@@ -116,7 +118,9 @@ class Client:
         assert reason
         self.outcomes += 1
 
-    def lost(self, connection: exchange.Connection, asked: exchange.Exchange | None, error: Exception | None) -> None:
+    def lost(
+        self, connection: exchange.ClientConnection, asked: exchange.Exchange | None, error: Exception | None
+    ) -> None:
         self.outcomes += asked is not None
 
 
@@ -132,7 +136,7 @@ def responses(data: bytes) -> None:
     assert client.outcomes == 1
 
 
-class Source:
+class Backend:
     """Values of the group "g"; all but "k" are loaded, and so at once."""
 
     def find(self, group: str, key: bytes) -> tuple[memoryview, float] | None:
@@ -183,7 +187,7 @@ def requests(data: bytes) -> None:
     """Whatever comes, what goes back is HTTP, whole, and the same however the requests were cut up."""
 
     async def serve(*pieces: bytes) -> tuple[bytes, bool]:
-        answering = handler.Handler(Source(), instance=bytes(16))
+        answering = handler.Handler(Backend(), instance=bytes(16))
         answering.heads.renew(0.0)
         connection, transport = serverconnection.ServerConnection(answering, lambda _: None), Transport()
         connection.connection_made(transport)  # type: ignore[arg-type]

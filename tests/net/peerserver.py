@@ -13,9 +13,9 @@ from children import PATIENCE
 from workers import wait_until
 
 from mpgroupcache.net import peerwire
+from mpgroupcache.net.backend import NoSuchGroup, Visitor
 from mpgroupcache.net.server import PeerServer
 from mpgroupcache.net.serverlimits import Limits
-from mpgroupcache.net.source import NoSuchGroup, Visitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ CLOSE = b"Connection: close"
 SHORT = Limits(request_timeout=0.2, idle_timeout=0.2, stall_timeout=0.2)
 
 
-class FakeSource:
+class FakeBackend:
     """Values of group "g". Each is in the same memory, which is overwritten at every call, as an arena may do it.
 
     Keys that begin with "now:" are delivered, with "fail:" failed and with "bug:" not answered but raised within
@@ -80,7 +80,7 @@ class Running:
     """A server in a thread of its own."""
 
     def __init__(self, host: str = "127.0.0.1", **options: Any) -> None:
-        self.source = FakeSource()
+        self.backend = FakeBackend()
         self._options = options
         self._host = host
         self._started = threading.Event()
@@ -94,7 +94,7 @@ class Running:
         self.complaints: list[dict[str, Any]] = []
         self.loop.set_exception_handler(lambda _, context: self.complaints.append(context))
         try:
-            self.server = await PeerServer.start(self.source, self._host, 0, instance=INSTANCE, **self._options)
+            self.server = await PeerServer.start(self.backend, self._host, 0, instance=INSTANCE, **self._options)
         finally:
             self._started.set()
         await self._stop.wait()
@@ -114,8 +114,8 @@ class Running:
         return future
 
     def deliver(self, key: bytes, value: bytes, rate: float = 0.0) -> None:
-        wait_until(lambda: key in self.source.waiting)
-        self.call(self.source.waiting.pop(key).deliver, value, rate)
+        wait_until(lambda: key in self.backend.waiting)
+        self.call(self.backend.waiting.pop(key).deliver, value, rate)
 
     def connect(self) -> Client:
         return Client(socket.create_connection(self.server.addresses[0], PATIENCE))

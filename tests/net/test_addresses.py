@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import uvloop
-from peerserver import CLOSE, INSTANCE, FakeSource, Running, of
+from peerserver import CLOSE, INSTANCE, FakeBackend, Running, of
 
 from mpgroupcache.net.addresses import format_address, parse_address
 from mpgroupcache.net.server import PeerServer
@@ -71,7 +71,7 @@ def test_addresses_that_are_refused(address: str) -> None:
 
 def test_bind_errors_name_the_option(shared_server: Running) -> None:
     async def start(host: str, port: int) -> None:
-        await PeerServer.start(FakeSource(), host, port, instance=INSTANCE)
+        await PeerServer.start(FakeBackend(), host, port, instance=INSTANCE)
 
     port = shared_server.server.port
     with pytest.raises(OSError, match=f"--listen 127.0.0.1:{port}: Address already in use"):

@@ -6,7 +6,7 @@ from fakepeers import chunked, message, response
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpgroupcache.net.exchange import Connection, Exchange
+from mpgroupcache.net.exchange import ClientConnection, Exchange
 from mpgroupcache.net.outcomes import Reply
 
 VALUE = response(message(b"V"))
@@ -18,7 +18,7 @@ class Wire:
     def __init__(self) -> None:
         self.news: list[object] = []
         self.closed = False
-        self.connection = Connection(self, 1 << 20)
+        self.connection = ClientConnection(self, 1 << 20)
         self.connection.connection_made(self)  # type: ignore[arg-type]
 
     def receive(self, data: bytes, cuts: list[int]) -> None:
@@ -37,16 +37,16 @@ class Wire:
     def abort(self) -> None:
         self.closed = True
 
-    def connected(self, connection: Connection) -> None:
+    def connected(self, connection: ClientConnection) -> None:
         pass
 
-    def replied(self, connection: Connection, exchange: Exchange, reply: Reply, free: bool) -> None:
+    def replied(self, connection: ClientConnection, exchange: Exchange, reply: Reply, free: bool) -> None:
         self.news.append((reply.status, reply.body, free))
 
     def broke(self, exchange: Exchange, reason: str, alive: bool) -> None:
         self.news.append(reason)
 
-    def lost(self, connection: Connection, exchange: Exchange | None, error: Exception | None) -> None:
+    def lost(self, connection: ClientConnection, exchange: Exchange | None, error: Exception | None) -> None:
         if exchange is not None:
             self.news.append("lost")
 

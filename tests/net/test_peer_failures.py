@@ -29,7 +29,7 @@ from fakepeers import (
 )
 
 from mpgroupcache.net.client import PeerClient
-from mpgroupcache.net.exchange import Connection
+from mpgroupcache.net.exchange import ClientConnection
 from mpgroupcache.net.outcomes import Fetched, OwnerError
 from mpgroupcache.net.peerwire import MAX_ERROR_BYTES, load_failed
 
@@ -222,14 +222,14 @@ async def test_a_connection_that_is_never_accepted_costs_the_connect_timeout() -
 @on_each_loop
 async def test_a_connection_that_is_open_just_before_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """1. It opens, and the request goes out. 2. The loop stalls. 3. It sees the timeout before the opening's end."""
-    made = Connection.connection_made
+    made = ClientConnection.connection_made
 
-    def stall(connection: Connection, transport: asyncio.BaseTransport) -> None:
+    def stall(connection: ClientConnection, transport: asyncio.BaseTransport) -> None:
         made(connection, transport)
         time.sleep(2 * BAD_TIMEOUT)
 
     async with asking(connect_timeout=BAD_TIMEOUT) as fixture:
-        monkeypatch.setattr(Connection, "connection_made", stall)
+        monkeypatch.setattr(ClientConnection, "connection_made", stall)
         for _ in range(3):
             assert await fixture.fetch() == Fetched(b"V:k", None)
         assert fixture.peer.connections == 1
@@ -237,15 +237,15 @@ async def test_a_connection_that_is_open_just_before_its_time_is_over(monkeypatc
 
 @on_each_loop
 async def test_a_connection_that_is_open_just_after_it_was_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Connection.connection_made
+    made = ClientConnection.connection_made
 
-    def late(connection: Connection, transport: asyncio.BaseTransport) -> None:
+    def late(connection: ClientConnection, transport: asyncio.BaseTransport) -> None:
         connection.give_up()
         made(connection, transport)
 
     async with asking() as fixture:
         with monkeypatch.context() as patch:
-            patch.setattr(Connection, "connection_made", late)
+            patch.setattr(ClientConnection, "connection_made", late)
             assert "no connection in 1 s" in reason(await fixture.fetch())
         assert not fixture.client._connections
         await until(lambda: fixture.client.available)

@@ -10,7 +10,7 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peerkeys import ODD_KEYS
-from peerserver import CLOSE, INSTANCE, FakeSource, Running, found, get, of, text
+from peerserver import CLOSE, INSTANCE, FakeBackend, Running, found, get, of, text
 from workers import wait_until
 
 from mpgroupcache.net import peerwire
@@ -80,22 +80,22 @@ def test_a_malformed_timeout_is_refused_where_it_counts(shared_server: Running) 
 
 @pytest.mark.parametrize("key", ODD_KEYS.values(), ids=list(ODD_KEYS))
 def test_odd_keys(shared_server: Running, key: bytes) -> None:
-    shared_server.call(shared_server.source.values.update, {key: (b"odd", 0.0)})
+    shared_server.call(shared_server.backend.values.update, {key: (b"odd", 0.0)})
     with shared_server.connect() as client:
         for _ in range(3):  # the later ones are known
             client.send(of(key))
             assert client.answer().body == b"\x0a\x03odd"
     if key not in (b"hello", b""):
-        shared_server.call(shared_server.source.values.pop, key)
+        shared_server.call(shared_server.backend.values.pop, key)
     else:
-        shared_server.call(shared_server.source.values.update, FakeSource().values)
+        shared_server.call(shared_server.backend.values.update, FakeBackend().values)
 
 
 def test_the_rate_is_the_only_difference(run_server: Callable[..., Running]) -> None:
     running = run_server()
     with running.connect() as client:
         for rate, more in [(0.0, b""), (1.5, bytes.fromhex("11000000000000f83f")), (-1.0, b""), (float("nan"), b"")]:
-            running.call(running.source.values.update, {b"k": (b"v", rate)})
+            running.call(running.backend.values.update, {b"k": (b"v", rate)})
             for request in (of(b"k"), of(b"k", b"Connection: keep-alive")):
                 client.send(request)
                 answer = client.answer()
@@ -187,15 +187,15 @@ def test_answers_are_in_order(run_server: Callable[..., Running]) -> None:
         running.deliver(b"wait:3", b"three")
         assert [client.answer().body for _ in range(3)] == [b"\x0a\x05three", b"4\n", b"\x0a\x07V:hello"]
         assert client.rest() == MALFORMED
-    assert running.source.left == []
+    assert running.backend.left == []
 
 
 def test_a_visitor_is_answered_once(run_server: Callable[..., Running]) -> None:
     running = run_server()
     with running.connect() as client:
         client.send(of(b"wait:1"))
-        wait_until(lambda: running.source.waiting)
-        visitor = running.source.waiting.pop(b"wait:1")
+        wait_until(lambda: running.backend.waiting)
+        visitor = running.backend.waiting.pop(b"wait:1")
         running.call(visitor.deliver, b"one", 0.0)
         running.call(visitor.deliver, b"two", 0.0)
         running.call(visitor.fail, "E", "three")
@@ -259,7 +259,7 @@ def answers_to(pieces: list[bytes]) -> tuple[bytes, bool]:
     """What a connection writes if these pieces come, one at a time, and whether it closes."""
 
     async def serve() -> tuple[bytes, bool]:
-        handler = Handler(FakeSource(), instance=INSTANCE)
+        handler = Handler(FakeBackend(), instance=INSTANCE)
         handler.heads.renew(0.0)
         connection, transport = ServerConnection(handler, lambda _: None), FakeTransport()
         connection.connection_made(transport)  # type: ignore[arg-type]

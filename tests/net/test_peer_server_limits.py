@@ -32,8 +32,8 @@ def test_a_visitor_leaves_in_time(run_server: Callable[..., Running]) -> None:
         assert answer.line == b"HTTP/1.1 504 Gateway Timeout"
         assert answer.body == b"deadline exceeded: no value within the 0.02 s of Mpgroupcache-Timeout\n"
         assert client.answer().body == b"\x0a\x07V:hello"
-        visitor = running.source.waiting.pop(b"wait:1")
-        assert running.source.left == [visitor]
+        visitor = running.backend.waiting.pop(b"wait:1")
+        assert running.backend.left == [visitor]
         running.call(visitor.deliver, b"late", 0.0)
         client.send(of(b"hello", b"Mpgroupcache-Timeout: 20"))
         assert client.answer().body == b"\x0a\x07V:hello"
@@ -45,7 +45,7 @@ def test_a_visitor_that_is_answered_does_not_leave(run_server: Callable[..., Run
         client.send(of(b"wait:1", b"Mpgroupcache-Timeout: 999999999999"))
         running.deliver(b"wait:1", b"one")
         assert client.answer().body == b"\x0a\x03one"
-    assert running.source.left == []
+    assert running.backend.left == []
 
 
 @pytest.mark.parametrize("rudely", [False, True])
@@ -53,11 +53,11 @@ def test_a_visitor_leaves_with_its_client(run_server: Callable[..., Running], ru
     running = run_server()
     with running.connect() as client:
         client.send(of(b"wait:1"))
-        wait_until(lambda: running.source.waiting)
+        wait_until(lambda: running.backend.waiting)
         if rudely:
             client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    visitor = running.source.waiting.pop(b"wait:1")
-    wait_until(lambda: running.source.left == [visitor])
+    visitor = running.backend.waiting.pop(b"wait:1")
+    wait_until(lambda: running.backend.left == [visitor])
     running.call(visitor.deliver, b"late", 0.0)
 
 
@@ -163,27 +163,27 @@ def test_a_visitor_may_wait_longer_than_an_idle_client(run_server: Callable[...,
 def test_a_client_that_does_not_read_is_not_served_on(run_server: Callable[..., Running]) -> None:
     running = run_server()
     value = random.Random(1).randbytes(1 << 20)
-    running.call(running.source.values.update, {b"big": (value, 0.0)})
+    running.call(running.backend.values.update, {b"big": (value, 0.0)})
     count = 100
     with running.connect() as client:
         client.send(of(b"big") * count)
         wait_until(lambda: running.server.handler.unread_bytes)
-        before = running.source.finds
+        before = running.backend.finds
         with running.connect() as other:
             other.send(of(b"hello"))
             assert other.answer().body == b"\x0a\x07V:hello"
-        assert running.source.finds == before + 1
+        assert running.backend.finds == before + 1
         assert before < count / 2  # what the sockets' buffers take
         assert running.server.handler.unread_bytes < 2 << 20
         for _ in range(count):
             assert client.answer().body[4:] == value
-    assert running.source.finds == count + 1
+    assert running.backend.finds == count + 1
 
 
 @pytest.mark.parametrize("closing", [b"", CLOSE])
 def test_a_client_that_never_reads_is_let_go(run_server: Callable[..., Running], closing: bytes) -> None:
     running = run_server(limits=SHORT)
-    running.call(running.source.values.update, {b"big": (bytes(4 << 20), 0.0)})
+    running.call(running.backend.values.update, {b"big": (bytes(4 << 20), 0.0)})
     with running.connect() as client:
         client.send(of(b"big", closing or b"X: y") * 10)
         wait_until(lambda: running.server.handler.unread_bytes)
@@ -195,7 +195,7 @@ def test_a_client_that_never_reads_is_let_go(run_server: Callable[..., Running],
 def test_values_are_limited(run_server: Callable[..., Running]) -> None:
     """Cached ones, and those that are loaded; the connection goes on."""
     running = run_server(limits=Limits(value_bytes=10))
-    running.call(running.source.values.update, {b"fits": (bytes(10), 0.0), b"large": (bytes(11), 0.0)})
+    running.call(running.backend.values.update, {b"fits": (bytes(10), 0.0), b"large": (bytes(11), 0.0)})
     for key in (b"large", b"now:" + b"x" * 11):
         answers = running.exchange(of(key) + of(b"fits", CLOSE))
         assert answers.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
@@ -205,7 +205,7 @@ def test_values_are_limited(run_server: Callable[..., Running]) -> None:
 
 def test_what_all_clients_have_not_read_is_limited(run_server: Callable[..., Running]) -> None:
     running = run_server(limits=Limits(unread_bytes=1 << 20))
-    running.call(running.source.values.update, {b"big": (bytes(4 << 20), 0.0)})
+    running.call(running.backend.values.update, {b"big": (bytes(4 << 20), 0.0)})
     with running.connect() as lazy, running.connect() as client:
         lazy.send(of(b"big") * 10)
         wait_until(lambda: running.server.handler.unread_bytes)
@@ -219,7 +219,7 @@ def test_what_all_clients_have_not_read_is_limited(run_server: Callable[..., Run
 
 def test_endless_requests_leave_others_their_turn(run_server: Callable[..., Running]) -> None:
     running = run_server()
-    running.call(running.source.values.update, {b"mine": (b"V:mine", 0.0)})
+    running.call(running.backend.values.update, {b"mine": (b"V:mine", 0.0)})
     stopping = threading.Event()
 
     def send_all(client: Client) -> None:
@@ -236,13 +236,13 @@ def test_endless_requests_leave_others_their_turn(run_server: Callable[..., Runn
         threads = [threading.Thread(target=target, args=(flood,)) for target in (send_all, read_all)]
         for thread in threads:
             thread.start()
-        wait_until(lambda: running.source.finds > 5000)
+        wait_until(lambda: running.backend.finds > 5000)
         with running.connect() as client:
             for _ in range(20):
-                before = running.source.finds
+                before = running.backend.finds
                 client.send(of(b"mine"))
                 assert client.answer().body == b"\x0a\x06V:mine"
-                assert running.source.found_at[b"mine"] - before < 20_000  # when this thread sees it says nothing
+                assert running.backend.found_at[b"mine"] - before < 20_000  # when this thread sees it says nothing
         stopping.set()
         flood.sock.shutdown(socket.SHUT_RDWR)
         for thread in threads:
@@ -271,7 +271,7 @@ def test_requests_under_way_end_in_order(run_server: Callable[..., Running]) -> 
     with running.connect() as idle, running.connect() as waiting, running.connect() as slow:
         waiting.send(of(b"wait:1") + of(b"hello"))
         slow.send(of(b"hello")[:-1])
-        wait_until(lambda: running.source.waiting and len(running.server._connections) == 3)
+        wait_until(lambda: running.backend.waiting and len(running.server._connections) == 3)
         closing = running.begin_close()
         assert idle.rest() == b""
         with pytest.raises(ConnectionError):
@@ -287,8 +287,8 @@ def test_requests_under_way_have_so_much_time(run_server: Callable[..., Running]
     running = run_server()
     with running.connect() as client:
         client.send(of(b"wait:1"))
-        wait_until(lambda: running.source.waiting)
+        wait_until(lambda: running.backend.waiting)
         running.begin_close(0.01).result(PATIENCE)
         with contextlib.suppress(ConnectionError):
             assert client.rest() == b""
-    assert running.source.left == [running.source.waiting[b"wait:1"]]
+    assert running.backend.left == [running.backend.waiting[b"wait:1"]]

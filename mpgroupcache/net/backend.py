@@ -1,4 +1,4 @@
-"""What the peers' server asks for values, and what it is answered."""
+"""What is behind the peers' server: whom it asks for values, and how it is answered."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class NoSuchGroup(LookupError):
 
 
 class Visitor(Protocol):
-    """A peer's request that waits for a value. It is answered once, maybe before ``Source.visit`` returns."""
+    """A peer's request that waits for a value. It is answered once, maybe before ``Backend.visit`` returns."""
 
     @property
     def ctx(self) -> bytes:
@@ -26,11 +26,11 @@ class Visitor(Protocol):
         """Answer that this host cannot load: whoever asks is to load there."""
 
 
-class Source(Protocol):
+class Backend(Protocol):
     """Where values come from. It is called on the loop, and must not block."""
 
     def find(self, group: str, key: bytes) -> tuple[memoryview, float] | None:
-        """The cached value, valid until the source's next call, and its requests per minute (0.0: unknown).
+        """The cached value, valid until the backend's next call, and its requests per minute (0.0: unknown).
 
         None if it is not cached. Raises ``NoSuchGroup``.
         """
