@@ -160,7 +160,9 @@ class HTTPPool:
     # ---- Peers' requests, answered here (Go: ServeHTTP)
 
     def wsgi(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """A WSGI application that answers peers below ``base_path`` (Go: ``ServeHTTP``). Other paths are 404.
+        """A WSGI application that answers peers below ``base_path`` (Go: ``ServeHTTP``).
+
+        Other paths are 404, and other methods than GET and HEAD 405.
 
         Mount it for that path in the application's own dispatcher, on a server that leaves room for the longest keys in
         its request line (gunicorn: ``limit_request_line``). The coordinator's ``--listen`` does the same in a fraction

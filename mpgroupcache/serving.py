@@ -27,6 +27,12 @@ class _Asked(NamedTuple):
     timeout: float | None
 
 
+def _check_method(method: str) -> None:
+    """Raise ``RequestError`` for a request that is not to be looked at."""
+    if method.encode("latin-1", "replace") not in peerwire.METHODS:
+        raise peerwire.RequestError(f"method: got {method}, expected GET or HEAD", peerwire.METHOD_NOT_ALLOWED)
+
+
 def _read(
     base_path: str, context: Context | None, raw: bytes | None, path: bytes, headers: dict[str, str], remote: str
 ) -> _Asked:
@@ -100,6 +106,7 @@ def wsgi(
         start_response(f"{status} {HTTPStatus(status).phrase}", texts)
 
     try:
+        _check_method(environ["REQUEST_METHOD"])
         raw = environ.get("RAW_URI") or environ.get("REQUEST_URI")
         path = (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1")
         headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name[:5] == "HTTP_"}
@@ -135,6 +142,7 @@ async def asgi(
         await send({"type": "http.response.body", "body": b""})
 
     try:
+        _check_method(scope["method"])
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         remote = scope["client"][0] if scope.get("client") else ""
         asked = _read(base_path, context, scope.get("raw_path"), scope["path"].encode(), headers, remote)

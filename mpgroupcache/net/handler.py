@@ -102,6 +102,9 @@ class Handler:
         try:
             if self._secret is not None or _INSTANCE in headers:
                 self._check(headers, writer)
+            if manner is not PLAIN and manner.refused:
+                self.send_error(writer, manner, peerwire.METHOD_NOT_ALLOWED)
+                return
             if len(target) <= MAX_LOCATED:
                 group, key = self._locate(target)
             else:

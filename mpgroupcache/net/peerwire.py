@@ -2,7 +2,7 @@
 
 A request and its answers::
 
-    GET {base_path}{group}/{key} HTTP/1.1           group and key percent-encoded
+    GET {base_path}{group}/{key} HTTP/1.1           group and key percent-encoded; HEAD: the same without the body
 
     200  application/x-protobuf                     a GetResponse: value, and maybe minute_qps
     400  text/plain  bad request                    no slash behind the group
@@ -23,6 +23,7 @@ Headers that mpgroupcache adds; Go neither sends nor reads them (``>``: in reque
 Answers that Go does not have::
 
     403  the secret is missing or another one
+    405  the method is neither GET nor HEAD, whatever the target; with ``Allow: GET, HEAD``. Go takes any for a GET
     414  the key, or the whole target, is too long
     421  this request comes from the peer that it is for
     503  nobody here can load now; or the value is too large; or clients have too much of their answers still to read
@@ -76,6 +77,7 @@ TIMEOUT: Final = b"Mpgroupcache-Timeout"
 SECRET: Final = b"Mpgroupcache-Secret"
 LOAD_ERROR: Final = b"Mpgroupcache-Load-Error"
 
+METHODS: Final = (b"GET", b"HEAD")
 CONTENT_TYPE: Final = b"application/x-protobuf"  # of a value
 
 _MAX_MESSAGE: Final = (1 << 31) - 1  # bytes; what protobuf can read
@@ -292,6 +294,10 @@ BAD_REQUEST: Final = error_response(400, "bad request")
 NOT_FOUND: Final = error_response(404, "404 page not found")
 # What net/http answers before it calls a handler: other headers, and no newline.
 MALFORMED: Final = ErrorResponse(400, b"400 Bad Request", (_TEXT, (b"Connection", b"close")), closes=True)
+# As Go's http.ServeMux has it, where a pattern names methods.
+METHOD_NOT_ALLOWED: Final = ErrorResponse(
+    405, b"Method Not Allowed\n", (*BAD_REQUEST.headers, (b"Allow", b", ".join(METHODS)))
+)
 WRONG_SECRET: Final = error_response(
     403, f"forbidden: the header {SECRET.decode()} is missing or wrong; give all peers of a ring the same secret"
 )

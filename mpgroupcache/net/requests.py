@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 from httptools import HttpParserError, HttpRequestParser
 
-from mpgroupcache.net.peerwire import MALFORMED, MAX_TARGET_BYTES, ErrorResponse
+from mpgroupcache.net.peerwire import MALFORMED, MAX_TARGET_BYTES, METHODS, ErrorResponse
 from mpgroupcache.net.responses import HEAD_TOO_LARGE, NO_HOST, PLAIN, TARGET_TOO_LONG, Manner
 from mpgroupcache.net.serverlimits import Limits
 
@@ -133,4 +133,5 @@ class RequestParser:
             raise _Ended
         has_body = b"transfer-encoding" in headers or headers.get(b"content-length", b"").strip(b"0") != b""
         closes = has_body or not parser.should_keep_alive() or parser.should_upgrade()
-        return Manner(parser.get_method() == b"HEAD", closes, old)
+        method = parser.get_method()
+        return Manner(method not in METHODS, method == b"HEAD", closes, old)

@@ -13,6 +13,7 @@ _REASONS: Final = {
     400: "Bad Request",
     403: "Forbidden",
     404: "Not Found",
+    405: "Method Not Allowed",
     414: "Request URI Too Long",
     421: "Misdirected Request",
     431: "Request Header Fields Too Large",
@@ -35,15 +36,17 @@ TARGET_TOO_LONG: Final = _unparsed(414)
 class Manner(NamedTuple):
     """How a request is answered."""
 
+    refused: bool
+    """With 405, whatever it asks for: its method is neither GET nor HEAD."""
     head: bool
-    """Without the body. Any other method is answered as GET, since Go's handler does not look at it."""
+    """Without the body."""
     closes: bool
     """With the end of the connection."""
     old: bool
     """As HTTP/1.0 has it."""
 
 
-PLAIN: Final = Manner(head=False, closes=False, old=False)
+PLAIN: Final = Manner(refused=False, head=False, closes=False, old=False)
 
 
 class Heads:

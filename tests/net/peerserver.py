@@ -186,6 +186,10 @@ def found(body: bytes, more: bytes = b"") -> bytes:
     return head + b"Content-Length: %d\r\n%s\r\n%s" % (len(body), more, body)
 
 
+REFUSED = (b"405 Method Not Allowed", b"Method Not Allowed\n", b"Allow: GET, HEAD\r\n")
+"""What is said to other methods: as `text` takes it."""
+
+
 def text(status: bytes, body: bytes, own: bytes = b"", more: bytes = b"Connection: close\r\n") -> bytes:
     head = b"HTTP/1.1 %s\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n" % status
     return head + own + COMMON + b"Content-Length: %d\r\n%s\r\n%s" % (len(body), more, body)

@@ -10,7 +10,7 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peerkeys import ODD_KEYS
-from peerserver import CLOSE, INSTANCE, FakeBackend, Running, found, get, of, text
+from peerserver import CLOSE, INSTANCE, REFUSED, FakeBackend, Running, found, get, of, text
 from workers import wait_until
 
 from mpgroupcache.net import peerwire
@@ -36,12 +36,17 @@ MALFORMED = (
         (of(b"now:v", CLOSE), found(b"\x0a\x01v", b"Connection: close\r\n")),
         (of(b"hello", b"connection: foo, Close"), found(b"\x0a\x07V:hello", b"Connection: close\r\n")),
         (of(b"hello", CLOSE, method=b"HEAD"), found(b"\x0a\x07V:hello", b"Connection: close\r\n")[:-9]),
-        (of(b"hello", CLOSE, method=b"DELETE"), found(b"\x0a\x07V:hello", b"Connection: close\r\n")),
+        (of(b"hello", CLOSE, method=b"DELETE"), text(*REFUSED)),
+        (of(b"hello", version=b"1.0", method=b"POST"), text(*REFUSED, more=b"").replace(b"HTTP/1.1", b"HTTP/1.0")),
         (of(b"hello", version=b"1.0"), found(b"\x0a\x07V:hello").replace(b"HTTP/1.1", b"HTTP/1.0")),
         (get(b"/_groupcache/g", CLOSE), text(b"400 Bad Request", b"bad request\n")),
         (get(b"/other", CLOSE), text(b"404 Not Found", b"404 page not found\n")),
-        (get(b"*", CLOSE, method=b"OPTIONS"), text(b"404 Not Found", b"404 page not found\n")),
-        (get(b"peer:80", method=b"CONNECT"), text(b"404 Not Found", b"404 page not found\n")),
+        (get(b"/other", CLOSE, method=b"PUT"), text(*REFUSED)),
+        (get(b"*", CLOSE, method=b"OPTIONS"), text(*REFUSED)),
+        (get(b"peer:80", method=b"CONNECT"), text(*REFUSED)),
+        (of(b"hello", CLOSE, method=b"BREW"), MALFORMED),  # which the parser does not know
+        (of(b"hello", CLOSE, method=b"get"), MALFORMED),
+        (b"DELETE /_groupcache/g/hello HTTP/1.1\r\n\r\n", MALFORMED + b": missing required Host header"),
         (get(b"/_groupcache/a%20b/k", CLOSE), text(b"404 Not Found", b"no such group: a b\n")),
         (get(b"/_groupcache/%FF/k", CLOSE), text(b"404 Not Found", b"no such group: \xff\n")),
         (get(b"/_groupcache/late/k", CLOSE), text(b"404 Not Found", b"no such group: late\n")),
@@ -117,6 +122,35 @@ def test_old_clients_may_keep_their_connection(shared_server: Running) -> None:
             assert answer.headers[b"Connection"] == b"keep-alive"
 
 
+@pytest.mark.parametrize("method", [b"DELETE", b"PATCH", b"POST", b"PROPFIND", b"PUT", b"TRACE"])
+def test_other_methods_load_nothing(run_server: Callable[..., Running], method: bytes) -> None:
+    """Cached or not; and what comes behind them is answered, at once or when its turn has come."""
+    running = run_server()
+    with running.connect() as client:
+        requests = [of(b"hello"), of(b"hello", method=method), of(b"now:1"), of(b"now:2", method=method), of(b"hello")]
+        for cut in (False, True):
+            if not cut:
+                client.send(b"".join(requests))
+            answers = []
+            for request in requests:
+                if cut:
+                    client.send(request)
+                answers.append(client.answer())
+            assert [answer.line for answer in answers if answer.body == b"Method Not Allowed\n"] == [
+                b"HTTP/1.1 405 Method Not Allowed"
+            ] * 2
+            assert [answer.body for answer in answers[::2]] == [b"\x0a\x07V:hello", b"\x0a\x011", b"\x0a\x07V:hello"]
+            assert {answer.headers.get(b"Allow") for answer in answers[1::2]} == {b"GET, HEAD"}
+        client.send(of(b"wait:1") + of(b"wait:2", method=method) + of(b"hello"))
+        running.deliver(b"wait:1", b"one")
+        assert [client.answer().body for _ in range(3)] == [b"\x0a\x03one", b"Method Not Allowed\n", b"\x0a\x07V:hello"]
+    assert b"now:2" not in running.backend.found_at
+    assert b"wait:2" not in running.backend.waiting
+    assert running.backend.finds == 8
+    assert running.server.handler.errors == {405: 5}
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"POST"])
 @pytest.mark.parametrize(
     "body",
     [
@@ -127,14 +161,17 @@ def test_old_clients_may_keep_their_connection(shared_server: Running) -> None:
         (b"Connection: upgrade\r\nUpgrade: h2c", b"PRI"),
     ],
 )
-def test_a_body_is_not_read(shared_server: Running, body: tuple[bytes, bytes]) -> None:
-    answer = shared_server.exchange(of(b"hello", body[0], method=b"POST") + body[1] + of(b"hello"))
-    assert answer == found(b"\x0a\x07V:hello", b"Connection: close\r\n")
+def test_a_body_is_not_read(shared_server: Running, body: tuple[bytes, bytes], method: bytes) -> None:
+    answer = shared_server.exchange(of(b"hello", body[0], method=method) + body[1] + of(b"hello"))
+    whole = found(b"\x0a\x07V:hello", b"Connection: close\r\n")
+    assert answer == {b"GET": whole, b"HEAD": whole[:-9], b"POST": text(*REFUSED)}[method]
 
 
 def test_no_body_may_be_said(shared_server: Running) -> None:
-    answer = shared_server.exchange(of(b"hello", b"Content-Length: 0", method=b"POST") + of(b"hello", CLOSE))
-    assert answer == found(b"\x0a\x07V:hello") + found(b"\x0a\x07V:hello", b"Connection: close\r\n")
+    last = found(b"\x0a\x07V:hello", b"Connection: close\r\n")
+    for method, first in ((b"GET", found(b"\x0a\x07V:hello")), (b"POST", text(*REFUSED, more=b""))):
+        answer = shared_server.exchange(of(b"hello", b"Content-Length: 0", method=method) + of(b"hello", CLOSE))
+        assert answer == first + last
 
 
 def test_a_defect_of_the_source_is_one_client_s(shared_server: Running, caplog: pytest.LogCaptureFixture) -> None:
@@ -165,9 +202,12 @@ def test_secrets(run_server: Callable[..., Running], caplog: pytest.LogCaptureFi
         for _ in range(3):
             client.send(of(b"hello", b"mpgroupcache-secret: s3cret"))
             assert client.answer().body == b"\x0a\x07V:hello"
-        client.send(of(b"hello"))
-        assert client.answer().line == b"HTTP/1.1 403 Forbidden"
-    assert running.server.handler.errors == {403: 3}
+        client.send(of(b"hello", b"mpgroupcache-secret: s3cret", method=b"PUT"))
+        assert client.answer().line == b"HTTP/1.1 405 Method Not Allowed"
+        for method in (b"GET", b"PUT"):  # who does not know it is not told more
+            client.send(of(b"hello", method=method))
+            assert client.answer().line == b"HTTP/1.1 403 Forbidden"
+    assert running.server.handler.errors == {403: 4, 405: 1}
     assert caplog.text.count("Mpgroupcache-Secret: got no header, expected this ring's secret") == 1  # not for each
 
 
@@ -240,6 +280,7 @@ REQUESTS = st.sampled_from(
         of(b"fail:x"),
         of(b"hello", b"Accept-Encoding: gzip"),
         of(b"hello", method=b"HEAD"),
+        of(b"now:x", method=b"DELETE"),
         of(b"hello", b"Connection: keep-alive", version=b"1.0"),
         of(b"k" * 20_000),
         get(b"/_groupcache/n/k"),

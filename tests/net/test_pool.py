@@ -75,6 +75,16 @@ def test_requests_are_answered_as_the_coordinator_does(served: Server) -> None:
     wait_until(lambda: int(ask(served, "/").body) == 2 * len(keys) + 7, "requests that were counted")
 
 
+def test_other_methods_load_nothing(served: Server) -> None:
+    for method in (b"DELETE", b"OPTIONS", b"POST", b"PUT"):
+        for path in ("/_groupcache/g/k", "/_groupcache/g/bad%20context", "/_groupcache/nobody/k", "/_groupcache/g"):
+            answer = ask(served, path, method)
+            assert (answer.status, answer.body) == (405, b"Method Not Allowed\n")
+            assert answer.headers.get("Allow", answer.headers.get("allow")) == "GET, HEAD"
+    assert value(ask(served, "/_groupcache/g/k")) == b"V:g:k"
+    wait_until(lambda: int(ask(served, "/").body) == 1, "the one request that was counted")
+
+
 def test_a_go_peer_asks_an_application(served: Server, start_go_peer: Callable[..., GoPeer]) -> None:
     go = start_go_peer("-groups", "g")
     go.set_peers(f"http://127.0.0.1:{served._port}")  # which owns every key
