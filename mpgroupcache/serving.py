@@ -18,6 +18,11 @@ from mpgroupcache.registry import get_group
 from mpgroupcache.shm._view import ByteView
 
 _TIMEOUT: Final = peerwire.TIMEOUT.decode().lower()
+# Without the rates, which the coordinator alone knows.
+_ABILITIES: Final = (
+    peerwire.ABILITIES,
+    peerwire.encode_abilities((peerwire.Ability.LOAD_ERROR, peerwire.Ability.TIMEOUT)),
+)
 
 
 class _Asked(NamedTuple):
@@ -88,12 +93,12 @@ class _Body:
 
 
 def _value_headers(length: int) -> list[tuple[bytes, bytes]]:
-    return [(b"Content-Type", peerwire.CONTENT_TYPE), (b"Content-Length", b"%d" % length)]
+    return [(b"Content-Type", peerwire.CONTENT_TYPE), _ABILITIES, (b"Content-Length", b"%d" % length)]
 
 
 def _error_headers(response: peerwire.ErrorResponse) -> list[tuple[bytes, bytes]]:
     headers = [header for header in response.headers if header[0] != b"Connection"]  # which is the server's business
-    return [*headers, (b"Content-Length", b"%d" % len(response.body))]
+    return [*headers, _ABILITIES, (b"Content-Length", b"%d" % len(response.body))]
 
 
 def wsgi(

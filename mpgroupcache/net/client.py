@@ -65,6 +65,7 @@ class PeerClient:
         self._breaker = Breaker(jitter)
         self._probe_timer: asyncio.TimerHandle | None = None
         self._probe: Exchange | None = None
+        self._abilities: frozenset[peerwire.Ability] | None = None
         self._why_open = ""
         self._reported: set[int] = set()  # statuses that tell of a wrong option
         self._retired = False
@@ -75,13 +76,18 @@ class PeerClient:
         state = "closed" if self._closed else "retired" if self._retired else "in use" if self.available else "failing"
         return (
             f"<PeerClient {self.url}: {state}, {len(self._exchanges)} requests under way, "
-            f"{len(self._connections)} connections>"
+            f"{len(self._connections)} connections, abilities {peerwire.describe_abilities(self._abilities)}>"
         )
 
     @property
     def available(self) -> bool:
         """Whether a fetch would ask the peer; else it fails at once."""
         return self._breaker.closed and not self._closed
+
+    @property
+    def abilities(self) -> frozenset[peerwire.Ability] | None:
+        """What the peer can do beyond Go's protocol, as it said last; None: it has not answered yet."""
+        return self._abilities
 
     @property
     def under_way(self) -> int:
@@ -271,6 +277,8 @@ class PeerClient:
 
     def replied(self, connection: ClientConnection, exchange: Exchange, reply: Reply, free: bool) -> None:
         self._answered(exchange)
+        if (abilities := peerwire.read_abilities(reply.status, reply.headers)) is not None:
+            self._abilities = abilities
         if reply.status == 421:
             self._report(421, f"is this host: it refused to ask itself; --self: got {self._options.self_url}")
         elif reply.status == 403:

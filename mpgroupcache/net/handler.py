@@ -27,6 +27,8 @@ MAX_LOCATED: Final = 1024  # bytes of each
 MAX_UNCOUNTED: Final = 64 << 10  # bytes of a value that is sent however much clients have still to read
 REPORT_INTERVAL: Final = 10.0  # s between two log messages of one kind
 
+ABILITIES: Final = (peerwire.Ability.LOAD_ERROR, peerwire.Ability.RATE, peerwire.Ability.TIMEOUT)
+
 # Names of headers in lower case
 _INSTANCE: Final = peerwire.INSTANCE.lower()
 _SECRET: Final = peerwire.SECRET.lower()
@@ -73,7 +75,7 @@ class Handler:
         self.backend = backend
         self.limits = limits or Limits()
         self.loop = asyncio.get_running_loop()
-        self.heads = Heads(instance)
+        self.heads = Heads(instance, ABILITIES)
         self.draining = False
         """Whether each answer is its connection's last."""
         self.errors: Counter[int] = Counter()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mpgroupcache.net.consistenthash import Hash
     from mpgroupcache.net.hooks import Transport
     from mpgroupcache.net.outcomes import Outcome
+    from mpgroupcache.net.peerwire import Ability
 
 SECRET_OPTION: Final = "--secret-file"  # as errors name it
 
@@ -28,6 +29,10 @@ class Peer(Protocol):
     @property
     def available(self) -> bool:
         """Whether a fetch would ask the peer; else it fails at once."""
+
+    @property
+    def abilities(self) -> frozenset[Ability] | None:
+        """What the peer can do beyond Go's protocol, as it said last; None: it has not answered yet."""
 
     @property
     def under_way(self) -> int:

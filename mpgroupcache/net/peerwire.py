@@ -19,6 +19,18 @@ Headers that mpgroupcache adds; Go neither sends nor reads them (``>``: in reque
     >    Mpgroupcache-Secret       the ring's shared secret, if it has one: printable ASCII
       <  Mpgroupcache-Load-Error   with 500: it was the loader that failed, asking another host would run it again. Its
                                    value: the exception's type name, percent-encoded. The body is the exception's text.
+      <  Mpgroupcache-Abilities    what this peer can do beyond Go's protocol, words with commas between them: of these
+                                   below, and of later ones, so that a word which is not known is passed over. Each
+                                   answer has it; without it a peer can do none of that, such as Go's.
+
+Words of abilities::
+
+    load-error    says which of its 500 are the loader's, by Mpgroupcache-Load-Error
+    rate          sends minute_qps with a value, where it knows it
+    timeout       heeds Mpgroupcache-Timeout
+
+A GET or HEAD of the base path alone is answered 400 and looks nothing up. With that a peer is asked whether it lives,
+and what it can do.
 
 Answers that Go does not have::
 
@@ -44,6 +56,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
 from hmac import compare_digest
 from math import ceil
 from struct import pack
@@ -71,11 +85,13 @@ MAX_VALUE_BYTES: Final = MAX_RESPONSE_BYTES - 64  # of one: what goes around it 
 MAX_ERROR_BYTES: Final = 64 << 10  # of an error's body that a client reads: twice what MAX_TEXT can take
 MAX_TIMEOUT_MS: Final = 10**12 - 1  # some 30 years
 MAX_SECRET_BYTES: Final = 1024  # a header's worth
+MAX_ABILITIES_BYTES: Final = 1024  # that are read of a peer's abilities; some fifty
 
 INSTANCE: Final = b"Mpgroupcache-Instance"
 TIMEOUT: Final = b"Mpgroupcache-Timeout"
 SECRET: Final = b"Mpgroupcache-Secret"
 LOAD_ERROR: Final = b"Mpgroupcache-Load-Error"
+ABILITIES: Final = b"Mpgroupcache-Abilities"
 
 METHODS: Final = (b"GET", b"HEAD")
 CONTENT_TYPE: Final = b"application/x-protobuf"  # of a value
@@ -304,6 +320,48 @@ WRONG_SECRET: Final = error_response(
 ASKED_ITSELF: Final = error_response(
     421, "misdirected request: this peer asked itself; set --self to the URL that is in its list of peers"
 )
+
+
+# ---- Abilities
+
+
+class Ability(StrEnum):
+    """What a peer may be able to do beyond Go's protocol, in its own words."""
+
+    LOAD_ERROR = "load-error"
+    RATE = "rate"
+    TIMEOUT = "timeout"
+
+
+_ABILITIES: Final = {ability.encode(): ability for ability in Ability}
+_GATEWAYS: Final = frozenset((502, 503, 504))  # what is in between says so of a peer that it does not reach; Go's never
+
+
+def encode_abilities(abilities: Iterable[Ability]) -> bytes:
+    """Return the header's value."""
+    return b", ".join(sorted(ability.encode() for ability in abilities))
+
+
+def read_abilities(status: int, headers: Iterable[tuple[bytes, bytes]]) -> frozenset[Ability] | None:
+    """Return what the peer that answered so can do; None where the answer may not be its own, and does not say."""
+    wanted = ABILITIES.lower()
+    values = [value for name, value in headers if name.lower() == wanted]
+    if not values and status in _GATEWAYS:
+        return None
+    return _decode_abilities(b",".join(values)[: MAX_ABILITIES_BYTES + 1])
+
+
+@lru_cache(16)  # each answer of a peer says the same
+def _decode_abilities(value: bytes) -> frozenset[Ability]:
+    words = value.split(b",")
+    if len(value) > MAX_ABILITIES_BYTES:
+        del words[-1]  # which may be cut off, and another word then
+    return frozenset(ability for word in words if (ability := _ABILITIES.get(word.strip().lower())) is not None)
+
+
+def describe_abilities(abilities: frozenset[Ability] | None) -> str:
+    """What a peer can do, for people."""
+    return "unknown" if abilities is None else ", ".join(sorted(abilities)) or "none"
 
 
 # ---- Values of headers

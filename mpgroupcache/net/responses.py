@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import functools
 from email.utils import formatdate
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from mpgroupcache.net.peerwire import CONTENT_TYPE, INSTANCE, MALFORMED, ErrorResponse, response_head
+from mpgroupcache.net.peerwire import (
+    ABILITIES,
+    CONTENT_TYPE,
+    INSTANCE,
+    MALFORMED,
+    ErrorResponse,
+    encode_abilities,
+    response_head,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mpgroupcache.net.peerwire import Ability
 
 # As Go has them: Python's own differ in one, and between its versions.
 _REASONS: Final = {
@@ -52,8 +65,9 @@ PLAIN: Final = Manner(refused=False, head=False, closes=False, old=False)
 class Heads:
     """What all answers of a server begin with. It holds for a second, since the time is in it."""
 
-    def __init__(self, instance: bytes) -> None:
-        self._instance = instance.hex().encode()
+    def __init__(self, instance: bytes, abilities: Iterable[Ability]) -> None:
+        self._abilities = b"%s: %s\r\n" % (ABILITIES, encode_abilities(abilities))
+        self._constant = b"%s: %s\r\n%s" % (INSTANCE, instance.hex().encode(), self._abilities)
         self.value = b""
         """The head of a value's answer, up to its length."""
         self._common = b""  # of an error's, behind its own headers
@@ -61,17 +75,17 @@ class Heads:
     def renew(self, now: float) -> None:
         """``now``: seconds since the epoch."""
         date = formatdate(now, usegmt=True).encode()
-        self._common = b"%s: %s\r\nDate: %s\r\nContent-Length: " % (INSTANCE, self._instance, date)
+        self._common = b"%sDate: %s\r\nContent-Length: " % (self._constant, date)
         self.value = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\n%s" % (CONTENT_TYPE, self._common)
 
     def error(self, response: ErrorResponse) -> bytes:
         """The head of an error's answer, up to its length; without one where the body ends with the connection.
 
-        Then there is no date either, as from Go's net/http.
+        Then there is neither a date nor an instance, as from Go's net/http.
         """
         lines = [b"HTTP/1.1 %d %s\r\n" % (response.status, _REASONS[response.status].encode())]
         lines += [b"%s: %s\r\n" % header for header in response.headers]
-        return b"".join((*lines, b"\r\n" if response.closes else self._common))
+        return b"".join((*lines, self._abilities + b"\r\n" if response.closes else self._common))
 
 
 @functools.lru_cache(1024)

@@ -42,6 +42,7 @@ class TransportClient:
         if options.secret is not None:
             self._headers[peerwire.SECRET.decode()] = options.secret
         self._breaker = Breaker(jitter)
+        self._abilities: frozenset[peerwire.Ability] | None = None
         self._why_open = ""
         self._probe_timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Outcome]] = set()
@@ -50,12 +51,18 @@ class TransportClient:
         self._retired = self._closed = False
 
     def __repr__(self) -> str:
-        return f"<TransportClient {self.url}: {self._fetches} requests under way>"
+        abilities = peerwire.describe_abilities(self._abilities)
+        return f"<TransportClient {self.url}: {self._fetches} requests under way, abilities {abilities}>"
 
     @property
     def available(self) -> bool:
         """Whether a fetch would ask the peer; else it fails at once."""
         return self._breaker.closed and not self._closed
+
+    @property
+    def abilities(self) -> frozenset[peerwire.Ability] | None:
+        """What the peer can do beyond Go's protocol, as it said last; None: it has not answered yet."""
+        return self._abilities
 
     @property
     def under_way(self) -> int:
@@ -119,6 +126,8 @@ class TransportClient:
             reason = f"{self.url}: {explain(error)}"
         else:
             self._answered(probe)
+            if (abilities := peerwire.read_abilities(reply.status, reply.headers)) is not None:
+                self._abilities = abilities
             return outcome_of(self.url, reply)
         if not self._closed and self._breaker.failed(began, probe):
             self._why_open = f"{reason} (not asked again until it answers a probe)"

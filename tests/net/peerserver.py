@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 INSTANCE = bytes(range(16))
 DATE = re.compile(rb"Date: \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT\r\n")
-COMMON = b"Mpgroupcache-Instance: " + INSTANCE.hex().encode() + b"\r\nDate: now\r\n"
+ABILITIES = b"Mpgroupcache-Abilities: load-error, rate, timeout\r\n"
+COMMON = b"Mpgroupcache-Instance: " + INSTANCE.hex().encode() + b"\r\n" + ABILITIES + b"Date: now\r\n"
 CLOSE = b"Connection: close"
 SHORT = Limits(request_timeout=0.2, idle_timeout=0.2, stall_timeout=0.2)
 
@@ -170,6 +171,15 @@ class Answer(NamedTuple):
     line: bytes
     headers: dict[bytes, bytes]
     body: bytes
+
+
+def unparsed(status: bytes, more: bytes = b"") -> bytes:
+    """What is answered before there is a request."""
+    head = b"HTTP/1.1 %s\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n" % status
+    return head + ABILITIES + b"\r\n" + status + more
+
+
+MALFORMED = unparsed(b"400 Bad Request")
 
 
 def get(target: bytes, *headers: bytes, method: bytes = b"GET", version: bytes = b"1.1") -> bytes:

@@ -86,7 +86,11 @@ async def test_a_probe_is_answered(go_peers: list[GoPeer]) -> None:
         (client,) = ring.peers
         assert client._breaker.failed(0.0)
         client._send_probe()
+        assert client.abilities is None
         await until(lambda client=client: client.available)
+        assert client.abilities == set()
+        assert isinstance(await fetch(client), Fetched)
+        assert client.abilities == set()
         await ring.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from fakepeers import (
@@ -26,10 +27,11 @@ from fakepeers import (
     well,
 )
 from peerkeys import ODD_KEYS
+from peerserver import Running
 
 from mpgroupcache.net.client import PeerClient
 from mpgroupcache.net.outcomes import Fetched, Outcome
-from mpgroupcache.net.peerwire import parse_target, response_head
+from mpgroupcache.net.peerwire import ABILITIES, Ability, parse_target, response_head
 
 VALUE = response(message(b"V"))
 
@@ -130,6 +132,53 @@ async def test_early_hints_come_before_the_answer() -> None:
     async with asking(saying(b"HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\n" * 2 + VALUE)) as fixture:
         assert await fixture.fetch() == await fixture.fetch() == Fetched(b"V", None)
         assert fixture.peer.connections == 1
+
+
+# ---- What a peer can do
+
+
+@on_each_loop
+async def test_what_a_peer_can_do_is_what_it_said_last() -> None:
+    said = TYPE + b"%s: fly, RATE\r\n" % ABILITIES
+    async with asking() as fixture:
+        assert fixture.client.abilities is None
+        for headers, status, abilities in (
+            (said, b"200 OK", {Ability.RATE}),
+            (TYPE, b"502 Bad Gateway", {Ability.RATE}),  # somebody's in between
+            (TYPE, b"200 OK", set()),
+            (said + b"%s: timeout\r\n" % ABILITIES, b"500 Internal Server Error", {Ability.RATE, Ability.TIMEOUT}),
+            (TYPE + ABILITIES + b": \xff,,;\r\n", b"404 Not Found", set()),
+        ):
+            fixture.peer.answer = saying(response(message(b"V"), status, headers))
+            await fixture.fetch()
+            assert fixture.client.abilities == abilities
+        assert fixture.peer.connections == 1
+
+
+@on_each_loop
+async def test_what_a_peer_can_do_is_unknown_without_an_answer() -> None:
+    async with asking(saying(b"", close=True)) as fixture:
+        await fixture.fetch()
+        assert fixture.client.abilities is None
+        assert "abilities unknown" in repr(fixture.client)
+
+
+@on_each_loop
+async def test_what_our_peer_can_do(shared_server: Running) -> None:
+    url, mine = f"http://127.0.0.1:{shared_server.server.port}", replace(options(), instance=bytes(16))
+    client = PeerClient(url, mine)
+    assert isinstance(await fetch(client, b"hello"), Fetched)
+    assert client.abilities == set(Ability)
+    assert "abilities load-error, rate, timeout" in repr(client)
+    await client.close()
+    finds = shared_server.backend.finds
+    client = PeerClient(url, mine)
+    assert client._breaker.failed(0.0)
+    client._send_probe()  # which looks nothing up
+    await until(lambda: client.available)
+    assert client.abilities == set(Ability)
+    assert shared_server.backend.finds == finds
+    await client.close()
 
 
 # ---- Kept-alive connections
@@ -265,4 +314,5 @@ async def test_a_callback_may_fetch_again() -> None:
 async def test_repr() -> None:
     async with asking() as fixture:
         await fixture.fetch()
-        assert repr(fixture.client) == f"<PeerClient {fixture.client.url}: in use, 0 requests under way, 1 connections>"
+        state = "in use, 0 requests under way, 1 connections, abilities none"
+        assert repr(fixture.client) == f"<PeerClient {fixture.client.url}: {state}>"

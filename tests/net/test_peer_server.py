@@ -10,7 +10,7 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peerkeys import ODD_KEYS
-from peerserver import CLOSE, INSTANCE, REFUSED, FakeBackend, Running, found, get, of, text
+from peerserver import ABILITIES, CLOSE, INSTANCE, MALFORMED, REFUSED, FakeBackend, Running, found, get, of, text
 from workers import wait_until
 
 from mpgroupcache.net import peerwire
@@ -19,11 +19,6 @@ from mpgroupcache.net.serverconnection import ServerConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-MALFORMED = (
-    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n400 Bad Request"
-)
-
 
 # ---- Answers
 
@@ -108,9 +103,35 @@ def test_the_rate_is_the_only_difference(run_server: Callable[..., Running]) -> 
                 assert list(answer.headers) == [
                     b"Content-Type",
                     b"Mpgroupcache-Instance",
+                    b"Mpgroupcache-Abilities",
                     b"Date",
                     b"Content-Length",
                 ]
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+def test_what_a_peer_can_do_is_asked_without_a_load(run_server: Callable[..., Running], method: bytes) -> None:
+    for options, status in (({}, b"400 Bad Request"), ({"secret": "s3cret"}, b"403 Forbidden")):
+        running = run_server(**options)
+        answer = running.exchange(get(b"/_groupcache/", CLOSE, method=method))
+        assert answer.startswith(b"HTTP/1.1 %s\r\n" % status)
+        assert ABILITIES in answer
+        assert running.backend.finds == 0
+
+
+def test_what_a_peer_says_it_can_do_it_does(run_server: Callable[..., Running]) -> None:
+    running = run_server()
+    running.call(running.backend.values.update, {b"k": (b"v", 1.5)})
+    does: dict[peerwire.Ability, bool] = {}
+    with running.connect() as client:
+        client.send(of(b"k") + of(b"fail:boom") + of(b"wait:1", b"Mpgroupcache-Timeout: 20"))
+        found, failed, late = (client.answer() for _ in range(3))
+        does[peerwire.Ability.RATE] = peerwire.decode_response(found.body).minute_qps == 1.5
+        does[peerwire.Ability.LOAD_ERROR] = peerwire.loader_error(500, failed.headers.items(), failed.body) is not None
+        does[peerwire.Ability.TIMEOUT] = late.line == b"HTTP/1.1 504 Gateway Timeout"
+    for answer in (found, failed, late):
+        said = peerwire.read_abilities(int(answer.line.split()[1]), answer.headers.items())
+        assert said == {ability for ability, is_done in does.items() if is_done} == set(peerwire.Ability)
 
 
 def test_old_clients_may_keep_their_connection(shared_server: Running) -> None:

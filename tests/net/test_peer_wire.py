@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 
 import pytest
@@ -239,6 +240,66 @@ def test_other_errors_are_the_peer_s() -> None:
     assert peerwire.loader_error(500, TEXT_HEADERS, b"boom\n") is None  # Go's: it cannot say
     assert peerwire.loader_error(502, headers, b"boom\n") is None
     assert peerwire.loader_error(301, [], b"") is None
+
+
+# ---- Abilities
+
+RATE, TIMEOUT = peerwire.Ability.RATE, peerwire.Ability.TIMEOUT
+
+
+def test_abilities() -> None:
+    assert peerwire.encode_abilities([TIMEOUT, RATE]) == b"rate, timeout"
+    assert peerwire.encode_abilities([]) == b""
+    value = peerwire.encode_abilities(peerwire.Ability)
+    assert peerwire.read_abilities(200, [(b"mpgroupcache-abilities", value)]) == set(peerwire.Ability)
+    assert all(re.fullmatch(r"[a-z0-9-]+", word) for word in peerwire.Ability)
+
+
+@pytest.mark.parametrize(
+    ("value", "abilities"),
+    [
+        (b"", set()),
+        (b"rate", {RATE}),
+        (b" RATE ,\ttimeout", {RATE, TIMEOUT}),
+        (b"rate,rate,,rate", {RATE}),
+        (b"fly, rate, swim;far, timeout2, time out", {RATE}),
+        (b"rates", set()),
+        (b"rate;q=1", set()),
+        (b"\x00\xff, rate", {RATE}),
+        (b"x" * 1018 + b", rate", {RATE}),
+        (b"x" * 1019 + b", rate", set()),  # behind the last of what is read
+        (b"x" * 1020 + b",rate-and-more", set()),
+        (b"x" * 1019 + b",ratelimited", set()),  # what is left of it is a word
+        (b"rate, " + b"x" * 100_000 + b", timeout", {RATE}),
+        (b"x" * 1100 + b", rate, timeout", set()),
+        (b"," * 100_000, set()),
+    ],
+)
+def test_abilities_that_are_known_count(value: bytes, abilities: set[peerwire.Ability]) -> None:
+    for status in (200, 405, 503):
+        assert peerwire.read_abilities(status, [(b"Date", b"rate"), (peerwire.ABILITIES, value)]) == abilities
+
+
+@given(st.binary(max_size=60), st.integers(100, 599))
+def test_any_bytes_are_abilities_or_none(value: bytes, status: int) -> None:
+    assert peerwire.read_abilities(status, [(peerwire.ABILITIES, value)]) <= set(peerwire.Ability)
+
+
+def test_abilities_in_two_headers() -> None:
+    assert peerwire.read_abilities(200, [(peerwire.ABILITIES, b"rate"), (peerwire.ABILITIES, b"timeout")]) == {
+        RATE,
+        TIMEOUT,
+    }
+
+
+@pytest.mark.parametrize("status", [200, 301, 400, 404, 500])
+def test_who_says_nothing_can_do_nothing(status: int) -> None:
+    assert peerwire.read_abilities(status, TEXT_HEADERS) == set()
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_what_is_in_between_says_nothing_of_a_peer(status: int) -> None:
+    assert peerwire.read_abilities(status, TEXT_HEADERS) is None
 
 
 # ---- Headers

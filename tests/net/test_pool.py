@@ -85,6 +85,18 @@ def test_other_methods_load_nothing(served: Server) -> None:
     wait_until(lambda: int(ask(served, "/").body) == 1, "the one request that was counted")
 
 
+def test_an_application_says_what_it_can_do(served: Server) -> None:
+    """All but rates, which its values do not have."""
+    for path in ("/_groupcache/", "/_groupcache/g/k", "/_groupcache/g/fail:boom", "/_groupcache/nobody/k"):
+        for method in (b"GET", b"HEAD", b"PUT"):
+            answer = ask(served, path, method)
+            headers = [(name.encode(), text.encode()) for name, text in answer.headers.items()]
+            said = peerwire.read_abilities(answer.status, headers)
+            assert said == {peerwire.Ability.LOAD_ERROR, peerwire.Ability.TIMEOUT}
+    assert peerwire.decode_response(ask(served, "/_groupcache/g/k").body).minute_qps is None
+    wait_until(lambda: int(ask(served, "/").body) == 5, "no request of the base path that was counted")
+
+
 def test_a_go_peer_asks_an_application(served: Server, start_go_peer: Callable[..., GoPeer]) -> None:
     go = start_go_peer("-groups", "g")
     go.set_peers(f"http://127.0.0.1:{served._port}")  # which owns every key

@@ -65,6 +65,7 @@ def test_what_is_asked_and_what_answers_mean() -> None:
     async def run() -> None:
         opener = Opener()
         peer = client(opener, secret="secret", max_response_bytes=100)
+        assert peer.abilities is None
         assert await fetch(peer, b"a/\xff") == Fetched(b"v", None)
         [request] = opener.requests
         assert request.full_url == f"{URL}/_groupcache/g/a%2F%FF"
@@ -73,6 +74,11 @@ def test_what_is_asked_and_what_answers_mean() -> None:
         assert "more than 100 B" in str(await fetch(peer))
         opener.answer = lambda: Response(b"boom\n", 500, **{peerwire.LOAD_ERROR.decode(): "app.Boom"})
         assert await fetch(peer) == OwnerError("app.Boom", "boom")
+        assert peer.abilities == set()
+        opener.answer = lambda: Response(**{peerwire.ABILITIES.decode(): "rate"})
+        assert await fetch(peer) == Fetched(b"v", None)
+        assert peer.abilities == {peerwire.Ability.RATE}
+        assert repr(peer) == f"<TransportClient {URL}: 0 requests under way, abilities rate>"
 
         def raise_error() -> None:
             headers = Message()
@@ -106,11 +112,12 @@ def test_a_dead_peer_is_asked_once_until_it_answers_a_probe() -> None:
             assert isinstance(outcome, Unreached)
             assert "refused" in outcome.reason
         assert len(opener.requests) == 1
-        opener.answer = lambda: Response(b"bad request\n", 400)
+        opener.answer = lambda: Response(b"bad request\n", 400, **{peerwire.ABILITIES.decode(): "timeout"})
         async with asyncio.timeout(PATIENCE):
             while not peer.available:
                 await asyncio.sleep(0.01)
         assert opener.requests[-1].full_url == f"{URL}/_groupcache/"
+        assert peer.abilities == {peerwire.Ability.TIMEOUT}
         opener.answer = Response
         assert await fetch(peer) == Fetched(b"v", None)
         await peer.close()
