@@ -12,17 +12,15 @@ from mpgroupcache.errors import CacheError
 from mpgroupcache.limits import MAX_PEERS, MAX_PEERS_BYTES, MAX_REPLICAS, MAX_URL
 from mpgroupcache.net import peerwire
 from mpgroupcache.net.consistenthash import HASHES, Map
-from mpgroupcache.net.groupcachepb_pb2 import GetRequest, GetResponse
-from mpgroupcache.net.hooks import Transport
 from mpgroupcache.net.outcomes import Fetched, outcome_of
-from mpgroupcache.net.transport import default_transport, round_trip
 from mpgroupcache.net.urls import parse_url
 from mpgroupcache.pickers import ProtoGetter, register_ring
 from mpgroupcache.worker.link import Link
 from mpgroupcache.worker.process import current, on_link
 
 if TYPE_CHECKING:
-    from mpgroupcache.net.hooks import Context
+    from mpgroupcache.net.groupcachepb_pb2 import GetRequest, GetResponse
+    from mpgroupcache.net.hooks import Context, Transport
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +153,7 @@ class HTTPPool:
         url = self._ring.get(key)
         if not url or url == self.self_url:
             return None
-        return _HTTPGetter(url + self.base_path, self.transport or default_transport)
+        return _HTTPGetter(url + self.base_path, self.transport)
 
     # ---- Peers' requests, answered here (Go: ServeHTTP)
 
@@ -191,7 +189,8 @@ class _HTTPGetter:
 
     __slots__ = ("_transport", "_url")
 
-    def __init__(self, url: str, transport: Transport) -> None:
+    def __init__(self, url: str, transport: Transport | None) -> None:
+        """``transport``: Python's own if not given."""
         self._url = url
         self._transport = transport
 
@@ -203,9 +202,14 @@ class _HTTPGetter:
 
         It is told of no secret, and sees no certificate: an application's ``transport`` may have both.
         """
+        # Here, since most workers ask no peer themselves.
+        from mpgroupcache.net.groupcachepb_pb2 import GetResponse
+        from mpgroupcache.net.transport import default_transport, round_trip
+
         target = peerwire.request_target("/", request.group, request.key).decode()[1:]
         headers = {peerwire.TIMEOUT.decode(): peerwire.encode_timeout(PEER_TIMEOUT).decode()}
-        reply = round_trip(self._transport(ctx), self._url + target, headers, PEER_TIMEOUT, peerwire.MAX_RESPONSE_BYTES)
+        opener = (self._transport or default_transport)(ctx)
+        reply = round_trip(opener, self._url + target, headers, PEER_TIMEOUT, peerwire.MAX_RESPONSE_BYTES)
         outcome = outcome_of(self._url, reply)
         if not isinstance(outcome, Fetched):
             raise CacheError(getattr(outcome, "reason", None) or f"{self._url}: its loader raised {outcome}")

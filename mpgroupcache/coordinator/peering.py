@@ -82,6 +82,7 @@ class Peering:
         from mpgroupcache.net.ring import Ring
 
         options = self._options
+        has_files = options.tls_ca is not None or options.tls_cert is not None
         return Ring(
             PeerOptions(
                 self_url=self_url,
@@ -91,7 +92,7 @@ class Peering:
                 hash_fn=hash_fn,
                 transport=None if self._pool is None else self._pool.transport,
                 secret=options.secret,
-                tls=tls.client_context(options.tls_ca, options.tls_cert, options.tls_key),
+                tls=tls.client_context(options.tls_ca, options.tls_cert, options.tls_key) if has_files else None,
                 request_timeout=options.peer_timeout,
             )
         )

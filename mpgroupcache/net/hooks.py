@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import urllib.request
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    import urllib.request
+
     from mpgroupcache.net.consistenthash import Hash
 
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mpgroupcache.net.client import PeerClient
 from mpgroupcache.net.consistenthash import Map
-from mpgroupcache.net.transportclient import TransportClient
 from mpgroupcache.net.urls import parse_url
 
 if TYPE_CHECKING:
@@ -69,7 +67,9 @@ class Ring:
         points = Map(self._options.replicas, self._options.hash_fn)
         points.add(*members)
         if self._options.tls is None and any(part.tls for part in parts.values()):
-            self._options = replace(self._options, tls=ssl.create_default_context())
+            from mpgroupcache.net.tls import client_context
+
+            self._options = replace(self._options, tls=client_context())  # which reads all of the system's authorities
         peers = {url: self._peers.get(url) or self._make_peer(url) for url in parts if url != own}
         left = [peer for url, peer in self._peers.items() if url not in peers]
         self._map, self._urls, self._peers = points, members, peers
@@ -79,7 +79,11 @@ class Ring:
 
     def _make_peer(self, url: str) -> Peer:
         transport = self._options.transport
-        return PeerClient(url, self._options) if transport is None else TransportClient(url, self._options, transport)
+        if transport is None:
+            return PeerClient(url, self._options)
+        from mpgroupcache.net.transportclient import TransportClient  # and with it Python's own HTTP client
+
+        return TransportClient(url, self._options, transport)
 
     def owner(self, key: bytes) -> Peer | None:
         """Return the peer that owns a key; None: this host does, or there is no ring."""

@@ -6,6 +6,7 @@ import re
 import string
 
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 from peerkeys import ODD_KEYS
@@ -167,6 +168,21 @@ def test_responses_are_what_protobuf_makes(size: int, rate: float | None) -> Non
     assert before + value + behind == GetResponse(value=value, minute_qps=rate).SerializeToString()
 
 
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 16_383, 16_384, (1 << 21) - 1, 1 << 21])
+@pytest.mark.parametrize("rate", [None, 0.0, 1.5])
+def test_usual_responses_are_read_without_protobuf(size: int, rate: float | None) -> None:
+    value = bytes(size)
+    before, behind = peerwire.response_head(size, rate)
+    assert peerwire._read_usual(before + value + behind) == (value, rate)
+
+
+@pytest.mark.parametrize(
+    "body", ["", "0a", "0a80", "0a0176ff", "120176", "0a0176190000000000000000", "0a81808080800076"]
+)
+def test_other_responses_are_left_to_protobuf(body: str) -> None:
+    assert peerwire._read_usual(bytes.fromhex(body)) is None
+
+
 def test_a_value_beyond_protobuf() -> None:
     before, behind = peerwire.response_head((1 << 31) - 16, 1.0)
     assert (before.hex(), len(behind)) == ("0af0ffffff07", 9)
@@ -181,13 +197,37 @@ def test_a_value_beyond_protobuf() -> None:
         ("0a01610a0162", (b"b", None)),
         ("11000000000000f83f0a0176", (b"v", 1.5)),
         ("0a01761a036e6577", (b"v", None)),  # a field of later days
+        ("0a017619000000000000f83f", (b"v", None)),  # and one where the rate is wont to be
+        ("0a0176110000000000", None),  # a rate that is cut off
+        ("0a810076", (b"v", None)),  # a length with more bytes than it needs
+        ("0a818080800076", (b"v", None)),
+        ("0a818080807076", None),  # a length of 30 GB
         ("0a017611000000000000f87f", (b"v", None)),  # not a number
         ("0a017611000000000000f07f", (b"v", None)),  # infinity
         ("0a017611000000000000f0bf", (b"v", None)),  # -1
     ],
 )
-def test_responses_of_others(body: str, response: tuple[bytes, float | None]) -> None:
-    assert peerwire.decode_response(bytes.fromhex(body)) == response
+def test_responses_of_others(body: str, response: tuple[bytes, float | None] | None) -> None:
+    if response is not None:
+        assert peerwire.decode_response(bytes.fromhex(body)) == response
+    else:
+        with pytest.raises(ProtocolError):
+            peerwire.decode_response(bytes.fromhex(body))
+
+
+PIECES = st.sampled_from([b"\x0a", b"\x00", b"\x01v", b"\x80", b"\x81", b"\x11", bytes(8), b"\xff" * 4])
+
+
+@given(st.lists(PIECES, max_size=9))
+def test_responses_are_read_as_protobuf_reads_them(pieces: list[bytes]) -> None:
+    body = b"".join(pieces)
+    try:
+        message = GetResponse.FromString(body)
+    except DecodeError:
+        with pytest.raises(ProtocolError):
+            peerwire.decode_response(body)
+    else:
+        assert peerwire.decode_response(body).value == message.value
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"\x0a\x05abc", b"\x0a", b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"])
