@@ -27,6 +27,7 @@ MAX_LOCATED: Final = 1024  # bytes of each
 MAX_UNCOUNTED: Final = 64 << 10  # bytes of a value that is sent however much clients have still to read
 REPORT_INTERVAL: Final = 10.0  # s between two log messages of one kind
 
+# What is done here and not by Go; the coordinator's peers are told with each answer.
 ABILITIES: Final = (peerwire.Ability.LOAD_ERROR, peerwire.Ability.RATE, peerwire.Ability.TIMEOUT)
 
 # Names of headers in lower case

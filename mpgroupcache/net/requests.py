@@ -43,7 +43,7 @@ class RequestParser:
         self._in_head = False
         self._ended = False
         self.at_begin = True
-        """Whether the next byte is a request's first."""
+        """Whether the next byte is known to be a request's first."""
         self.head_bytes = 0
         """That came since the last complete request, if none was complete in them."""
 
