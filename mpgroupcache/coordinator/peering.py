@@ -21,12 +21,12 @@ from mpgroupcache.net.consistenthash import HASHES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mpgroupcache.net.backend import Backend
     from mpgroupcache.net.consistenthash import Hash
     from mpgroupcache.net.hooks import Context, NamedRing, PeerRequest
     from mpgroupcache.net.membership import Membership
     from mpgroupcache.net.ring import Ring
     from mpgroupcache.net.server import PeerServer
-    from mpgroupcache.net.backend import Backend
 
 logger = logging.getLogger(__name__)
 
