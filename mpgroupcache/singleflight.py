@@ -12,7 +12,7 @@ from typing import TypeVar, cast
 from mpgroupcache.errors import LoadError, describe_error
 from mpgroupcache.shm._hold import Flights, Hold
 from mpgroupcache.worker import drivers
-from mpgroupcache.worker.held import Loading, held
+from mpgroupcache.worker.held import begin_load, end_load, held
 from mpgroupcache.worker.port import check_circle
 from mpgroupcache.worker.process import current
 from mpgroupcache.worker.waits import Blocking, Steps
@@ -51,8 +51,11 @@ def _share(hold: Hold, flights: Flights, place: Hashable, fn: Callable[[], T]) -
             raise LoadError(*describe_error(failure)) from failure
         return cast(T, shared)
     try:
-        with Loading(seat):
+        token = begin_load(seat)
+        try:
             value: T = yield Blocking(fn, ())
+        finally:
+            end_load(token)
     except Exception as error:
         seat.settle((None, error))
         raise

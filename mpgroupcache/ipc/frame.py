@@ -34,6 +34,7 @@ MAX_PAYLOAD: Final = 256 << 10  # bytes; above the largest payload there is (abo
 _MAGIC: Final = b"mg"
 _START: Final = _MAGIC + bytes([VERSION])  # of every frame that we understand
 _HEADER: Final = struct.Struct(">3sBII")
+ID_AT: Final = 4  # where a frame has its request id
 
 Frame: TypeAlias = tuple[int, Message]
 """A request id and its message."""

@@ -2,7 +2,7 @@
 
 cimport cython
 from cpython.object cimport PyObject
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 cdef void rouse(object wake) noexcept
 
@@ -22,7 +22,7 @@ cdef class Request:
     cdef readonly Exchange exchange
     cdef object id
     cdef Reply reply
-    cdef bytes undo             # None: it is over
+    cdef bytes undo             # None: it is over; the exchange's, but for its id
 
     cpdef leave(self)
 
@@ -39,8 +39,11 @@ cdef class Exchange:
     cdef list descriptors       # that came and wait for their messages, in order
     cdef list backlog           # of (frame, descriptor, sent) that the socket did not take whole
     cdef readonly Py_ssize_t waiting  # bytes in there
+    cdef bytes undo             # the frame that takes a request back ...
+    cdef int id_at              # ... with its id there
 
     cpdef int post(self, bytes frame, Descriptor descriptor=*) except? -1
+    cdef bytes undo_of(self, uint32_t request_id)
     cpdef object gone(self)
     cdef void close_if_unused(self)
     cdef void stop_reading(self)

@@ -10,7 +10,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove, memset
 from posix.fcntl cimport fcntl
 from posix.unistd cimport close as posix_close, read as posix_read, write as posix_write
@@ -45,6 +45,7 @@ cdef extern from "<sys/socket.h>" nogil:
         long tv_usec
     int setsockopt(int fd, int level, int name, const void *value, unsigned int size)
     int SOL_SOCKET, SO_RCVTIMEO, SCM_RIGHTS, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_CMSG_CLOEXEC, MSG_CTRUNC, SHUT_RDWR
+    ssize_t send(int fd, const void *data, size_t size, int flags)
     ssize_t sendmsg(int fd, const msghdr *message, int flags)
     ssize_t recvmsg(int fd, msghdr *message, int flags)
     int shutdown(int fd, int how)
@@ -218,7 +219,7 @@ cdef class Request:
         if self.exchange is None:
             return
         if undo is not None:
-            self.exchange.post(undo, None)
+            self.exchange.post(undo if self.id is None else self.exchange.undo_of(self.id), None)
         if self.id is not None and self.exchange.pending.pop(self.id, None) is not None:
             self.exchange.rouse_reader()  # perhaps it was this one that had been woken to read
 
@@ -246,8 +247,12 @@ cdef class Exchange:
             posix_close(self.fd)
         PyMem_Free(self.room)
 
-    def open(self, int fd) -> None:
-        """Use a connected socket, by a descriptor of its own."""
+    def open(self, int fd, bytes undo not None, int id_at) -> None:
+        """Use a connected socket, by a descriptor of its own.
+
+        ``undo``: the frame that takes a request back, with its id (32 bits, big endian) at ``id_at``.
+        """
+        self.undo, self.id_at = undo, id_at
         self.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0)
         if self.fd < 0:
             raise OSError(errno, os.strerror(errno))
@@ -279,6 +284,12 @@ cdef class Exchange:
             self.fd = -1
         self.descriptors.clear()
         self.backlog.clear()
+
+    cdef bytes undo_of(self, uint32_t request_id):
+        cdef bytes frame = PyBytes_FromStringAndSize(PyBytes_AS_STRING(self.undo), PyBytes_GET_SIZE(self.undo))
+        cdef uint8_t *at = <uint8_t *> PyBytes_AS_STRING(frame) + self.id_at
+        at[0], at[1], at[2], at[3] = request_id >> 24, request_id >> 16 & 0xFF, request_id >> 8 & 0xFF, request_id & 0xFF
+        return frame
 
     cpdef object gone(self):
         """``broken`` as an exception of the caller's own: of a shared one the tracebacks would keep all callers' frames."""
@@ -312,17 +323,19 @@ cdef class Exchange:
         cdef uint8_t control[64]
         cdef cmsghdr *header
         cdef ssize_t count
-        memset(&message, 0, sizeof(message))
         part.iov_base = PyBytes_AS_STRING(frame) + at
         part.iov_len = PyBytes_GET_SIZE(frame) - at
-        message.msg_iov, message.msg_iovlen = &part, 1
-        if descriptor is not None:
+        if descriptor is None:
+            count = send(self.fd, part.iov_base, part.iov_len, MSG_DONTWAIT | MSG_NOSIGNAL)
+        else:
+            memset(&message, 0, sizeof(message))
+            message.msg_iov, message.msg_iovlen = &part, 1
             memset(control, 0, sizeof(control))
             message.msg_control, message.msg_controllen = control, CMSG_SPACE(sizeof(int))
             header = CMSG_FIRSTHDR(&message)
             header.cmsg_level, header.cmsg_type, header.cmsg_len = SOL_SOCKET, SCM_RIGHTS, CMSG_LEN(sizeof(int))
             memcpy(CMSG_DATA(header), &descriptor.fd, sizeof(int))
-        count = sendmsg(self.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+            count = sendmsg(self.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
         return count if count >= 0 else -errno
 
     cpdef int post(self, bytes frame, Descriptor descriptor=None) except? -1:
@@ -423,6 +436,11 @@ cdef class Exchange:
                 raise MemoryError()
             self.room, self.size = larger, 2 * self.size
         return 0
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether what was read waits to be delivered."""
+        return self.begin < self.end
 
     def unread(self) -> bytes:
         """What was read, and is not delivered yet."""

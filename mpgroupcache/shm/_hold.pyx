@@ -193,13 +193,13 @@ cdef class Hold:
         self.kept.append(seat)
         return seat
 
-    def ask(self, Exchange exchange not None, request_id, bytes frame not None, bytes undo not None) -> Request:
-        """Send a request. ``undo``: the frame that takes it back. Raises what ``exchange.gone`` returns, or ``OSError``."""
+    def ask(self, Exchange exchange not None, request_id, bytes frame not None) -> Request:
+        """Send a request. Raises what ``exchange.gone`` returns, or ``OSError``."""
         cdef Request request = Request.__new__(Request)
         cdef int error
         if exchange.broken is not None:
             raise exchange.gone()
-        request.exchange, request.id, request.undo = exchange, request_id, undo
+        request.exchange, request.id, request.undo = exchange, request_id, exchange.undo
         request.reply = Reply.__new__(Reply)
         exchange.pending[request_id] = request.reply
         self.kept.append(request)

@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mpgroupcache.errors import CoordinatorUnavailable, DeadlineExceeded, ProtocolError
-from mpgroupcache.ipc.frame import encode, read_frame
+from mpgroupcache.ipc.frame import ID_AT, encode, read_frame
 from mpgroupcache.ipc.messages import Cancel, Message, Ping
 from mpgroupcache.shm._exchange import Exchange, Request
 from mpgroupcache.shm._hold import Hold, guarded
@@ -44,14 +44,14 @@ class Channel(Exchange):
         # A patched one (gevent's) waits in its own way, and never in the kernel; so does this, then.
         self._cooperative = type(sock).__module__ != "socket"
         sock.setblocking(not self._cooperative)
-        self._timeout = 0.0
+        self._timeout: float | None = None  # of a wait in the kernel
         self._ids = itertools.count(1)
         self._heard = time.monotonic()
         self._pinged = False
         self._loops: dict[asyncio.AbstractEventLoop, int] = {}  # and how many coroutines of each wait
         self._watching = threading.Lock()  # guards those counts
         self.writers: dict[asyncio.AbstractEventLoop, asyncio.Future[None]] = {}  # for whom the socket is full
-        self.open(sock.fileno())
+        self.open(sock.fileno(), encode(Cancel()), ID_AT)
         sock.close()
 
     def close(
@@ -66,7 +66,7 @@ class Channel(Exchange):
         """Send a request, of which ``hold`` has the answer. Dropped, it is taken back."""
         request_id = next(self._ids) & 0xFFFFFFFF  # that many requests are never under way at once
         try:
-            return hold.ask(self, request_id, encode(message, request_id), encode(_CANCEL, request_id))
+            return hold.ask(self, request_id, encode(message, request_id))
         except OSError as error:
             raise self._failed("sending to", error) from error
 
@@ -122,8 +122,16 @@ class Channel(Exchange):
         while (answer := request.answer) is None:
             if self.broken is not None:
                 raise self.gone()
-            if hold.read(self):
-                self._read_until(request, deadline)
+            if hold.read(self):  # for everybody
+                if self.has_unread:  # an earlier reader was struck before that was delivered
+                    self._deliver()
+                while request.answer is None and self.broken is None:
+                    if deadline is None:
+                        self._read(PING_AFTER)
+                    elif (left := deadline - time.monotonic()) > 0:
+                        self._read(min(PING_AFTER, left))
+                    else:
+                        break
                 hold.stop_reading()
             elif lock is None:
                 lock = threading.Lock()
@@ -138,22 +146,11 @@ class Channel(Exchange):
                 raise DeadlineExceeded("get: the timeout passed while another caller loads; the load goes on")
         return answer
 
-    def _read_until(self, request: Request, deadline: float | None) -> None:
-        """Read for everybody until ``request`` has its answer or its deadline has passed."""
-        self._deliver()  # what an earlier reader had read, and was struck before it was delivered
-        while request.answer is None and self.broken is None:
-            if deadline is None:
-                self._read(PING_AFTER)
-            elif (left := deadline - time.monotonic()) > 0:
-                self._read(min(PING_AFTER, left))
-            else:
-                return
-
     # ---- Reading; the caller's hold has the right to
 
     def _read(self, timeout: float) -> None:
         try:
-            count = self._receive(timeout)
+            count = self.receive(True) if timeout == self._timeout else self._receive(timeout)
         except OSError as error:
             self.close(f"reading from the coordinator: {error}")
             return
@@ -172,11 +169,9 @@ class Channel(Exchange):
             if count < 0 and timeout > 0.0 and self._poll(select.POLLIN, timeout):
                 count = self.receive(False)
             return count
-        if timeout != self._timeout:
-            self.set_timeout(timeout)
-            self._timeout = timeout
-        # In the kernel: a poll in front of it costs a switch.
-        return self.receive(True)
+        self.set_timeout(timeout)
+        self._timeout = timeout
+        return self.receive(True)  # waits in the kernel: a poll in front of it costs a switch
 
     def _poll(self, events: int, seconds: float) -> bool:
         """Wait for the socket; under gevent, other greenlets run meanwhile."""
@@ -189,7 +184,7 @@ class Channel(Exchange):
         unread = self.unread()
         at = 0
         try:
-            while (frame := read_frame(unread, at)) is not None:
+            while at < len(unread) and (frame := read_frame(unread, at)) is not None:
                 end, request_id, message = frame
                 if not self.deliver(end - at, request_id, message, message.passes_descriptor):
                     raise ProtocolError(f"{type(message).__name__}: its descriptor did not come")
@@ -240,6 +235,3 @@ class Channel(Exchange):
         if hold.read(self):  # else a thread reads, and delivers our answers too
             self._deliver()
             self._read(0.0)
-
-
-_CANCEL = Cancel()

@@ -59,6 +59,11 @@ class DeclaredGroup(GroupCore):
         """Whether this group looks values up where ``link`` leads."""
         return self._link is link and self.attached
 
+    def ready_link(self) -> Link | None:
+        """The link on which it is attached, if that works: a look, and no more."""
+        link = self._link
+        return link if link is not None and self.attached and link.channel.broken is None else None
+
     def attach_to(self, link: Link) -> None:
         """Declare this group on ``link`` and look values up there from now on."""
         declared = link.declare(self._name, self._cache_bytes, self._load_timeout, self.picks())

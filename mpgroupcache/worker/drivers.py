@@ -58,7 +58,12 @@ def _run(
         step = steps.send
         try:
             if isinstance(wait, Make):
-                outcome = _make(wait, runner)
+                if not wait.maker.is_async:
+                    outcome = wait.maker.load(wait.ctx, wait.key)
+                elif runner is not None:
+                    outcome = runner.run(wait.maker.load_async(wait.ctx, wait.key))
+                else:
+                    raise TypeError(f"{wait.maker} is async: got get(), expected `await group.aget(key)`")
             elif isinstance(wait, Request):
                 with waiting():
                     outcome = wait.exchange.wait(hold, wait, deadline)
@@ -77,15 +82,6 @@ def _run(
                 raise TypeError(f"a program yielded {wait!r}, expected one of waits.py; was it meant to be returned?")
         except BaseException as error:
             step, outcome = steps.throw, error
-
-
-def _make(make: Make, runner: asyncio.Runner | None) -> Any:
-    maker, ctx, key = make
-    if not maker.is_async:
-        return maker.load(ctx, key)
-    if runner is None:
-        raise TypeError(f"{maker} is async, which `await group.aget(key)` can wait for and get() cannot")
-    return runner.run(maker.load_async(ctx, key))
 
 
 def _sit(seat: Seat, deadline: float | None) -> None:

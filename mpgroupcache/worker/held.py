@@ -6,9 +6,8 @@ is in this process, and is found here.
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 
 from mpgroupcache.shm._hold import Seat
 
@@ -22,21 +21,17 @@ def held() -> tuple[Seat, ...]:
     return tuple([seat for seat in seats if seat.leads]) if seats else seats
 
 
-class Loading:
-    """Names a seat while its load runs. A class, since a generator's context costs four times as much."""
+def begin_load(seat: Seat) -> Token[tuple[Seat, ...]]:
+    """The running code is in this seat's load, until ``end_load``."""
+    return _seats.set((*seat.held, seat))
 
-    __slots__ = ("_seat", "_token")
 
-    def __init__(self, seat: Seat) -> None:
-        self._seat = seat
-
-    def __enter__(self) -> None:
-        self._token = _seats.set((*held(), self._seat))
-
-    def __exit__(self, *_exc_info: object) -> None:
-        # One that is dropped half way, since its driver was struck, ends wherever its memory is given back.
-        with contextlib.suppress(ValueError):
-            _seats.reset(self._token)
+def end_load(token: Token[tuple[Seat, ...]]) -> None:
+    """It has left it. One that is dropped half way, since its driver was struck, ends wherever that comes about."""
+    try:  # noqa: SIM105 - suppress() costs as much as all the rest of this
+        _seats.reset(token)
+    except ValueError:
+        pass
 
 
 def find_circle(seat: Seat) -> list[object] | None:

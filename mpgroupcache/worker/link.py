@@ -11,8 +11,6 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
-import msgspec
-
 from mpgroupcache.errors import CacheError, CoordinatorUnavailable, ProtocolError, describe_error
 from mpgroupcache.ipc.frame import Decoder, encode
 from mpgroupcache.ipc.messages import (
@@ -160,15 +158,15 @@ class Link:
         descriptor = None
         message: Message
         if isinstance(result, Product):
-            value, *properties = msgspec.structs.astuple(result)
-            if len(value) > INLINE_BYTES:
+            value: bytes | int = result.value
+            if len(result.value) > INLINE_BYTES:
                 try:
-                    descriptor = sealed(value)
+                    descriptor = sealed(result.value)
                 except OSError:  # out of descriptors or memory: the next waiter may do better
                     request.settle(encode(Return(lease)))
                     return
-                value = len(value)
-            message = Store(lease, value, *properties)
+                value = len(result.value)
+            message = Store(lease, value, result.picked, result.minute_qps)
         elif result is not None:
             message = Fail(lease, *describe_error(result))
         else:

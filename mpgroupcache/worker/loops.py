@@ -89,10 +89,9 @@ async def _wait(wait: Any) -> Any:
 
 
 async def _make(make: Make) -> Any:
-    maker, ctx, key = make
-    if maker.is_async:
-        return await maker.load_async(ctx, key)
-    return await asyncio.wrap_future(current().threads.call(_load, maker, ctx, key))
+    if make.maker.is_async:
+        return await make.maker.load_async(make.ctx, make.key)
+    return await asyncio.wrap_future(current().threads.call(_load, make.maker, make.ctx, make.key))
 
 
 def _load(maker: Any, ctx: Any, key: bytes) -> Any:

@@ -12,7 +12,9 @@ lease goes back. A caller of a later change count joins no flight from before: t
 from __future__ import annotations
 
 import logging
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Protocol
+
+from msgspec import Struct
 
 from mpgroupcache.counters import Counter
 from mpgroupcache.errors import (
@@ -26,7 +28,7 @@ from mpgroupcache.ipc.messages import Failed, FailureCode, Hit, Lease, Load, Ori
 from mpgroupcache.shm._hold import Flights, Hold, Seat
 from mpgroupcache.shm._reader import Mapping
 from mpgroupcache.shm._view import ByteView
-from mpgroupcache.worker.held import Loading, held
+from mpgroupcache.worker.held import begin_load, end_load, held
 from mpgroupcache.worker.link import Link
 from mpgroupcache.worker.port import ALONE, Port
 from mpgroupcache.worker.waits import Apart, Blocking, Flush, Make, Maker, Request, Steps
@@ -46,6 +48,9 @@ class LocalGroup(Protocol):
     @property
     def name(self) -> str:
         """What the host calls it."""
+
+    def ready_link(self) -> Link | None:
+        """The link on which it is attached, if that works: a look, and no more."""
 
     @property
     def readable(self) -> bool:
@@ -72,24 +77,21 @@ class LocalProcess(Protocol):
 
     flights: Flights
 
-    def ready_for(self, group: Any, /) -> Link | None:
-        """Where a group that is attached asks, without waiting for anything."""
-
     def link_for(self, group: Any, /) -> Link | None:
-        """The same, once what has to be done for it is done; None: there is no coordinator."""
+        """The link on which a group is attached, once all is done for that; None: there is no coordinator."""
 
 
 # ---- What a flight of this process ends with
 
 
-class Given(NamedTuple):
+class Given(Struct, frozen=True):
     """A value: its bytes, or where they are mapped. Each caller makes a view of its own."""
 
     value: bytes | Mapping
     origin: Origin
 
 
-class Broken(NamedTuple):
+class Broken(Struct, frozen=True):
     """Its load has failed."""
 
     code: FailureCode
@@ -118,7 +120,7 @@ def miss(hold: Hold, process: LocalProcess, group: LocalGroup, key: bytes, ctx: 
         peer = group.pick(key)
         here = peer is None
     try:
-        link = process.ready_for(group)
+        link = group.ready_link()
         if link is None:
             link = yield Blocking(process.link_for, (group,))
             if (view := group.lookup(key)) is not None:
@@ -155,8 +157,8 @@ def miss(hold: Hold, process: LocalProcess, group: LocalGroup, key: bytes, ctx: 
     except BaseException:
         group.count(Counter.LOADS)  # it was a get all the same
         raise
-    view = yield Apart(load, (group, port, seat, request, key, ctx, peer))
-    return cast(ByteView, view)
+    loaded: ByteView = yield Apart(load, (group, port, seat, request, key, ctx, peer))
+    return loaded
 
 
 def load(
@@ -173,7 +175,8 @@ def load(
     try:
         product = None
         try:
-            with Loading(seat):
+            token = begin_load(seat)
+            try:
                 if peer is not None:
                     try:
                         product = yield Make(peer, ctx, key)
@@ -181,6 +184,8 @@ def load(
                         group.blame(error)
                 if product is None:
                     product = yield Make(group.getter, ctx, key)
+            finally:
+                end_load(token)
         except Exception as error:  # the key's own failure, and every waiter's
             group.count(Counter.LOCAL_LOAD_ERRS)
             port.end(request, seat.lease, error)
@@ -217,7 +222,7 @@ def _settle(group: LocalGroup, key: bytes, seat: Seat, request: Request, answer:
             given = Given(_map(request, value) if isinstance(value, int) else value, origin)
             request.settle()
             # The leader's ask had opened the peer's flight; the others joined it.
-            seat.settle(given if origin is not Origin.PEER else given._replace(origin=Origin.FLIGHT))
+            seat.settle(given if origin is not Origin.PEER else Given(given.value, Origin.FLIGHT))
             return _take(group, given)
         case Hit():
             request.settle()
@@ -260,7 +265,7 @@ def _map(request: Request, size: int) -> Mapping:
 
 def serve(hold: Hold, process: LocalProcess, group: LocalGroup, key: bytes, ctx: Any) -> Steps[ByteView]:
     """Answer a peer's request: as a get, but no other peer is asked for it, nor waited for."""
-    link = process.ready_for(group) or (yield Blocking(process.link_for, (group,)))
+    link = group.ready_link() or (yield Blocking(process.link_for, (group,)))
     if link is not None:
         link.tell_served(group.name)
     if (view := group.lookup(key)) is not None:

@@ -59,11 +59,6 @@ class Process:
         self._reattacher: threading.Thread | None = None  # at work while it lives
         self._reattach_lock = threading.Lock()
 
-    def ready_for(self, group: DeclaredGroup) -> Link | None:
-        """The link, where it works and ``group`` is attached there: a look, and no more."""
-        link = self._link
-        return link if link is not None and group.is_attached_to(link) and not link.broken else None
-
     def connect(self) -> Link | None:
         """A working link, for groups to come; None while there is no coordinator."""
         try:

@@ -13,7 +13,9 @@ program at its ``yield``. What it has taken by then is in its hold, and ends wit
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+
+from msgspec import Struct
 
 from mpgroupcache.product import Product
 from mpgroupcache.shm._exchange import Request
@@ -39,7 +41,7 @@ class Maker(Protocol):
         """Bring the value, on this loop."""
 
 
-class Make(NamedTuple):
+class Make(Struct, frozen=True):
     """Have a maker bring a value: in the thread that waits, on its loop, or from a loop in a thread of ours.
 
     Nobody gives up: the deadline does not count meanwhile.
@@ -50,20 +52,20 @@ class Make(NamedTuple):
     key: bytes
 
 
-class Blocking(NamedTuple):
+class Blocking(Struct, frozen=True):
     """Call what blocks, such as connecting. A loop has a thread do it; whoever gives up leaves that to its end."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
 
 
-class Flush(NamedTuple):
+class Flush(Struct, frozen=True):
     """Wait until the channel's socket has taken what was sent."""
 
     channel: Channel
 
 
-class Apart(NamedTuple):
+class Apart(Struct, frozen=True):
     """Run another program, which goes on when this one's caller goes. It has what this one holds."""
 
     program: Callable[..., Generator[Any, Any, Any]]
