@@ -8,18 +8,8 @@ from typing import Any
 import pytest
 from flying import K, assert_nothing_left, granted, join, load
 
-from mpgroupcache.ipc.flights import (
-    TRANSITIONS,
-    Action,
-    Deliver,
-    Event,
-    Fail,
-    FlightTable,
-    Lease,
-    Role,
-    State,
-    Waiter,
-)
+from mpgroupcache.ipc.flights import Action, Deliver, Fail, FlightTable, Lease, Waiter
+from mpgroupcache.ipc.transitions import TRANSITIONS, Event, Role, State
 
 # The rows
 

@@ -7,7 +7,8 @@ from itertools import pairwise
 import pytest
 from flying import K, assert_nothing_left, granted, join, load
 
-from mpgroupcache.ipc.flights import Cycle, Deliver, FlightTable, Role, Waiter
+from mpgroupcache.ipc.flights import Cycle, Deliver, FlightTable, Waiter
+from mpgroupcache.ipc.transitions import Role
 
 
 def test_a_loader_asks_for_its_own_key(flights: FlightTable) -> None:
