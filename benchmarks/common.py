@@ -22,11 +22,11 @@ Batch = Callable[[], object]
 
 
 @contextlib.contextmanager
-def coordinator(*options: str) -> Iterator[tuple[str, int]]:
-    """Run a coordinator; yields its socket and its process id."""
+def coordinator(*options: str, python: str = sys.executable) -> Iterator[tuple[str, int]]:
+    """Run a coordinator of that environment, wherever this process is; yields its socket and its process id."""
     with tempfile.TemporaryDirectory(prefix="mpg-") as directory:
         path = str(Path(directory) / "socket")
-        command = [sys.executable, "-m", "mpgroupcache.coordinator", "--socket", path, "--log-level", "warning"]
+        command = [python, "-P", "-m", "mpgroupcache.coordinator", "--socket", path, "--log-level", "warning"]
         process = subprocess.Popen([*command, *options])
         try:
             while not os.path.exists(path):
