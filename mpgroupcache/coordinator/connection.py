@@ -23,17 +23,42 @@ logger = logging.getLogger(__name__)
 READ_BYTES = 128 << 10  # a frame with an inline value fits
 MAX_BACKLOG = 64 << 20  # bytes that wait for a worker to read them: one that does not is stopped, and is let go of
 MAX_WAITING_FDS = 64  # descriptors that came before their frame; a frame brings one
+CORKED_BYTES = 16 << 10  # that are kept to be sent together: copying more would cost what it saves
 
 _buffer = memoryview(bytearray(READ_BYTES))  # of the one thread; a decoder copies what it keeps
+
+
+class Cork:
+    """While it is in, connections keep what they send; when it is pulled, each sends its part of it in one go.
+
+    It is in while the messages of one read are handled: a worker whose threads ask together is woken once.
+    """
+
+    __slots__ = ("corked", "is_in")
+
+    def __init__(self) -> None:
+        self.is_in = False
+        self.corked: list[Connection] = []
+
+    def __enter__(self) -> None:
+        self.is_in = True
+
+    def __exit__(self, *_: object) -> None:
+        self.is_in = False
+        for connection in self.corked:
+            connection.uncork()
+        self.corked.clear()
 
 
 class Connection:
     """One connection. ``role`` and ``worker`` are what its HELLO said."""
 
-    def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop, cork: Cork) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._loop = loop
+        self._cork = cork
+        self._corked = bytearray()
         self._decoder = Decoder()
         self._fds = memfd.Received()
         self._backlog: deque[tuple[memoryview, int]] = deque()
@@ -77,25 +102,42 @@ class Connection:
     # ---- Out
 
     def send(self, message: Message, request_id: int = 0, fd: int = -1) -> None:
-        """Send a frame, now or when the worker reads again. ``fd`` stays the caller's.
+        """Send a frame: now, when the cork is pulled, or when the worker reads again. ``fd`` stays the caller's.
 
         It raises nothing: of many that a value is sent to, one that cannot be served is let go of, and asks again.
         """
         if self.closed:
             return
         frame = encode(message, request_id)
+        if not self._cork.is_in:
+            self._put_out(frame, fd)
+        elif fd < 0 and len(self._corked) + len(frame) <= CORKED_BYTES:
+            if not self._corked:
+                self._cork.corked.append(self)
+            self._corked += frame
+        else:
+            self.uncork()
+            self._put_out(frame, fd)
+
+    def uncork(self) -> None:
+        """Send what was kept."""
+        if self._corked:
+            frames, self._corked = self._corked, bytearray()
+            self._put_out(frames, -1)
+
+    def _put_out(self, frames: bytes | bytearray, fd: int) -> None:
         sent = 0
         if not self._backlog:
             try:
-                sent = self._send_part(frame, fd)
+                sent = self._send_part(frames, fd)
             except BlockingIOError:
                 pass
             except OSError:
                 self._abort()
                 return
-            if sent == len(frame):
+            if sent == len(frames):
                 return
-        self._backlog_bytes += len(frame) - sent
+        self._backlog_bytes += len(frames) - sent
         if self._backlog_bytes > MAX_BACKLOG:
             self._abort()
             return
@@ -107,9 +149,9 @@ class Connection:
             return
         if not self._backlog:
             self._loop.add_writer(self.fileno(), self._flush)
-        self._backlog.append((memoryview(frame)[sent:], kept))
+        self._backlog.append((memoryview(frames)[sent:], kept))
 
-    def _send_part(self, data: bytes | memoryview, fd: int) -> int:
+    def _send_part(self, data: bytes | bytearray | memoryview, fd: int) -> int:
         return self._sock.sendmsg([data], memfd.passed(fd)) if fd >= 0 else self._sock.send(data)
 
     def _flush(self) -> None:
@@ -150,6 +192,7 @@ class Connection:
         self._loop.remove_writer(self.fileno())
         self._sock.close()
         self._fds.close()
+        self._corked.clear()
         for _, fd in self._backlog:
             if fd >= 0:
                 os.close(fd)

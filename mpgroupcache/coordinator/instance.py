@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mpgroupcache.coordinator.access import Access
-from mpgroupcache.coordinator.connection import Connection
+from mpgroupcache.coordinator.connection import Connection, Cork
 from mpgroupcache.coordinator.groups import Groups
 from mpgroupcache.coordinator.misses import Misses
 from mpgroupcache.coordinator.options import Options
@@ -74,6 +74,7 @@ class Coordinator:
         self._misses = Misses(self._groups, self._control, options.lease_timeout, peering)
         self._peering = peering
         self._loaders: Loaders | None = None
+        self._cork = Cork()
         self._connections: set[Connection] = set()
         self._joining: set[Connection] = set()  # welcomed, and not heard of since: each worker is to claim a region
         self._most_connections = _most_connections()
@@ -212,7 +213,7 @@ class Coordinator:
                 logger.warning("%s; its connection is refused", refusal)
                 sock.close()
                 continue
-            connection = Connection(sock, self._loop)
+            connection = Connection(sock, self._loop, self._cork)
             self._connections.add(connection)
             self._loop.add_reader(connection.fileno(), self._receive, connection)
 
@@ -234,10 +235,11 @@ class Coordinator:
     def _receive(self, connection: Connection) -> None:
         try:
             try:
-                for request_id, message in connection.receive():
-                    if connection.closed:  # by what came before
-                        break
-                    self._handle(connection, request_id, message, connection.claim(message))
+                with self._cork:
+                    for request_id, message in connection.receive():
+                        if connection.closed:  # by what came before
+                            break
+                        self._handle(connection, request_id, message, connection.claim(message))
             finally:
                 self._misses.settle()
         except EOFError:
