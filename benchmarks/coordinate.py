@@ -20,7 +20,6 @@ from pathlib import Path
 from benchmarks.common import coordinator, percentile, ratio, table
 
 WORKERS = 4
-WAYS = 8  # ASKs of each that are under way
 VALUE_BYTES = 100
 WARM_UP = 0.2  # s
 THIS, OTHER = "this one", "the other"
@@ -29,10 +28,10 @@ THIS, OTHER = "this one", "the other"
 class Coordinating:
     """A coordinator and its workers, all of one environment."""
 
-    def __init__(self, path: str, pid: int, python: str, cpus: tuple[int, int]) -> None:
+    def __init__(self, path: str, pid: int, python: str, cpus: tuple[int, int], ways: int) -> None:
         self._pid = pid
         os.sched_setaffinity(pid, {cpus[0]})
-        command = [python, "-P", str(Path(__file__).with_name("asking.py")), path, str(WAYS), str(VALUE_BYTES)]
+        command = [python, "-P", str(Path(__file__).with_name("asking.py")), path, str(ways), str(VALUE_BYTES)]
         self._workers = [
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(WORKERS)
         ]
@@ -62,11 +61,11 @@ class Coordinating:
 
 
 @contextlib.contextmanager
-def coordinating(python: str) -> Iterator[Coordinating]:
+def coordinating(python: str, ways: int) -> Iterator[Coordinating]:
     """Run a coordinator and workers of that environment."""
     own, *others = sorted(os.sched_getaffinity(0))
     with coordinator(python=python) as (path, pid):
-        running = Coordinating(path, pid, python, (own, others[0] if others else own))
+        running = Coordinating(path, pid, python, (own, others[0] if others else own), ways)
         try:
             running.round(WARM_UP)
             yield running
@@ -78,6 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=0.5, help="that a round takes (0.5)")
+    parser.add_argument("--ways", type=int, default=8, help="ASKs of each worker that are under way (8)")
     parser.add_argument("--against", metavar="PYTHON", help="the python of another environment with this library")
     options = parser.parse_args(arguments)
     pythons = {THIS: sys.executable}
@@ -86,15 +86,15 @@ def main(arguments: list[str] | None = None) -> None:
     times: dict[str, list[float]] = {name: [] for name in pythons}
     cpu: dict[str, list[float]] = {name: [] for name in pythons}
     with contextlib.ExitStack() as stack:
-        running = {name: stack.enter_context(coordinating(python)) for name, python in pythons.items()}
+        running = {name: stack.enter_context(coordinating(python, options.ways)) for name, python in pythons.items()}
         for _ in range(options.rounds):
             for name, each in running.items():
                 for series, value in zip((times, cpu), each.round(options.seconds), strict=True):
                     series[name].append(value)
-    report(times, cpu)
+    report(times, cpu, options.ways)
 
 
-def report(times: dict[str, list[float]], cpu: dict[str, list[float]]) -> None:
+def report(times: dict[str, list[float]], cpu: dict[str, list[float]], ways: int) -> None:
     rows = [
         [
             name,
@@ -104,7 +104,7 @@ def report(times: dict[str, list[float]], cpu: dict[str, list[float]]) -> None:
         ]
         for name in times
     ]
-    title = f"coordinate: misses of {WORKERS} workers with {WAYS} ASKs each, {VALUE_BYTES} B values, per second"
+    title = f"coordinate: misses of {WORKERS} workers with {ways} ASKs each, {VALUE_BYTES} B values, per second"
     table(title, ["", "median", "p10", "p90", "CPU us a miss", "busy"], rows)
     if OTHER in times:
         faster, cheaper = 1 / ratio(times, THIS, OTHER), ratio(cpu, THIS, OTHER)

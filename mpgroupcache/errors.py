@@ -65,3 +65,9 @@ def describe_error(error: BaseException) -> tuple[str, str]:
         return name, str.__str__(str(error))  # of a subclass (markup), which its own str() keeps, a plain one
     except Exception:  # an exception whose __str__ raises is still an exception
         return name, "(its text could not be made)"
+
+
+def describe_cycle(keys: object) -> str:
+    """The text of a ``LoadCycleError``; ``keys`` are (group, key) pairs in order."""
+    chain = [f"{group}/{key!r}" for group, key in keys]  # type: ignore[attr-defined]
+    return f"a loader waits for its own key: {' -> '.join(chain + chain[:1])}; load it without asking the cache"

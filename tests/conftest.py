@@ -16,8 +16,8 @@ from servers import Server
 from workers import Daemon, Worker, leave, segments_of
 
 from mpgroupcache import registry
+from mpgroupcache.coordinator.flights import FlightTable
 from mpgroupcache.ipc import memfd
-from mpgroupcache.ipc.flights import FlightTable
 from mpgroupcache.shm._exchange import sealed
 from mpgroupcache.shm._view import ByteView
 from mpgroupcache.worker import config

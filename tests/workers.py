@@ -24,7 +24,7 @@ from mpgroupcache.ipc import frame, memfd, messages
 from mpgroupcache.shm._exchange import Request
 from mpgroupcache.shm._hold import Hold
 from mpgroupcache.shm.segment import DIRECTORY, instance_name
-from mpgroupcache.worker import process
+from mpgroupcache.worker import link, process
 from mpgroupcache.worker.channel import Channel
 from mpgroupcache.worker.link import connect
 
@@ -270,12 +270,22 @@ class Worker:
         self._pipe.close()
 
 
+def hello(
+    role: messages.Role,
+    lowest: int = messages.LOWEST_VERSION,
+    highest: int = messages.HIGHEST_VERSION,
+    abilities: tuple[str, ...] = (),
+) -> messages.Hello:
+    """A HELLO of this process, as a worker of its own."""
+    return messages.Hello(role, os.getpid(), os.urandom(16), lowest, highest, abilities)
+
+
 class HandWorker:
     """A worker's call connection on which a test says every word itself."""
 
     def __init__(self, socket: str) -> None:
         self.open(socket)
-        assert isinstance(self.ask(messages.Hello("call", os.getpid(), os.urandom(16))), messages.Welcome)
+        assert isinstance(self.ask(hello("call")), messages.Welcome)
 
     def open(self, socket: str) -> None:
         """Connect, and say nothing."""
@@ -410,6 +420,10 @@ class _Working:
 
     def flush(self) -> None:
         flush()
+
+    def speak(self, lowest: int, highest: int) -> None:
+        """Offer these versions of the conversation from now on."""
+        link.LOWEST_VERSION, link.HIGHEST_VERSION = lowest, highest  # type: ignore[misc]
 
     def has_link(self) -> bool:
         return process.current().working_link is not None

@@ -11,12 +11,13 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
 
 from mpgroupcache.errors import ProtocolError
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.frame import Decoder, Frame, encode
-from mpgroupcache.ipc.messages import Message, Role
+from mpgroupcache.ipc.messages import Failed, FailureCode, Message, Role
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +51,26 @@ class Cork:
         self.corked.clear()
 
 
-class Connection:
-    """One connection. ``role`` and ``worker`` are what its HELLO said."""
+Handler: TypeAlias = "Callable[[Connection, int, Any], None]"
+"""Called with the connection, the request's id, and the message."""
 
-    def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop, cork: Cork) -> None:
+
+class Handlers(dict[type[Message], Handler]):
+    """Who hears which message on connections of one kind. Raises ``ProtocolError`` for one that nobody does."""
+
+    def __init__(self, kind: str, handlers: Mapping[type[Message], Handler]) -> None:
+        super().__init__(handlers)
+        self._kind = kind
+
+    def __missing__(self, message: type[Message]) -> Handler:
+        expected = ", ".join(sorted(kind.__name__ for kind in self)) or "none"
+        raise ProtocolError(f"got {message.__name__} on a {self._kind} connection, expected one of {expected}")
+
+
+class Connection:
+    """One connection. ``handlers`` hear its messages; ``role`` and what follows it are what its HELLO said."""
+
+    def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop, cork: Cork, handlers: Handlers) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._loop = loop
@@ -63,9 +80,12 @@ class Connection:
         self._fds = memfd.Received()
         self._backlog: deque[tuple[memoryview, int]] = deque()
         self._backlog_bytes = 0
+        self._ending = False
+        self.handlers = handlers
         self.role: Role | None = None
         self.worker = b""
         self.pid = 0
+        self.abilities: frozenset[str] = frozenset()
         self.closed = False
 
     def __repr__(self) -> str:
@@ -119,6 +139,10 @@ class Connection:
             self.uncork()
             self._put_out(frame, fd)
 
+    def refuse(self, request_id: int, text: str) -> None:
+        """Answer that the coordinator does not do that, and why."""
+        self.send(Failed(FailureCode.REFUSED, "CoordinatorError", text), request_id)
+
     def uncork(self) -> None:
         """Send what was kept."""
         if self._corked:
@@ -154,6 +178,13 @@ class Connection:
     def _send_part(self, data: bytes | bytearray | memoryview, fd: int) -> int:
         return self._sock.sendmsg([data], memfd.passed(fd)) if fd >= 0 else self._sock.send(data)
 
+    def end(self) -> None:
+        """Close it once everything was sent: the reading end finds it closed then."""
+        self.uncork()
+        self._ending = True
+        if self.flushed:
+            self._abort()
+
     def _flush(self) -> None:
         try:
             while self._backlog:
@@ -172,6 +203,8 @@ class Connection:
             self._abort()
             return
         self._loop.remove_writer(self.fileno())
+        if self._ending:
+            self._abort()
 
     def _abort(self) -> None:
         """Have the reading end find the connection closed, and clean up."""

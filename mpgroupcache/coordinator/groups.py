@@ -24,8 +24,8 @@ COPY_STEP = 4 << 20  # bytes copied before other requests get their turn: about 
 MEMORY_RETRY = 30.0  # s until an arena that ran out of shared memory tries to grow again
 
 
-class HostGroup(Struct):
-    """A group as the host knows it."""
+class HostGroup(Struct, eq=False):
+    """A group as the host knows it, until the coordinator ends. Flights' keys are pairs of it and a key."""
 
     id: int
     name: str

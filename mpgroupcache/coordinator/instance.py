@@ -1,6 +1,6 @@
 """The coordinator's life: its instance, its socket, its connections, and what it does from time to time.
 
-One thread and one event loop. What it does for a get that missed is in misses.py.
+One thread and one event loop. What workers say is heard in conversations.py, and for a get that missed in misses.py.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING
 
 from mpgroupcache.coordinator.access import Access
 from mpgroupcache.coordinator.connection import Connection, Cork
+from mpgroupcache.coordinator.conversations import SPARE_REGIONS, Conversations
 from mpgroupcache.coordinator.groups import Groups
+from mpgroupcache.coordinator.liveness import Liveness
 from mpgroupcache.coordinator.misses import Misses
 from mpgroupcache.coordinator.options import Options
 from mpgroupcache.coordinator.peering import Peering
+from mpgroupcache.coordinator.workers import Workers
 from mpgroupcache.errors import ProtocolError
-from mpgroupcache.ipc import messages
 from mpgroupcache.shm.ownership import open_instance
-from mpgroupcache.shm.segment import control_name, instance_name
+from mpgroupcache.shm.segment import instance_name
 
 if TYPE_CHECKING:
     from mpgroupcache.coordinator.spawner import Loaders
@@ -39,9 +41,6 @@ BACKLOG = 4096  # connections in one burst that wait to be accepted; the kernel 
 MAX_CONNECTIONS = 2 * 4096
 SPARE_DESCRIPTORS = 64  # that connections leave to segments, large values and peers
 REPORT_INTERVAL = 10.0  # s between two log messages on connections beyond that
-SPARE_REGIONS = 8  # free at any time, beside one for each worker that is about to claim: for children of forks
-
-_SIGNS_OF_LIFE = frozenset((messages.Ping, messages.Pong))
 
 
 class Coordinator:
@@ -71,12 +70,16 @@ class Coordinator:
             self._access.gid,
         )
         self._groups.take_over()
-        self._misses = Misses(self._groups, self._control, options.lease_timeout, peering)
+        workers = Workers()
+        liveness = Liveness(workers, options.lease_timeout)
+        self._misses = Misses(self._groups, self._control, peering, workers, liveness)
+        self._conversations = Conversations(
+            self.instance, self._groups, self._control, peering, workers, liveness, self._misses
+        )
         self._peering = peering
         self._loaders: Loaders | None = None
         self._cork = Cork()
         self._connections: set[Connection] = set()
-        self._joining: set[Connection] = set()  # welcomed, and not heard of since: each worker is to claim a region
         self._most_connections = _most_connections()
         self._reported_most = -REPORT_INTERVAL
         self._idle_since = time.monotonic()
@@ -95,7 +98,7 @@ class Coordinator:
         Raises ``OSError`` or ``ValueError`` that name the option; then nothing is left.
         """
         try:
-            await self._peering.open(self._misses)
+            await self._peering.open(self._misses.guests)
             self._listener.listen(BACKLOG)
         except BaseException:
             self.close()
@@ -213,7 +216,7 @@ class Coordinator:
                 logger.warning("%s; its connection is refused", refusal)
                 sock.close()
                 continue
-            connection = Connection(sock, self._loop, self._cork)
+            connection = Connection(sock, self._loop, self._cork, self._conversations.new)
             self._connections.add(connection)
             self._loop.add_reader(connection.fileno(), self._receive, connection)
 
@@ -239,7 +242,7 @@ class Coordinator:
                     for request_id, message in connection.receive():
                         if connection.closed:  # by what came before
                             break
-                        self._handle(connection, request_id, message, connection.claim(message))
+                        connection.handlers[type(message)](connection, request_id, message)
             finally:
                 self._misses.settle()
         except EOFError:
@@ -256,39 +259,8 @@ class Coordinator:
             return
         connection.close()
         self._connections.discard(connection)
-        self._joining.discard(connection)
-        self._misses.lose(connection)
+        self._conversations.lose(connection)
         self._idle_since = time.monotonic()
-
-    def _handle(self, connection: Connection, request_id: int, message: messages.Message, fd: int) -> None:
-        try:
-            if connection.role == "call" and type(message) not in _SIGNS_OF_LIFE:
-                if self._joining:
-                    self._joining.discard(connection)
-                self._misses.handle(connection, request_id, message, fd)
-                return
-            match message:
-                case messages.Hello() if connection.role is None:
-                    self._welcome(connection, request_id, message)
-                case messages.Ping():
-                    connection.send(messages.Pong(), request_id)
-                case messages.Pong():
-                    self._misses.heard(connection)
-                case _:
-                    got = f"got {type(message).__name__} on a {connection.role or 'new'} connection"
-                    raise ProtocolError(f"{got}, expected {'PONG' if connection.role else 'HELLO'}")
-        finally:
-            if fd >= 0:
-                os.close(fd)
-
-    def _welcome(self, connection: Connection, request_id: int, hello: messages.Hello) -> None:
-        connection.role, connection.pid, connection.worker = hello.role, hello.pid, hello.worker
-        if hello.role == "service":
-            self._misses.add_service(connection)
-        else:  # a worker that finds no free region has its hits copied by the coordinator, as long as it stays
-            self._joining.add(connection)
-            self._control.spare_regions(SPARE_REGIONS + len(self._joining))
-        connection.send(messages.Welcome(self.instance, control_name(self.instance), os.getpid()), request_id)
 
 
 def _most_connections() -> int:

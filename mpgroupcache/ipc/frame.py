@@ -11,6 +11,9 @@ A frame, big endian::
 The payload is the array of a message's fields (messages.py). A request's id is the choice of the side that asks; its
 answer repeats it. One-way messages leave it 0, except CANCEL.
 
+Magic and version keep their places and values for ever, and so do HELLO and its refusal, by which any two releases find
+out whether they have a version of the conversation in common. The version here is the frame's own.
+
 This code assumes that whoever feeds a decoder also drains it, and closes the connection at the first error.
 """
 
@@ -28,27 +31,29 @@ from mpgroupcache.ipc.messages import MESSAGES, Message
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION: Final = 1  # one version per release of the format: both ends are the same installation
+VERSION: Final = 2  # of the frame, for good; before HELLO told of versions it was 1
 MAX_PAYLOAD: Final = 256 << 10  # bytes; above the largest payload there is (about 73 KiB, an ASK), with room to grow
 
 _MAGIC: Final = b"mg"
 _START: Final = _MAGIC + bytes([VERSION])  # of every frame that we understand
-_HEADER: Final = struct.Struct(">3sBII")
+_HEADER: Final = struct.Struct(">4sII")  # a frame's start and type are one word here: to know it is one look-up
+_HEADER_BYTES: Final = _HEADER.size
+_unpack_header: Final = _HEADER.unpack_from
 ID_AT: Final = 4  # where a frame has its request id
 
 Frame: TypeAlias = tuple[int, Message]
 """A request id and its message."""
 
 _KNOWN: Final = ", ".join(f"{number:#04x} {number.name}" for number in MESSAGES)
-_NUMBERS: Final = {kind: int(number) for number, kind in MESSAGES.items()}
+_WORDS: Final = {kind: _START + bytes([number]) for number, kind in MESSAGES.items()}
+_PAYLOADS: Final = {word: msgspec.msgpack.Decoder(kind) for kind, word in _WORDS.items()}
 _pack: Final = msgspec.msgpack.Encoder().encode
-_PAYLOADS: Final = {int(number): msgspec.msgpack.Decoder(kind) for number, kind in MESSAGES.items()}
 
 
 def encode(message: Message, request_id: int = 0) -> bytes:
     """Return the frame of ``message``."""
     payload = _pack(message)
-    return _HEADER.pack(_START, _NUMBERS[type(message)], request_id, len(payload)) + payload
+    return _HEADER.pack(_WORDS[type(message)], request_id, len(payload)) + payload
 
 
 def read_frame(data: bytes | bytearray, at: int) -> tuple[int, int, Message] | None:
@@ -56,13 +61,13 @@ def read_frame(data: bytes | bytearray, at: int) -> tuple[int, int, Message] | N
 
     Its header is judged before its payload is there. Raises ``ProtocolError``.
     """
-    start = at + _HEADER.size
+    start = at + _HEADER_BYTES
     if start > len(data):
         return None
-    frame_start, number, request_id, length = _HEADER.unpack_from(data, at)
-    payload = _PAYLOADS.get(number)
-    if frame_start != _START or payload is None or length > MAX_PAYLOAD:
-        raise _unreadable(frame_start, number, length)
+    word, request_id, length = _unpack_header(data, at)
+    payload = _PAYLOADS.get(word)
+    if payload is None or length > MAX_PAYLOAD:
+        raise _unreadable(word, length)
     end = start + length
     if end > len(data):
         return None
@@ -110,22 +115,22 @@ class Decoder:
         Raises ``ProtocolError``, and again the next time: there is no telling where the next frame would begin.
         """
         while (found := read_frame(self._data, self._at)) is not None:
-            end, request_id, message = found
-            if end == len(self._data):
+            self._at, request_id, message = found
+            if self._at == len(self._data):
                 self._data, self._at = b"", 0
-            else:
-                self._at = end
             yield request_id, message
 
 
-def _unreadable(start: bytes, number: int, length: int) -> ProtocolError:
+def _unreadable(word: bytes, length: int) -> ProtocolError:
     """Say what is wrong with a header."""
-    if not start.startswith(_MAGIC):
-        return ProtocolError(f"magic: got {start[:2]!r}, expected {_MAGIC!r}; is this socket mpgroupcache's?")
-    if start != _START:
-        return ProtocolError(f"version: got {start[2]}, expected {VERSION}; restart the workers or the coordinator")
-    if (payload := _PAYLOADS.get(number)) is None:
-        return ProtocolError(f"message type: got {number:#04x}, expected one of {_KNOWN}")
+    if not word.startswith(_MAGIC):
+        return ProtocolError(f"magic: got {word[:2]!r}, expected {_MAGIC!r}; is this socket mpgroupcache's?")
+    if not word.startswith(_START):
+        return ProtocolError(
+            f"version: got {word[2]}, expected {VERSION}; restart what is older, worker or coordinator"
+        )
+    if (payload := _PAYLOADS.get(word)) is None:
+        return ProtocolError(f"message type: got {word[3]:#04x}, expected one of {_KNOWN}")
     kind = payload.type.__name__
     return ProtocolError(f"{kind}: got a payload of {length} bytes, expected at most {MAX_PAYLOAD}")
 

@@ -6,8 +6,10 @@ decoder makes it true, the encoder trusts the project's own code.
 
 Messages (w: worker, c: coordinator; ``*``: one-way; ``?``: may be nil)::
 
-    w>c    HELLO     role, pid, worker               first frame of a connection; worker: the process's random token,
-                                                     which links its "call" and its "service" connection
+    w>c    HELLO     role, pid, worker, lowest,      first frame of a connection; worker: the process's random token,
+                     highest, abilities              which links its "call" and its "service" connection; lowest,
+                                                     highest: versions of the conversation that it speaks; abilities:
+                                                     names of what it can do beside, of which unknown ones are ignored
     w>c    DECLARE   name, cache_bytes [B],          announce a group; picks: its workers pick peers themselves, so the
                      load_timeout? [s], picks        coordinator is to ask none
     w>c    ASK       group, key, held, copy, here    a get that missed; held: leases its caller holds, outermost first;
@@ -21,7 +23,9 @@ Messages (w: worker, c: coordinator; ``*``: one-way; ``?``: may be nil)::
     w>c *  SERVED    group                           a peer's request reached the worker itself
     w>c    SET_PEERS self, peers, base_path,         the ring as the application names it; hooks: what of it are
                      replicas, hash, hooks           functions, which only a coordinator that imported them has
-    c>w    WELCOME   instance, control, pid          answers HELLO; control: name of the control segment
+    c>w    WELCOME   version, instance, control,     answers HELLO; version: the conversation's from here on; control:
+                     pid, layout, abilities          name of the control segment; layout: the shared memory's, which a
+                                                     worker that has another is not to map; abilities: as in HELLO
     c>w    DECLARED  group, segment?, cache_bytes    answers DECLARE; segment nil: caching is off; cache_bytes: the
                      [B], arena                      budget in force; arena: the arena's incarnation
     c>w    VALUE     value, origin                   answers ASK; value: as in STORE
@@ -33,6 +37,11 @@ Messages (w: worker, c: coordinator; ``*``: one-way; ``?``: may be nil)::
                                                      ended on the call connection; ctx: what ``pack_context`` makes
     both   PING                                      are you alive?
     both   PONG                                      answers PING
+
+A conversation's version is the highest that both sides speak. Where there is none, HELLO is answered by FAILED with the
+code REFUSED, and the connection ends. For any two releases to get that far, both keep their form for ever: the numbers
+of their types and of that code, and the fields above in their order. HELLO alone may get more of them, behind these;
+who does not know them ignores them. What else a version says is kept in tests/ipc/conversations.
 """
 
 from __future__ import annotations
@@ -64,6 +73,11 @@ INLINE_BYTES: Final = 64 << 10  # bytes of the largest value in a frame; above, 
 MAX_HELD: Final = 1024  # leases one caller may hold; Python's own recursion limit ends nested loaders before that
 MAX_CONTEXT: Final = 16 << 10  # bytes of what a loader is told of a peer's request: headers, not bodies
 TOKEN_BYTES: Final = 16  # of a worker's token: random, so that no two processes share one
+LOWEST_VERSION: Final = 2  # of the conversation, that this release speaks
+HIGHEST_VERSION: Final = 2
+MAX_VERSION: Final = 0xFFFF
+MAX_ABILITIES: Final = 64
+MAX_ABILITY: Final = 40  # characters of its name
 
 _MAX_INT: Final = (1 << 63) - 1  # what a C long holds on every platform we run on
 
@@ -107,6 +121,8 @@ class Origin(IntEnum):
 
 
 # A field's type tells both what a type checker believes and what the decoder makes true.
+Ability: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_ABILITY)]
+Abilities: TypeAlias = Annotated[tuple[Ability, ...], Meta(max_length=MAX_ABILITIES)]
 Hooks: TypeAlias = tuple[Literal["hash_fn", "transport"], ...]
 Id: TypeAlias = Annotated[int, Meta(ge=0, le=_MAX_INT)]
 Key: TypeAlias = Annotated[bytes, Meta(max_length=MAX_KEY_BYTES)]
@@ -125,6 +141,7 @@ MemfdSize: TypeAlias = Annotated[int, Meta(gt=INLINE_BYTES, le=_MAX_INT)]
 Carried: TypeAlias = Annotated[bytes, Meta(max_length=INLINE_BYTES)] | MemfdSize
 Text: TypeAlias = Annotated[str, Meta(max_length=MAX_TEXT)]
 Token: TypeAlias = Annotated[bytes, Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
+Version: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_VERSION)]
 Url: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_URL)]
 Urls: TypeAlias = Annotated[tuple[Url, ...], Meta(max_length=MAX_PEERS)]
 TypeName: TypeAlias = Annotated[str, Meta(max_length=MAX_TYPE_NAME)]
@@ -142,10 +159,19 @@ class Message(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, 
         return f"{type(self).__name__}({fields})"
 
 
-class Hello(Message, frozen=True):
+class Hello(Message, frozen=True, forbid_unknown_fields=False):
     role: Role
     pid: Pid
     worker: Token
+    lowest: Version
+    highest: Version
+    abilities: Abilities
+
+    @property
+    def version(self) -> int | None:
+        """The highest that both speak; None: there is none."""
+        version = min(self.highest, HIGHEST_VERSION)
+        return version if version >= max(self.lowest, LOWEST_VERSION) else None
 
 
 class Declare(Message, frozen=True):
@@ -209,9 +235,12 @@ class PeersSet(Message, frozen=True):
 
 
 class Welcome(Message, frozen=True):
+    version: Version
     instance: Name
     control: Name
     pid: Pid
+    layout: Id
+    abilities: Abilities
 
 
 class Declared(Message, frozen=True):

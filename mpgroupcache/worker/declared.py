@@ -57,19 +57,24 @@ class DeclaredGroup(GroupCore):
 
     def is_attached_to(self, link: Link) -> bool:
         """Whether this group looks values up where ``link`` leads."""
-        return self._link is link and self.attached
+        return self._link is link and (self.attached or link.reader is None)
 
     def ready_link(self) -> Link | None:
         """The link on which it is attached, if that works: a look, and no more."""
         link = self._link
-        return link if link is not None and self.attached and link.channel.broken is None else None
+        if link is None or link.channel.broken is not None or not (self.attached or link.reader is None):
+            return None
+        return link
 
     def attach_to(self, link: Link) -> None:
         """Declare this group on ``link`` and look values up there from now on."""
         declared = link.declare(self._name, self._cache_bytes, self._load_timeout, self.picks())
-        path = None if declared.segment is None else segment_path(declared.segment)
-        self.attach(link.reader, declared.group, path)
-        self._caches = path is not None
+        self._caches = declared.segment is not None
+        if link.reader is None:
+            self.detach()
+        else:
+            path = None if declared.segment is None else segment_path(declared.segment)
+            self.attach(link.reader, declared.group, path)
         self._link = link
 
     # ---- Peers that this process picks

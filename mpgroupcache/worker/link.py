@@ -9,12 +9,14 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from mpgroupcache.errors import CacheError, CoordinatorUnavailable, ProtocolError, describe_error
 from mpgroupcache.ipc.frame import Decoder, encode
 from mpgroupcache.ipc.messages import (
+    HIGHEST_VERSION,
     INLINE_BYTES,
+    LOWEST_VERSION,
     MAX_HELD,
     TOKEN_BYTES,
     Ask,
@@ -38,13 +40,15 @@ from mpgroupcache.ipc.messages import (
 from mpgroupcache.product import Product
 from mpgroupcache.shm._exchange import Request, sealed
 from mpgroupcache.shm._hold import Hold, Seat
-from mpgroupcache.shm._reader import Reader
+from mpgroupcache.shm._reader import LAYOUT_VERSION, Reader
 from mpgroupcache.shm.segment import segment_path
 from mpgroupcache.worker.channel import LIVENESS_TIMEOUT, Channel
 
 logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Message)
+
+ABILITIES: Final = ()  # what this worker can do beside what its versions of the conversation say
 
 
 def connect(path: str) -> socket.socket:
@@ -64,8 +68,7 @@ class Link:
     then left for a new one.
     """
 
-    channel: Channel  # those two: once it is open
-    reader: Reader
+    channel: Channel  # once it is open
 
     def __init__(
         self,
@@ -83,6 +86,9 @@ class Link:
         self._service: _Service | None = None
         self._declared: dict[str, Declared] = {}
         self.instance = ""
+        self.abilities: frozenset[str] = frozenset()
+        """What the coordinator can do beside what the conversation's version says."""
+        self.reader: Reader | None = None  # of the instance's memory; None: it has a layout that is unknown here
         self._is_open = False
 
     def open(self, previous: Reader | None, claimed: Callable[[Reader], object]) -> None:
@@ -95,10 +101,15 @@ class Link:
         self.channel = Channel(connect(self._path))
         try:
             welcome = _expect(Welcome, self.channel.request(_hello("call", token)))
+            if not LOWEST_VERSION <= welcome.version <= HIGHEST_VERSION:
+                spoken = f"{LOWEST_VERSION} to {HIGHEST_VERSION}"
+                raise ProtocolError(f"WELCOME: got version {welcome.version}, expected one of the offered {spoken}")
             self.instance = welcome.instance
-            path = segment_path(welcome.control)
-            self.reader = previous if previous is not None and previous.reads(path) else Reader(path)
-            claimed(self.reader)
+            self.abilities = frozenset(welcome.abilities)
+            if welcome.layout == LAYOUT_VERSION:
+                path = segment_path(welcome.control)
+                self.reader = previous if previous is not None and previous.reads(path) else Reader(path)
+                claimed(self.reader)
             self._service = _Service(
                 connect(self._path), token, self.channel, functools.partial(self._on_load, self), self._end
             )
@@ -107,7 +118,10 @@ class Link:
             self.close(str(error))
             raise
         self._is_open = True
-        if self.reader.number < 0:
+        if self.reader is None:
+            layouts = f"has layout {welcome.layout}, and this process knows {LAYOUT_VERSION}"
+            logger.warning("instance %s %s: hits are copied by the coordinator", welcome.instance, layouts)
+        elif self.reader.number < 0:
             logger.warning("no free region in instance %s: hits are copied by the coordinator", welcome.instance)
 
     def _end(self, reason: str) -> None:
@@ -195,7 +209,7 @@ class Link:
 
 
 def _hello(role: Role, token: bytes) -> Hello:
-    return Hello(role, os.getpid(), token)
+    return Hello(role, os.getpid(), token, LOWEST_VERSION, HIGHEST_VERSION, ABILITIES)
 
 
 def _expect(kind: type[M], message: Message) -> M:

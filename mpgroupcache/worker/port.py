@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Protocol
 
-from mpgroupcache.errors import LoadCycleError
-from mpgroupcache.ipc.flights import describe_cycle
+from mpgroupcache.errors import LoadCycleError, describe_cycle
 from mpgroupcache.product import Product
 from mpgroupcache.shm._hold import Hold, Seat
 from mpgroupcache.worker.held import find_circle

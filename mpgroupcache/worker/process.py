@@ -103,7 +103,7 @@ class Process:
                 return None
             previous = None
             if (last := self._link) is not None:
-                previous = getattr(last, "reader", None)  # it was opened
+                previous = last.reader
                 if self._linked_at is not None:
                     self._silent = self._is_silent()  # before the next lines make it the only one to say so
                     broke_soon = time.monotonic() - self._linked_at < LIVED

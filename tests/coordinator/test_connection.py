@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from mpgroupcache.coordinator.connection import CORKED_BYTES, Connection, Cork
+from mpgroupcache.coordinator.connection import CORKED_BYTES, Connection, Cork, Handlers
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.frame import Decoder
 from mpgroupcache.ipc.messages import INLINE_BYTES, Lease, Message, Origin, Ping, Pong, Value
@@ -41,17 +41,17 @@ class End:
         ours, self.sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.settimeout(0)
         self.loop = Loop()
-        self.connection = Connection(ours, self.loop, cork)  # type: ignore[arg-type]
+        self.connection = Connection(ours, self.loop, cork, Handlers("test", {}))  # type: ignore[arg-type]
 
     def close(self) -> None:
         self.connection.close()
         self.sock.close()
 
-    def received(self) -> list[tuple[list[Message], int]]:
-        """Of each packet that has come: its messages, and how many descriptors came with it."""
-        packets = []
+    def received(self, most: int = 1000) -> list[tuple[list[Message], int]]:
+        """Of each packet that has come: its messages, and how many descriptors it brought. The end is an empty one."""
+        packets: list[tuple[list[Message], int]] = []
         with contextlib.suppress(BlockingIOError):
-            while True:
+            while len(packets) < most and packets[-1:] != [([], 0)]:
                 data, ancillary, _, _ = self.sock.recvmsg(1 << 20, memfd.ANCILLARY_BYTES)
                 fds = array("i")
                 for _, _, passed in ancillary:
@@ -122,6 +122,25 @@ def test_no_more_is_kept_than_is_worth_it(cork: Cork, make: Make) -> None:
         for message in (small, small, small, small, small, large, small):
             a.connection.send(message)
     assert [packet for packet, _ in a.received()] == [[small] * 3, [small], [small], [large], [small]]
+
+
+def test_the_end_comes_after_what_was_sent(cork: Cork, make: Make) -> None:
+    a, b = make(), make()
+    with cork:
+        a.connection.send(Lease(1))
+        a.connection.end()
+    assert a.received() == [([Lease(1)], 0), ([], 0)]
+    value = Value(bytes(INLINE_BYTES), Origin.CACHE)
+    sent = 0
+    while b.connection.flushed:
+        b.connection.send(value)
+        sent += 1
+    b.connection.end()
+    for _ in range(sent):
+        assert b.received(1) == [([value], 0)]
+        if b.loop.writer is not None:
+            b.loop.writer()
+    assert b.received() == [([], 0)]
 
 
 def test_a_connection_that_is_closed_meanwhile_sends_nothing(cork: Cork, make: Make) -> None:

@@ -108,12 +108,12 @@ def test_a_lease_is_its_holders(
 def test_messages_that_are_not_a_workers(daemon: Daemon, hands: HandWorker, others: Worker) -> None:
     hands.send(messages.Declared(0, None, 0, 0))
     refused(hands)
-    daemon.wait_says("which a worker does not send")
+    daemon.wait_says("got Declared on a call connection, expected one of Ask, Cancel, Declare, ")
     with contextlib.closing(HandWorker.__new__(HandWorker)) as mute:  # one that never said HELLO
         HandWorker.open(mute, daemon.socket)
         mute.send(messages.Ask(0, b"k", (), True, False))
         refused(mute)
-    daemon.wait_says("got Ask on a new connection, expected HELLO")
+    daemon.wait_says("got Ask on a new connection, expected one of Hello, Ping, Pong")
 
 
 def test_descriptors_that_nobody_asked_for_are_limited(daemon: Daemon, hands: HandWorker, others: Worker) -> None:

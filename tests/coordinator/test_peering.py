@@ -37,9 +37,9 @@ def test_without_peers_it_imports_nothing_that_speaks_to_them(socket_path: str) 
     modules = modules_of(socket_path)
     assert {name for name in modules if name.startswith("mpgroupcache.net.")} == {
         "mpgroupcache.net.consistenthash",
-        "mpgroupcache.net.source",
+        "mpgroupcache.net.backend",
     }
-    others = {"dataclasses", "email", "google.protobuf", "http.client", "httptools", "multiprocessing", "tomllib"}
+    others = {"dataclasses", "email", "google.protobuf", "http.client", "httptools", "tomllib"}
     assert modules & {*others, "urllib.request"} == set()
     application = {"group", "pool", "registry", "sinks", "stats", "worker"}
     assert modules & {f"mpgroupcache.{name}" for name in application} == set()
@@ -55,10 +55,10 @@ def test_with_a_port_it_does(socket_path: str) -> None:
 def test_a_ring_that_is_named_later() -> None:
     async def run() -> None:
         peering = Peering(Options("/run/cache.sock"))
-        assert peering.peers is None
+        assert peering.ring is None
         peering.set_peers(NAMED)
-        assert peering.peers is not None
-        assert peering.peers.urls == NAMED.peers
+        assert peering.ring is not None
+        assert peering.ring.urls == NAMED.peers
         await peering.close()
 
     asyncio.run(run())
@@ -70,4 +70,4 @@ def test_a_ring_that_cannot_be_imported_any_more_is_refused(monkeypatch: pytest.
     peering = Peering(Options("/run/cache.sock"))
     with pytest.raises(ValueError, match="start the coordinator again"):
         peering.set_peers(NAMED)
-    assert peering.peers is None
+    assert peering.ring is None

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import pytest
 from fuzzing import CORPUS, Target, corpus_of, fuzz, mutations, save
 from google.protobuf.message import DecodeError
-from workers import Daemon, Worker, value_of, wait_until
+from workers import Daemon, Worker, hello, value_of, wait_until
 
 from mpgroupcache.errors import ProtocolError
 from mpgroupcache.ipc import frame, messages
@@ -268,9 +268,9 @@ def test_a_coordinator_outlives_what_is_sent_to_its_sockets(
     assert worker.get("k") == value_of("k")
     before = sockets_of(daemon.process.pid)
     chance = random.Random(2)
-    hello = frame.encode(messages.Hello("call", 1, bytes(16)), 1)
+    greeting = frame.encode(hello("call"), 1)
     declare = frame.encode(messages.Declare("group", 8 << 20, None, False), 2)
-    said = mutations(chance, [hello + declare + data for data in corpus_of("frames")])
+    said = mutations(chance, [greeting + declare + data for data in corpus_of("frames")])
     asked = mutations(chance, corpus_of("requests"))
     for _ in range(300):
         for data, sock in (

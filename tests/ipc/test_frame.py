@@ -23,68 +23,83 @@ TOKEN = bytes(range(16))
 
 # (message, request id, the frame's header, its payload)
 GOLDEN: list[tuple[messages.Message, int, bytes, bytes]] = [
-    (messages.Hello("call", 77, TOKEN), 1, b"mg\1\x01\0\0\0\1\0\0\0\x19", b"\x93\xa4call\x4d\xc4\x10" + TOKEN),
-    (messages.Hello("service", 77, TOKEN), 1, b"mg\1\x01\0\0\0\1\0\0\0\x1c", b"\x93\xa7service\x4d\xc4\x10" + TOKEN),
+    (
+        messages.Hello("call", 77, TOKEN, 2, 2, ()),
+        1,
+        b"mg\2\x01\0\0\0\1\0\0\0\x1c",
+        b"\x96\xa4call\x4d\xc4\x10" + TOKEN + b"\x02\x02\x90",
+    ),
+    (
+        messages.Hello("service", 77, TOKEN, 2, 300, ("fly",)),
+        1,
+        b"mg\2\x01\0\0\0\1\0\0\0\x25",
+        b"\x96\xa7service\x4d\xc4\x10" + TOKEN + b"\x02\xcd\x01\x2c\x91\xa3fly",
+    ),
     (
         messages.Declare("fé", 1 << 20, None, False),
         2,
-        b"mg\1\x02\0\0\0\2\0\0\0\x0c",
+        b"mg\2\x02\0\0\0\2\0\0\0\x0c",
         b"\x94\xa3f\xc3\xa9\xce\x00\x10\x00\x00\xc0\xc2",
     ),
     (
         messages.Declare("f", 0, 1.5, True),
         2,
-        b"mg\1\x02\0\0\0\2\0\0\0\x0e",
+        b"mg\2\x02\0\0\0\2\0\0\0\x0e",
         b"\x94\xa1f\x00\xcb\x3f\xf8\x00\x00\x00\x00\x00\x00\xc3",
     ),
     (
         messages.Ask(3, b"k", (), False, True),
         0xFFFFFFFF,
-        b"mg\1\x03\xff\xff\xff\xff\0\0\0\x08",
+        b"mg\2\x03\xff\xff\xff\xff\0\0\0\x08",
         b"\x95\x03\xc4\x01k\x90\xc2\xc3",
     ),
     (
         messages.Ask(3, b"\xff", (7, 300), True, False),
         4,
-        b"mg\1\x03\0\0\0\4\0\0\0\x0c",
+        b"mg\2\x03\0\0\0\4\0\0\0\x0c",
         b"\x95\x03\xc4\x01\xff\x92\x07\xcd\x01\x2c\xc3\xc2",
     ),
-    (messages.Cancel(), 4, b"mg\1\x04\0\0\0\4\0\0\0\1", b"\x90"),
-    (messages.Store(7, b"v", False, None), 0, b"mg\1\x05\0\0\0\0\0\0\0\7", b"\x94\x07\xc4\x01v\xc2\xc0"),
-    (messages.Store(7, 65537, False, None), 0, b"mg\1\x05\0\0\0\0\0\0\0\x09", b"\x94\x07\xce\x00\x01\x00\x01\xc2\xc0"),
-    (messages.Store(7, b"v", True, None), 0, b"mg\1\x05\0\0\0\0\0\0\0\7", b"\x94\x07\xc4\x01v\xc3\xc0"),
+    (messages.Cancel(), 4, b"mg\2\x04\0\0\0\4\0\0\0\1", b"\x90"),
+    (messages.Store(7, b"v", False, None), 0, b"mg\2\x05\0\0\0\0\0\0\0\7", b"\x94\x07\xc4\x01v\xc2\xc0"),
+    (messages.Store(7, 65537, False, None), 0, b"mg\2\x05\0\0\0\0\0\0\0\x09", b"\x94\x07\xce\x00\x01\x00\x01\xc2\xc0"),
+    (messages.Store(7, b"v", True, None), 0, b"mg\2\x05\0\0\0\0\0\0\0\7", b"\x94\x07\xc4\x01v\xc3\xc0"),
     (
         messages.Store(7, 65537, True, 1.5),
         0,
-        b"mg\1\x05\0\0\0\0\0\0\0\x11",
+        b"mg\2\x05\0\0\0\0\0\0\0\x11",
         b"\x94\x07\xce\x00\x01\x00\x01\xc3\xcb\x3f\xf8\x00\x00\x00\x00\x00\x00",
     ),
-    (messages.Served(3), 0, b"mg\1\x09\0\0\0\0\0\0\0\2", b"\x91\x03"),
-    (messages.Fail(7, "E", "m"), 0, b"mg\1\x06\0\0\0\0\0\0\0\6", b"\x93\x07\xa1E\xa1m"),
-    (messages.Return(7), 0, b"mg\1\x07\0\0\0\0\0\0\0\2", b"\x91\x07"),
+    (messages.Served(3), 0, b"mg\2\x09\0\0\0\0\0\0\0\2", b"\x91\x03"),
+    (messages.Fail(7, "E", "m"), 0, b"mg\2\x06\0\0\0\0\0\0\0\6", b"\x93\x07\xa1E\xa1m"),
+    (messages.Return(7), 0, b"mg\2\x07\0\0\0\0\0\0\0\2", b"\x91\x07"),
     (
         messages.SetPeers("http://a", ("http://a", "http://b"), "/", 50, "crc32", ("hash_fn",)),
         1,
-        b"mg\1\x08\0\0\0\1\0\0\0\x2f",
+        b"mg\2\x08\0\0\0\1\0\0\0\x2f",
         b"\x96\xa8http://a\x92\xa8http://a\xa8http://b\xa1/\x32\xa5crc32\x91\xa7hash_fn",
     ),
-    (messages.PeersSet(), 1, b"mg\1\x18\0\0\0\1\0\0\0\1", b"\x90"),
-    (messages.Welcome("i", "c", 9), 1, b"mg\1\x11\0\0\0\1\0\0\0\6", b"\x93\xa1i\xa1c\x09"),
-    (messages.Declared(3, "s", 64, 1), 2, b"mg\1\x12\0\0\0\2\0\0\0\6", b"\x94\x03\xa1s\x40\x01"),
-    (messages.Declared(3, None, 0, 1), 2, b"mg\1\x12\0\0\0\2\0\0\0\5", b"\x94\x03\xc0\x00\x01"),
-    (messages.Value(b"", messages.Origin.CACHE), 4, b"mg\1\x13\0\0\0\4\0\0\0\4", b"\x92\xc4\x00\x01"),
-    (messages.Value(65537, messages.Origin.PEER), 4, b"mg\1\x13\0\0\0\4\0\0\0\7", b"\x92\xce\x00\x01\x00\x01\x03"),
-    (messages.Hit(), 4, b"mg\1\x14\0\0\0\4\0\0\0\1", b"\x90"),
-    (messages.Lease(7), 4, b"mg\1\x15\0\0\0\4\0\0\0\2", b"\x91\x07"),
-    (messages.Failed(messages.FailureCode.REFUSED, "", "m"), 4, b"mg\1\x16\0\0\0\4\0\0\0\5", b"\x93\x03\xa0\xa1m"),
+    (messages.PeersSet(), 1, b"mg\2\x18\0\0\0\1\0\0\0\1", b"\x90"),
+    (
+        messages.Welcome(2, "i", "c", 9, 3, ("fly",)),
+        1,
+        b"mg\2\x11\0\0\0\1\0\0\0\x0d",
+        b"\x96\x02\xa1i\xa1c\x09\x03\x91\xa3fly",
+    ),
+    (messages.Declared(3, "s", 64, 1), 2, b"mg\2\x12\0\0\0\2\0\0\0\6", b"\x94\x03\xa1s\x40\x01"),
+    (messages.Declared(3, None, 0, 1), 2, b"mg\2\x12\0\0\0\2\0\0\0\5", b"\x94\x03\xc0\x00\x01"),
+    (messages.Value(b"", messages.Origin.CACHE), 4, b"mg\2\x13\0\0\0\4\0\0\0\4", b"\x92\xc4\x00\x01"),
+    (messages.Value(65537, messages.Origin.PEER), 4, b"mg\2\x13\0\0\0\4\0\0\0\7", b"\x92\xce\x00\x01\x00\x01\x03"),
+    (messages.Hit(), 4, b"mg\2\x14\0\0\0\4\0\0\0\1", b"\x90"),
+    (messages.Lease(7), 4, b"mg\2\x15\0\0\0\4\0\0\0\2", b"\x91\x07"),
+    (messages.Failed(messages.FailureCode.REFUSED, "", "m"), 4, b"mg\2\x16\0\0\0\4\0\0\0\5", b"\x93\x03\xa0\xa1m"),
     (
         messages.Load(7, "g", b"k", messages.NO_CONTEXT),
         0,
-        b"mg\1\x17\0\0\0\0\0\0\0\x0a",
+        b"mg\2\x17\0\0\0\0\0\0\0\x0a",
         b"\x94\x07\xa1g\xc4\x01k\xc4\x01\xc0",
     ),
-    (messages.Ping(), 5, b"mg\1\x21\0\0\0\5\0\0\0\1", b"\x90"),
-    (messages.Pong(), 5, b"mg\1\x22\0\0\0\5\0\0\0\1", b"\x90"),
+    (messages.Ping(), 5, b"mg\2\x21\0\0\0\5\0\0\0\1", b"\x90"),
+    (messages.Pong(), 5, b"mg\2\x22\0\0\0\5\0\0\0\1", b"\x90"),
 ]
 
 
@@ -102,7 +117,7 @@ def one_by_one(data: bytes) -> Iterable[bytes]:
 
 
 def raw_frame(
-    number: int, payload: bytes, *, magic: bytes = b"mg", version: int = 1, length: int | None = None
+    number: int, payload: bytes, *, magic: bytes = b"mg", version: int = frame.VERSION, length: int | None = None
 ) -> bytes:
     """A frame as somebody else would send it."""
     return struct.pack(">2sBBII", magic, version, number, 9, len(payload) if length is None else length) + payload
@@ -226,8 +241,8 @@ def test_bad_headers() -> None:
         refused(raw_frame(0x21, b"\x90", magic=b"GE"))
         == "magic: got b'GE', expected b'mg'; is this socket mpgroupcache's?"
     )
-    assert refused(raw_frame(0x21, b"\x90", version=2)) == (
-        "version: got 2, expected 1; restart the workers or the coordinator"
+    assert refused(raw_frame(0x21, b"\x90", version=1)) == (
+        "version: got 1, expected 2; restart what is older, worker or coordinator"
     )
     assert refused(raw_frame(0x7F, b"\x90")).startswith(
         "message type: got 0x7f, expected one of 0x01 HELLO, 0x02 DECLARE,"
@@ -278,6 +293,19 @@ WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
         ("role", ["admin", b"call", None, 1]),
         ("pid", [0, -1, 1 << 31, "1"]),
         ("worker", [TOKEN[1:], TOKEN + b"x", "sixteen letters!", None]),
+        ("lowest", [0, -1, messages.MAX_VERSION + 1, "2", None]),
+        ("highest", [0, -1, messages.MAX_VERSION + 1, "2", None]),
+        (
+            "abilities",
+            [
+                None,
+                "fly",
+                (b"fly",),
+                ("",),
+                ("f" * (messages.MAX_ABILITY + 1),),
+                ("f",) * (messages.MAX_ABILITIES + 1),
+            ],
+        ),
     ],
     messages.MessageType.DECLARE: [
         ("name", ["", "n" * 256, b"n", None]),
@@ -304,7 +332,14 @@ WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
         ("type_name", ["E" * 201, b"E", None]),
         ("message", ["m" * 8001, b"m", None]),
     ],
-    messages.MessageType.WELCOME: [("instance", ["", None]), ("control", ["", b"c"]), ("pid", [0])],
+    messages.MessageType.WELCOME: [
+        ("version", [0, None]),
+        ("instance", ["", None]),
+        ("control", ["", b"c"]),
+        ("pid", [0]),
+        ("layout", [-1, None]),
+        ("abilities", [None, ("",)]),
+    ],
     messages.MessageType.DECLARED: [
         ("group", [-1]),
         ("segment", ["", b"s", 0]),
@@ -346,7 +381,24 @@ def test_wrong_fields(number: messages.MessageType) -> None:
             assert f"`{name}" in reason
     size = len(right)
     assert refused(raw_frame(number, msgpack.packb(right[:-1]))).endswith(f"at least length {size}, got {size - 1}")
-    assert refused(raw_frame(number, msgpack.packb((*right, 0)))).endswith(f"at most length {size}, got {size + 1}")
+    if kind is not messages.Hello:
+        assert refused(raw_frame(number, msgpack.packb((*right, 0)))).endswith(f"at most length {size}, got {size + 1}")
+
+
+@pytest.mark.parametrize("more", [(None,), (b"", "x", 1.5), ([[]], {"a": ()})])
+def test_fields_that_a_later_version_has_appended_to_hello_are_ignored(more: tuple[Any, ...]) -> None:
+    hello = messages.Hello("call", 77, TOKEN, 2, 9, ())
+    fields = msgpack.unpackb(frame.encode(hello)[12:], use_list=False)
+    assert decode(raw_frame(messages.MessageType.HELLO, msgpack.packb((*fields, *more)))) == [(9, hello)]
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest", "version"),
+    [(2, 2, 2), (1, 2, 2), (2, 9, 2), (1, 9, 2), (1, 1, None), (3, 9, None), (3, 2, None), (9, 1, None), (2, 1, None)],
+)
+def test_the_version_of_a_conversation(lowest: int, highest: int, version: int | None) -> None:
+    """The highest that both speak. A range that is none has none in common with anybody."""
+    assert messages.Hello("call", 77, TOKEN, lowest, highest, ()).version == version
 
 
 def test_frames_before_a_bad_one_count_and_none_after() -> None:
@@ -377,16 +429,26 @@ texts = st.text(max_size=messages.MAX_TYPE_NAME)
 sizes = st.integers(0, (1 << 63) - 1)
 ids = st.integers(1, (1 << 63) - 1)
 pids = st.integers(1, (1 << 31) - 1)
+versions = st.integers(1, messages.MAX_VERSION)
+abilities = st.lists(st.text(min_size=1, max_size=messages.MAX_ABILITY), max_size=3).map(tuple)
 keys = st.binary(max_size=300)
 values = st.binary(max_size=300) | st.integers(messages.INLINE_BYTES + 1, (1 << 63) - 1)
 any_message: st.SearchStrategy[messages.Message] = st.one_of(
-    st.builds(messages.Hello, st.sampled_from(["call", "service"]), pids, st.binary(min_size=16, max_size=16)),
+    st.builds(
+        messages.Hello,
+        st.sampled_from(["call", "service"]),
+        pids,
+        st.binary(min_size=16, max_size=16),
+        versions,
+        versions,
+        abilities,
+    ),
     st.builds(messages.Declare, names, sizes, st.none() | st.floats(0, 1e9, exclude_min=True), st.booleans()),
     st.builds(messages.Ask, sizes, keys, st.lists(ids, max_size=5).map(tuple), st.booleans(), st.booleans()),
     st.builds(messages.Store, ids, values, st.booleans(), st.none() | st.floats(0, 1e12)),
     st.builds(messages.Served, sizes),
     st.builds(messages.Fail, ids, texts, texts),
-    st.builds(messages.Welcome, names, names, pids),
+    st.builds(messages.Welcome, versions, names, names, pids, sizes, abilities),
     st.builds(messages.Declared, sizes, st.none() | names, sizes, sizes),
     st.builds(messages.Value, values, st.sampled_from(messages.Origin)),
     st.builds(messages.Load, ids, names, keys, st.binary(min_size=1, max_size=300)),

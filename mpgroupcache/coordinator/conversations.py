@@ -1,0 +1,129 @@
+"""Who hears which message of a worker, by the kind of its connection, which HELLO says. Misses hear most of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Final
+
+from mpgroupcache.coordinator.connection import Connection, Handler, Handlers
+from mpgroupcache.coordinator.groups import Groups
+from mpgroupcache.coordinator.liveness import Liveness
+from mpgroupcache.coordinator.misses import Misses
+from mpgroupcache.coordinator.peering import Peering
+from mpgroupcache.coordinator.workers import Workers
+from mpgroupcache.errors import ArenaError
+from mpgroupcache.ipc import messages
+from mpgroupcache.shm._reader import LAYOUT_VERSION
+from mpgroupcache.shm._writer import Control
+from mpgroupcache.shm.segment import control_name
+
+logger = logging.getLogger(__name__)
+
+ABILITIES: Final = ()  # what this coordinator can do beside what its versions of the conversation say
+SPARE_REGIONS = 8  # free at any time, beside one for each worker that is about to claim: for children of forks
+
+
+class Conversations:
+    """Those of one instance with its workers."""
+
+    def __init__(
+        self,
+        instance: str,
+        groups: Groups,
+        control: Control,
+        peering: Peering,
+        workers: Workers,
+        liveness: Liveness,
+        misses: Misses,
+    ) -> None:
+        self._instance = instance
+        self._groups = groups
+        self._control = control
+        self._peering = peering
+        self._workers = workers
+        self._liveness = liveness
+        self._misses = misses
+        self._joining: set[Connection] = set()  # welcomed, and not heard of since: each worker is to claim a region
+        signs_of_life: dict[type[messages.Message], Handler] = {
+            messages.Ping: self._answer_ping,
+            messages.Pong: self._hear_pong,
+        }
+        self.new = Handlers("new", {messages.Hello: self._welcome, **signs_of_life})
+        self._turned_away = Handlers("refused", {})
+        self._service = Handlers("service", signs_of_life)
+        self._call = Handlers(
+            "call",
+            {
+                **misses.handlers,
+                messages.Declare: self._declare,
+                messages.SetPeers: self._set_peers,
+                messages.Served: self._count_served,
+                **signs_of_life,
+            },
+        )
+
+    def lose(self, connection: Connection) -> None:
+        """A connection is closed."""
+        self._joining.discard(connection)
+        self._workers.lose(connection)
+        self._misses.lose(connection)
+
+    def _welcome(self, connection: Connection, request_id: int, hello: messages.Hello) -> None:
+        connection.role, connection.pid, connection.worker = hello.role, hello.pid, hello.worker
+        connection.abilities = frozenset(hello.abilities)
+        if (version := hello.version) is None:
+            self._turn_away(connection, request_id, hello)
+            return
+        if hello.role == "service":
+            connection.handlers = self._service
+            self._workers.add_service(connection)
+        else:  # a worker that finds no free region has its hits copied by the coordinator, as long as it stays
+            connection.handlers = self._call
+            self._joining.add(connection)
+            self._control.spare_regions(SPARE_REGIONS + len(self._joining))
+        control = control_name(self._instance)
+        welcome = messages.Welcome(version, self._instance, control, os.getpid(), LAYOUT_VERSION, ABILITIES)
+        connection.send(welcome, request_id)
+
+    def _turn_away(self, connection: Connection, request_id: int, hello: messages.Hello) -> None:
+        """A worker of a release that has no version of the conversation in common with this one."""
+        text = (
+            f"versions of the conversation: got a worker with {hello.lowest} to {hello.highest}, expected some of "
+            f"{messages.LOWEST_VERSION} to {messages.HIGHEST_VERSION}; upgrade what is older, worker or coordinator"
+        )
+        logger.warning("%r: %s; its connection is closed", connection, text)
+        connection.refuse(request_id, text)
+        connection.handlers = self._turned_away
+        connection.end()
+
+    def _answer_ping(self, connection: Connection, request_id: int, _: messages.Ping) -> None:
+        connection.send(messages.Pong(), request_id)
+
+    def _hear_pong(self, connection: Connection, _: int, __: messages.Pong) -> None:
+        self._liveness.heard(connection)
+
+    def _declare(self, connection: Connection, request_id: int, message: messages.Declare) -> None:
+        self._joining.discard(connection)
+        try:
+            group = self._groups.declare(message.name, message.cache_bytes, message.load_timeout, message.picks)
+        except ArenaError as error:
+            connection.refuse(request_id, str(error))
+            return
+        self._workers.add_loader(group, connection)
+        segment = group.segment.name if group.segment is not None else None
+        budget = group.arena.budget if group.arena is not None else 0
+        connection.send(messages.Declared(group.id, segment, budget, group.incarnation), request_id)
+
+    def _set_peers(self, connection: Connection, request_id: int, message: messages.SetPeers) -> None:
+        self._joining.discard(connection)
+        try:
+            self._peering.set_peers(message)
+        except ValueError as error:
+            connection.refuse(request_id, str(error))
+        else:
+            connection.send(messages.PeersSet(), request_id)
+
+    def _count_served(self, _: Connection, __: int, message: messages.Served) -> None:
+        if self._groups.get(message.group) is not None:
+            self._control.count_request(message.group)

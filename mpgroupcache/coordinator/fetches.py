@@ -1,0 +1,82 @@
+"""Flights that ask a key's owner, another host, and what becomes of its answers."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mpgroupcache.coordinator.flights import Action, Fetch, Flight, FlightTable
+from mpgroupcache.coordinator.groups import HostGroup
+from mpgroupcache.coordinator.stores import Delivery
+from mpgroupcache.counters import Counter
+from mpgroupcache.ipc import memfd
+from mpgroupcache.ipc.messages import INLINE_BYTES
+from mpgroupcache.shm._writer import Control
+
+if TYPE_CHECKING:
+    from mpgroupcache.net.outcomes import Outcome
+    from mpgroupcache.net.peer import Peer
+
+logger = logging.getLogger(__name__)
+
+REPORT_INTERVAL, REPORT_AGAIN = 10.0, 600.0  # s between two log messages on one peer; with the same text
+
+
+class Fetches:
+    """Asks owners, and tells the flights how that ended."""
+
+    def __init__(self, control: Control, flights: FlightTable, carry_out: Callable[[list[Action]], None]) -> None:
+        self._control = control
+        self._flights = flights
+        self._carry_out = carry_out
+        self._useless: dict[str, tuple[str, float]] = {}  # by peer: what was said last of its answers, and when
+
+    def begin(self, action: Fetch) -> None:
+        """Ask the flight's peer."""
+        flight = action.flight
+        group, key = flight.key
+        flight.peer.fetch(group.name, key, functools.partial(self._end, group, flight))
+
+    def _end(self, group: HostGroup, flight: Flight, outcome: Outcome) -> None:
+        from mpgroupcache.net.outcomes import Fetched, OwnerError, Unreached  # as peering.py does: only with peers
+
+        match outcome:
+            case Fetched(value=value):
+                self._control.count(group.id, Counter.PEER_LOADS)
+                group.promote(flight.key[1], value, outcome.minute_qps)
+                self._deliver(group, flight, value)
+            case OwnerError(type_name=type_name, text=text):
+                self._control.count(group.id, Counter.PEER_ERRORS)
+                self._carry_out(self._flights.refused(flight, (type_name, text)))
+            case Unreached(reason=reason):
+                self._control.count(group.id, Counter.PEER_ERRORS)
+                self._report_useless(flight.peer, reason)
+                self._carry_out(self._flights.unreached(flight))
+
+    def _deliver(self, group: HostGroup, flight: Flight, value: bytes) -> None:
+        if len(value) <= INLINE_BYTES:
+            self._carry_out(self._flights.fetched(flight, Delivery(value, fetched=True)))
+            return
+        try:
+            fd = memfd.make(value)
+        except OSError as error:
+            logger.error("group %r: a peer's value of %d bytes: %s", group.name, len(value), error)
+            self._carry_out(self._flights.unreached(flight))
+            return
+        self._carry_out(self._flights.fetched(flight, Delivery(len(value), fd, fetched=True)))
+        os.close(fd)
+
+    def _report_useless(self, peer: Peer, reason: str) -> None:
+        """Say once what is wrong with the answers of a peer that lives, such as one of another base path.
+
+        Of one that fails its client has said so.
+        """
+        now = time.monotonic()
+        last, at = self._useless.get(peer.url, ("", -REPORT_AGAIN))
+        if peer.available and now - at >= (REPORT_AGAIN if reason == last else REPORT_INTERVAL):
+            self._useless[peer.url] = reason, now
+            logger.warning("a peer's answer is of no use, and its key is loaded here: %s", reason)

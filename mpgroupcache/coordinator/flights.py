@@ -1,0 +1,462 @@
+"""Flights and leases: one load per key, any number of callers that wait for it. No sockets, no clock, no threads.
+
+What an event leads to is data, in transitions.py; the steps are done here. A driver (the coordinator for its host, a
+worker without coordinator for its own threads) tells a ``FlightTable`` what happened, and carries out the actions that
+it returns.
+
+A *flight* is one load of one key. Its *waiters* are the callers that asked for the key, in order of arrival. One of
+them, the *holder*, has the flight's *lease*: the right and the duty to load. It gets no answer, since it has its own
+value; all others get that value. A lease that ends without one is passed on to the next waiter.
+
+A key whose owner is a remote peer has a flight that asks the peer, a *fetch*. When the peer fails, its waiters ask
+again as if the key were this host's own. The peers' requests are waiters too, *guests*: they cannot load, so a flight
+that has none but guests seeks a loader. A guest never waits for a fetch, or two hosts that each take the other for the
+owner would wait for each other: beside the fetch there may be one flight of the same key that loads here.
+
+Guarantees:
+
+- A flight that loads here has one live lease between any two calls, but for the moment in which the driver seeks its
+  loader; so it never hangs, as long as the driver tells of lost or silent holders, and of what became of each fetch. It
+  ends when it has its value, its error, or nobody who wants one.
+- Each waiter gets one outcome: Deliver, Fail, Cycle, or, by its own doing, none (it held the lease, left or was lost).
+- A lease that was taken away from a silent holder stays known while its flight lasts: the first value wins, whoever
+  sends it. Messages about any other lease are ignored.
+- No lease waits for itself. A waiter names the leases that its caller holds, outermost first. Each of their flights
+  then waits for the flight that was asked for, as long as that waiter waits in it or holds its lease. An ask that would
+  close a circle ends at once, and changes nothing.
+- Nothing of an ended flight is kept.
+
+This code assumes that its calls come one at a time, and that each ask brings a waiter of its own.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any, Final, TypeAlias
+
+from msgspec import Struct, field  # a record made in C: a dataclass takes five times as long, at several per miss
+
+from mpgroupcache.coordinator.transitions import TRANSITIONS, Event, Role, State, Step
+
+
+class Waiter(Struct, eq=False):
+    """One caller's request for one key. The table sets ``flight`` and ``lease``."""
+
+    owner: Any  # hashable; whose loss is this waiter's loss: a connection, or a token of this process
+    held: tuple[int, ...] = ()  # ids of the leases that its caller holds, outermost first; an ask drops stale ones
+    request: Any = None  # the driver's own
+    guest: bool = False  # cannot load
+    flight: Flight | None = None
+    lease: Lease | None = None
+
+    @property
+    def role(self) -> Role:
+        if self.flight is None:
+            return "nobody"
+        if self.lease is None:
+            return "guest" if self.guest else "waiter"
+        return "holder" if self.flight.lease is self.lease else "revoked"
+
+    def __repr__(self) -> str:
+        return f"Waiter(owner={self.owner!r}, held={self.held!r}, request={self.request!r})"
+
+
+class Lease(Struct, eq=False):
+    id: int  # increasing, never used twice in the life of a table
+    flight: Flight
+    holder: Waiter
+    granted: Any = None  # the driver's own, such as the time of the grant
+    asks: dict[Waiter, None] = field(default_factory=dict)  # waiters whose caller holds it
+
+    @property
+    def live(self) -> bool:
+        return self.flight.lease is self
+
+    def __repr__(self) -> str:
+        return f"Lease(id={self.id}, flight={self.flight!r}, holder={self.holder!r})"
+
+
+class Flight(Struct, eq=False):
+    key: Any  # hashable
+    state: State = "unleased"
+    peer: Any = None  # the driver's own: who is asked for the value, of a fetch; or PICKED
+    lease: Lease | None = None
+    # In order of arrival. Not a dict, in which finding the first gets slow after many firsts were removed.
+    waiters: OrderedDict[Waiter, None] = field(default_factory=OrderedDict)
+    revoked: dict[Waiter, None] = field(default_factory=dict)  # their values are still welcome
+    sought: int = 0  # the driver's own: how often it has looked for a loader
+
+    def __repr__(self) -> str:
+        return f"Flight(key={self.key!r}, state={self.state!r})"
+
+    def waits_for(self) -> Iterator[Flight]:
+        """Yield the flights that this one's loader, or a loader inside it, waits for."""
+        if self.lease is not None:
+            yield from (waiter.flight for waiter in self.lease.asks if waiter.flight is not None)
+
+
+class Fetch(Struct, frozen=True):
+    """Ask the flight's peer, and tell how that ended: ``fetched``, ``refused`` or ``unreached``."""
+
+    flight: Flight
+
+
+class Seek(Struct, frozen=True):
+    """Find a loader for the flight, and tell at once: ``enlist`` or ``no_loader``."""
+
+    flight: Flight
+
+
+class Grant(Struct, frozen=True):
+    """Tell the waiter to load."""
+
+    waiter: Waiter
+    lease: Lease
+
+
+class Deliver(Struct, frozen=True):
+    """Publish the value, and answer the waiters (there may be none) with it."""
+
+    key: Any
+    waiters: tuple[Waiter, ...]
+    value: Any
+
+
+class Fail(Struct, frozen=True):
+    """Answer the waiters (there may be none) with the error."""
+
+    key: Any
+    waiters: tuple[Waiter, ...]
+    error: Any
+
+
+class Cycle(Struct, frozen=True):
+    """Tell the waiter that each key's load waits for the next one's, and the last one's for the first's."""
+
+    waiter: Waiter
+    keys: tuple[Any, ...]
+
+
+Action: TypeAlias = Fetch | Seek | Grant | Deliver | Fail | Cycle
+
+_NOBODY: Final = Waiter(owner=None)
+
+PICKED: Final = object()
+"""The peer of a flight whose holder asks one of its own choice before it loads; guests do not wait for that, either."""
+
+
+class FlightTable:
+    """All flights of one driver.
+
+    An event costs the same however many flights there are, but for an ask by a caller that holds leases: that one walks
+    the flights which wait for each other.
+    """
+
+    __slots__ = ("_fetches", "_flights", "_last_id", "_leases", "_owners")
+
+    def __init__(self, last_id: int = 0) -> None:
+        """``last_id``: leases are numbered from the next on."""
+        self._flights: dict[Hashable, Flight] = {}  # those that load here
+        self._fetches: dict[Hashable, Flight] = {}  # those that ask a peer, or whose holder does
+        self._leases: dict[int, Lease] = {}  # the live ones, and the revoked ones of flights that last
+        self._owners: dict[Hashable, dict[Waiter, None]] = {}  # all waiters that are in a flight
+        self._last_id = last_id
+
+    def __repr__(self) -> str:
+        return f"<FlightTable: {len(self)} flights, {sum(map(len, self._owners.values()))} callers>"
+
+    def __len__(self) -> int:
+        """How many flights there are."""
+        return len(self._flights) + len(self._fetches)
+
+    def flight(self, key: Hashable) -> Flight | None:
+        """Return the flight that loads ``key`` here."""
+        return self._flights.get(key)
+
+    def fetch(self, key: Hashable) -> Flight | None:
+        """Return the flight that asks a peer for ``key``."""
+        return self._fetches.get(key)
+
+    def lease(self, lease_id: int) -> Lease | None:
+        """Return a lease whose value would count: a live one, or one that was revoked and whose flight lasts."""
+        return self._leases.get(lease_id)
+
+    def live_leases(self) -> list[Lease]:
+        """Return each flight's lease: whose holders to ping, whose age to check."""
+        flights = (*self._flights.values(), *self._fetches.values())
+        return [flight.lease for flight in flights if flight.lease is not None]
+
+    def waiters_of(self, owner: Hashable) -> list[Waiter]:
+        """Return an owner's waiters that are in a flight, those that hold leases too."""
+        return list(self._owners.get(owner, ()))
+
+    def ask(self, key: Hashable, waiter: Waiter, peer: Any = None, *, here: bool = False) -> list[Action]:
+        """A caller wants ``key``: it joins a flight of that key, or opens one.
+
+        ``peer``: who owns the key, where that is another host; a new flight asks there. Otherwise, and if it is
+        ``PICKED``, whoever opens a flight is granted its lease, or, as a guest, has the driver seek a loader. ``here``:
+        it waits for no fetch, as a guest does not; but it can load.
+        """
+        if waiter.flight is not None:
+            raise ValueError(f"waiter: got {waiter} that waits already, expected a new one for each ask")
+        held: list[Lease] = []
+        if waiter.held:
+            known = map(self._leases.get, dict.fromkeys(waiter.held))
+            held = [lease for lease in known if lease is not None and lease.live]
+            waiter.held = tuple([lease.id for lease in held])
+        flight = self._flights.get(key) or (None if waiter.guest or here else self._fetches.get(key))
+        if flight is not None:
+            if circle := _circle(flight, held):
+                return [Cycle(waiter, circle)]
+        elif peer is None or waiter.guest or here:  # its loader has asked for nothing yet, so that it closes no circle
+            flight = self._flights[key] = Flight(key)
+        else:
+            flight = self._fetches[key] = Flight(key, "unleased" if peer is PICKED else "away", peer)
+        return self._fire("visit" if waiter.guest else "ask", flight, waiter)
+
+    def enlist(self, flight: Flight, waiter: Waiter) -> list[Action]:
+        """Answers ``Seek``: this waiter loads."""
+        return self._fire("enlist", flight, waiter) if flight.state == "seeking" else []
+
+    def no_loader(self, flight: Flight, error: Any) -> list[Action]:
+        """Answers ``Seek``: nobody can load."""
+        return self._fire("no_loader", flight, _NOBODY, error) if flight.state == "seeking" else []
+
+    def fetched(self, flight: Flight, value: Any) -> list[Action]:
+        """The peer sent the value."""
+        return self._fire("fetched", flight, _NOBODY, value)
+
+    def refused(self, flight: Flight, error: Any) -> list[Action]:
+        """The peer's loader raised: loading again here would have no better outcome."""
+        return self._fire("refused", flight, _NOBODY, error)
+
+    def unreached(self, flight: Flight) -> list[Action]:
+        """The peer failed: whoever waits asks again, as for a key of this host's own."""
+        waiters = list(flight.waiters)
+        actions = self._fire("unreached", flight, _NOBODY)
+        for waiter in waiters:
+            actions += self.ask(flight.key, waiter)
+        return actions
+
+    def value(self, lease_id: int, value: Any) -> list[Action]:
+        """The holder of a lease, or of a revoked one, sent the value."""
+        return self._from_lease("value", lease_id, value)
+
+    def error(self, lease_id: int, error: Any) -> list[Action]:
+        """The loader of a lease raised."""
+        return self._from_lease("error", lease_id, error)
+
+    def give_back(self, lease_id: int) -> list[Action]:
+        """The loader of a lease was left without a value or an error."""
+        return self._from_lease("return", lease_id)
+
+    def revoke(self, lease_id: int) -> list[Action]:
+        """Take a lease away from a holder that is silent, or over its time. If nobody waits, the flight ends."""
+        return self._from_lease("revoke", lease_id)
+
+    def cancel(self, waiter: Waiter) -> list[Action]:
+        """A caller gave up. Nothing happens if it had its outcome already."""
+        return [] if waiter.flight is None else self._fire("cancel", waiter.flight, waiter)
+
+    def lose(self, owner: Any) -> list[Action]:
+        """An owner is gone, with all that its waiters waited for and held."""
+        # Those without a lease first. Otherwise a lost lease could be passed on to a waiter that is lost as well.
+        lost = sorted(self._owners.get(owner, ()), key=lambda waiter: waiter.lease is not None)
+        actions: list[Action] = []
+        for waiter in lost:
+            if waiter.flight is not None:  # it may have ended with a waiter before this one
+                actions += self._fire("lose", waiter.flight, waiter)
+        return actions
+
+    def check(self) -> list[str]:
+        """List what is inconsistent. For tests and post-mortems."""
+        faults: list[str] = []
+        inside: set[Waiter] = set()
+        for key, flight in (*self._flights.items(), *self._fetches.items()):
+            holders = [flight.lease.holder] if flight.lease is not None else []
+            leases_of = {"leased": 1}
+            if flight.peer is not PICKED:
+                leases_of = leases_of | {"seeking": 0} if flight.peer is None else {"fetching": 0}
+            if flight.key != key or leases_of.get(flight.state) != len(holders):
+                faults.append(f"{flight} under {key!r} has {len(holders)} live leases, expected {leases_of}")
+            members = [*flight.waiters, *flight.revoked, *holders]
+            faults += [f"{waiter} is not of {flight}" for waiter in members if waiter.flight is not flight]
+            inside.update(members)
+        leases = {waiter.lease.id: waiter.lease for waiter in inside if waiter.lease is not None}
+        if leases != self._leases:
+            faults.append(f"known leases: got {sorted(self._leases)}, expected {sorted(leases)}")
+        if (owned := {waiter for waiters in self._owners.values() for waiter in waiters}) != inside:
+            faults.append(f"owned waiters: got {len(owned)}, expected {len(inside)}, those in flights")
+        if not all(self._owners.values()):
+            faults.append("an owner without waiters is kept")
+        for lease in leases.values():
+            asks = {w for w in inside if lease.live and lease.id in w.held and w.role != "revoked"}
+            if set(lease.asks) != asks:
+                faults.append(f"{lease}: got {len(lease.asks)} asks, expected {len(asks)}")
+        return faults
+
+    def _from_lease(self, event: Event, lease_id: int, outcome: Any = None) -> list[Action]:
+        lease = self._leases.get(lease_id)
+        return [] if lease is None else self._fire(event, lease.flight, lease.holder, outcome)
+
+    def _fire(self, event: Event, flight: Flight, waiter: Waiter, outcome: Any = None) -> list[Action]:
+        step, flight.state = TRANSITIONS[flight.state][event, waiter.role]
+        actions = _STEPS[step](self, flight, waiter, outcome)
+        if flight.state == "unleased":
+            actions += self._fire("next", flight, _next_of(flight))
+        elif flight.state == "ended":
+            self._end(flight)
+        return actions
+
+    # ---- Steps
+
+    def _lead(self, flight: Flight, waiter: Waiter, _: Any) -> list[Action]:
+        self._enter(flight, waiter)
+        return [self._lease_to(flight, waiter)]
+
+    def _join(self, flight: Flight, waiter: Waiter, _: Any) -> list[Action]:
+        self._enter(flight, waiter)
+        flight.waiters[waiter] = None
+        return []
+
+    def _fetch(self, flight: Flight, waiter: Waiter, _: Any) -> list[Action]:
+        return [*self._join(flight, waiter, _), Fetch(flight)]
+
+    def _grant(self, flight: Flight, waiter: Waiter, _: Any) -> list[Action]:
+        del flight.waiters[waiter]
+        return [self._lease_to(flight, waiter)]
+
+    def _seek(self, flight: Flight, _: Waiter, __: Any) -> list[Action]:
+        return [Seek(flight)]
+
+    def _deliver(self, flight: Flight, _: Waiter, value: Any) -> list[Action]:
+        return [Deliver(flight.key, tuple(flight.waiters), value)]
+
+    def _fail(self, flight: Flight, _: Waiter, error: Any) -> list[Action]:
+        return [Fail(flight.key, tuple(flight.waiters), error)]
+
+    def _remember(self, flight: Flight, holder: Waiter, _: Any) -> list[Action]:
+        flight.lease = None
+        flight.revoked[holder] = None
+        self._untie(holder)
+        return []
+
+    def _remove(self, flight: Flight, waiter: Waiter, _: Any) -> list[Action]:
+        match waiter.role:
+            case "holder":
+                flight.lease = None
+            case "revoked":
+                del flight.revoked[waiter]
+            case _:
+                del flight.waiters[waiter]
+        self._forget(waiter)
+        return []
+
+    def _none(self, _: Flight, __: Waiter, ___: Any) -> list[Action]:
+        return []
+
+    # ---- What they have in common
+
+    def _enter(self, flight: Flight, waiter: Waiter) -> None:
+        waiter.flight = flight
+        self._owners.setdefault(waiter.owner, {})[waiter] = None
+        for lease_id in waiter.held:
+            self._leases[lease_id].asks[waiter] = None
+
+    def _lease_to(self, flight: Flight, waiter: Waiter) -> Grant:
+        self._last_id += 1
+        lease = Lease(self._last_id, flight, waiter)
+        self._leases[lease.id] = flight.lease = waiter.lease = lease
+        return Grant(waiter, lease)
+
+    def _end(self, flight: Flight) -> None:
+        del (self._flights if flight.peer is None else self._fetches)[flight.key]
+        if flight.lease is not None:
+            self._forget(flight.lease.holder)
+            flight.lease = None
+        for others in (flight.waiters, flight.revoked):
+            if others:
+                for waiter in others:
+                    self._forget(waiter)
+                others.clear()
+
+    def _forget(self, waiter: Waiter) -> None:
+        self._untie(waiter)
+        siblings = self._owners[waiter.owner]
+        del siblings[waiter]
+        if not siblings:
+            del self._owners[waiter.owner]
+        if waiter.lease is not None:
+            del self._leases[waiter.lease.id]
+        waiter.flight = waiter.lease = None
+
+    def _untie(self, waiter: Waiter) -> None:
+        """Nobody waits for this waiter's flight through it any more, and its own lease's flight for nobody."""
+        for lease_id in waiter.held:
+            if (lease := self._leases.get(lease_id)) is not None:
+                lease.asks.pop(waiter, None)
+        if waiter.lease is not None:
+            waiter.lease.asks.clear()
+
+
+_STEPS: Final[Mapping[Step, Callable[[FlightTable, Flight, Waiter, Any], list[Action]]]] = {
+    "lead": FlightTable._lead,
+    "join": FlightTable._join,
+    "fetch": FlightTable._fetch,
+    "grant": FlightTable._grant,
+    "seek": FlightTable._seek,
+    "deliver": FlightTable._deliver,
+    "fail": FlightTable._fail,
+    "remember": FlightTable._remember,
+    "remove": FlightTable._remove,
+    "none": FlightTable._none,
+}
+
+
+def _next_of(flight: Flight) -> Waiter:
+    """Return the waiter to whom a free lease goes: the first that can load, else a guest, else nobody."""
+    first = next(iter(flight.waiters), _NOBODY)
+    if not first.guest:
+        return first
+    return next((waiter for waiter in flight.waiters if not waiter.guest), first)
+
+
+def _circle(flight: Flight, held: list[Lease]) -> tuple[Hashable, ...] | None:
+    """Return the keys round the circle that would close if a caller that holds leases waited for ``flight``, or None.
+
+    1. A's loader asks for B: A waits for B. 2. B's loader, elsewhere, asks for C. 3. C's loader asks for A, which waits
+    for B, which waits for C. Nobody is silent, nobody is dead, and none of them would ever end.
+    """
+    if not held:
+        return None
+    before: dict[Flight, Flight | None] = {flight: None}  # breadth first, so that the shortest circle is named
+    queue = deque(before)
+    while queue:
+        reached = queue.popleft()
+        for at, lease in enumerate(held):
+            if lease.flight is reached:
+                return (*_nest(held[at:]), *_trail(before, before[reached]))
+        for other in reached.waits_for():
+            if other not in before:
+                before[other] = reached
+                queue.append(other)
+    return None
+
+
+def _nest(held: list[Lease]) -> Iterator[Hashable]:
+    """Yield the keys of the first of these leases and of those that were taken inside it, one inside the other."""
+    last = None
+    for lease in held:
+        if last is None or last.id in lease.holder.held:
+            yield lease.flight.key
+            last = lease
+
+
+def _trail(before: Mapping[Flight, Flight | None], flight: Flight | None) -> list[Hashable]:
+    """Return the keys of the flights on the way to ``flight``, and its own."""
+    keys = []
+    while flight is not None:
+        keys.append(flight.key)
+        flight = before[flight]
+    return keys[::-1]

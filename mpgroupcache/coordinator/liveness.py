@@ -1,0 +1,55 @@
+"""Slow loaders and dead ones told apart: a worker that holds a lease for long is pinged, and loses it when silent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from mpgroupcache.coordinator.connection import Connection
+from mpgroupcache.coordinator.flights import Lease
+from mpgroupcache.coordinator.workers import Workers
+from mpgroupcache.ipc import messages
+
+PING_INTERVAL = 1.0  # s between pings to a worker that holds a lease for longer than that
+
+
+class Liveness:
+    """Signs of life of the workers that hold leases."""
+
+    def __init__(self, workers: Workers, lease_timeout: float) -> None:
+        self._workers = workers
+        self._lease_timeout = lease_timeout
+        self._heard: dict[bytes, float] = {}  # last sign of life, of workers that are being pinged
+
+    def heard(self, connection: Connection) -> None:
+        """A worker gave a sign of life."""
+        if connection.worker in self._heard:
+            self._heard[connection.worker] = time.monotonic()
+
+    def overdue(self, leases: Iterable[Lease], now: float) -> list[tuple[Lease, str]]:
+        """Ping the holders of these leases; those whose load is to go to the next waiter, and why."""
+        pinged: set[bytes] = set()
+        overdue = []
+        for lease in leases:
+            worker, age = lease.holder.owner.worker, now - lease.granted
+            if age > PING_INTERVAL and worker not in pinged:
+                pinged.add(worker)
+                self._heard.setdefault(worker, now)
+                if (service := self._workers.service(worker)) is not None:
+                    service.send(messages.Ping())
+            if (reason := self._reason(lease, worker, age, now)) is not None:
+                overdue.append((lease, reason))
+        for worker in self._heard.keys() - pinged:
+            del self._heard[worker]
+        return overdue
+
+    def _reason(self, lease: Lease, worker: bytes, age: float, now: float) -> str | None:
+        """Why the lease is to be taken away; None if it is not."""
+        if not lease.flight.waiters:
+            return None  # nobody to pass it on to: its value is welcome whenever it comes
+        timeout = lease.flight.key[0].load_timeout
+        if timeout is not None and age > timeout:
+            return f"is over its load_timeout of {timeout:g} s"
+        if now - self._heard.get(worker, now) > self._lease_timeout:
+            return f"is silent for more than {self._lease_timeout:g} s"
+        return None

@@ -1,0 +1,48 @@
+"""The host's workers: how each is reached while its threads load, and who loads for guests."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from mpgroupcache.coordinator.connection import Connection
+from mpgroupcache.coordinator.groups import HostGroup
+
+
+class Workers:
+    """What is known of them beside their flights. A worker is known by its call connection."""
+
+    def __init__(self) -> None:
+        self._services: dict[bytes, Connection] = {}  # by worker
+        self._loaders: dict[HostGroup, OrderedDict[Connection, None]] = {}  # by group: who declared it, in turn
+
+    def add_service(self, service: Connection) -> None:
+        """A worker's service connection: its pings are answered while its other threads load."""
+        self._services[service.worker] = service
+
+    def service(self, worker: bytes) -> Connection | None:
+        """The service connection of the worker with that token."""
+        return self._services.get(worker)
+
+    def add_loader(self, group: HostGroup, connection: Connection) -> None:
+        """A worker declared the group: it can load its keys."""
+        self._loaders.setdefault(group, OrderedDict())[connection] = None
+
+    def loaders(self, group: HostGroup) -> int:
+        """How many workers declared the group."""
+        return len(self._loaders.get(group, ()))
+
+    def next_loader(self, group: HostGroup) -> Connection | None:
+        """One of those that can be told to load, each in its turn."""
+        loaders = self._loaders.get(group, OrderedDict())
+        for connection in list(loaders):
+            if connection.worker in self._services and not connection.closed:
+                loaders.move_to_end(connection)
+                return connection
+        return None
+
+    def lose(self, connection: Connection) -> None:
+        """A connection of either kind is closed."""
+        if self._services.get(connection.worker) is connection:
+            del self._services[connection.worker]
+        for loaders in self._loaders.values():
+            loaders.pop(connection, None)

@@ -1,0 +1,195 @@
+"""HELLO: which version of the conversation is spoken, and what becomes of a worker with whom there is none."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgpack
+import pytest
+from workers import Daemon, HandWorker, Worker, hello, value_of
+
+import mpgroupcache
+from mpgroupcache.ipc import frame, messages
+from mpgroupcache.ipc.messages import (
+    HIGHEST_VERSION,
+    LOWEST_VERSION,
+    MAX_ABILITIES,
+    MAX_VERSION,
+    Failed,
+    FailureCode,
+    Hello,
+    Welcome,
+)
+from mpgroupcache.shm._reader import LAYOUT_VERSION
+from mpgroupcache.shm.segment import instance_name
+from mpgroupcache.worker import link as link_module
+from mpgroupcache.worker import process
+from mpgroupcache.worker.link import Link
+
+Start = Callable[..., Daemon]
+
+
+@pytest.fixture
+def daemon(start_coordinator: Start) -> Daemon:
+    return start_coordinator()
+
+
+@pytest.fixture
+def mute(daemon: Daemon) -> Iterator[HandWorker]:
+    """A worker that has not said HELLO yet."""
+    with contextlib.closing(HandWorker.__new__(HandWorker)) as mute:
+        mute.open(daemon.socket)
+        yield mute
+
+
+def goes_on(worker: HandWorker) -> None:
+    """It is served like any other."""
+    lease = worker.lease(worker.declare(), b"k")
+    worker.send(messages.Store(lease, b"v", False, None))
+    assert worker.ask(messages.Ping()) == messages.Pong()
+
+
+def test_what_welcome_says(daemon: Daemon, mute: HandWorker) -> None:
+    welcome = mute.ask(hello("call"))
+    assert isinstance(welcome, Welcome)
+    assert welcome.version == HIGHEST_VERSION
+    assert welcome.pid == daemon.process.pid
+    assert welcome.layout == LAYOUT_VERSION
+    assert os.path.exists(f"/dev/shm/{welcome.control}")
+    assert welcome.control.startswith(welcome.instance)
+    goes_on(mute)
+
+
+@pytest.mark.parametrize(("lowest", "highest"), [(LOWEST_VERSION, MAX_VERSION), (1, HIGHEST_VERSION), (1, MAX_VERSION)])
+@pytest.mark.parametrize("role", ["call", "service"])
+def test_the_highest_version_that_both_speak(mute: HandWorker, role: messages.Role, lowest: int, highest: int) -> None:
+    welcome = mute.ask(hello(role, lowest, highest))
+    assert isinstance(welcome, Welcome)
+    assert welcome.version == HIGHEST_VERSION
+    assert mute.ask(messages.Ping()) == messages.Pong()
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest"),
+    [
+        (HIGHEST_VERSION + 1, MAX_VERSION),  # a release to come
+        (1, LOWEST_VERSION - 1),  # one that has gone
+        (HIGHEST_VERSION + 1, LOWEST_VERSION - 1),  # none
+        (MAX_VERSION, 1),
+    ],
+)
+@pytest.mark.parametrize("role", ["call", "service"])
+def test_no_version_in_common(daemon: Daemon, mute: HandWorker, role: messages.Role, lowest: int, highest: int) -> None:
+    refusal = mute.ask(hello(role, lowest, highest))
+    assert isinstance(refusal, Failed)
+    assert refusal.code is FailureCode.REFUSED
+    expected = f"expected some of {LOWEST_VERSION} to {HIGHEST_VERSION}; upgrade what is older"
+    assert f"got a worker with {lowest} to {highest}, {expected}" in refusal.message
+    with pytest.raises(EOFError):
+        mute.receive()
+    daemon.wait_says(refusal.message)
+    with contextlib.closing(HandWorker(daemon.socket)) as other:
+        goes_on(other)
+
+
+def test_who_is_turned_away_is_heard_no_more(daemon: Daemon, mute: HandWorker) -> None:
+    mute.send_together(hello("call", MAX_VERSION, MAX_VERSION), messages.Declare("other", 1 << 20, None, False))
+    assert isinstance(mute.receive(), Failed)
+    with pytest.raises((EOFError, ConnectionResetError)):  # the reset: it was closed with something unread
+        mute.receive()
+    with contextlib.closing(HandWorker(daemon.socket)) as other:
+        assert other.declare() == 0  # the first group
+
+
+def test_abilities_that_nobody_knows_are_ignored(mute: HandWorker) -> None:
+    assert isinstance(mute.ask(hello("call", abilities=("fly", "swim", "fly"))), Welcome)
+    goes_on(mute)
+
+
+def send_fields(worker: HandWorker, *fields: Any) -> None:
+    """Send a HELLO of any fields."""
+    header = frame.encode(hello("call"), 1)[:8]
+    payload = msgpack.packb(fields)
+    worker.sock.sendall(header + len(payload).to_bytes(4, "big") + payload)
+
+
+def fields_of(message: Hello) -> list[Any]:
+    return [getattr(message, name) for name in message.__struct_fields__]
+
+
+def test_fields_that_a_later_release_appends_are_ignored(mute: HandWorker) -> None:
+    send_fields(mute, *fields_of(hello("call", highest=HIGHEST_VERSION + 1)), 12.5, None, {"clock": [1]})
+    welcome = mute.receive()
+    assert isinstance(welcome, Welcome)
+    assert welcome.version == HIGHEST_VERSION
+    goes_on(mute)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        fields_of(hello("call"))[:-1],
+        [*fields_of(hello("call"))[:-1], ["fly"] * (MAX_ABILITIES + 1)],
+        [*fields_of(hello("call"))[:-2], 0, []],
+    ],
+    ids=["a field less", "abilities without end", "no version"],
+)
+def test_a_hello_that_is_none_ends_its_connection(daemon: Daemon, mute: HandWorker, wrong: list[Any]) -> None:
+    send_fields(mute, *wrong)
+    with pytest.raises(EOFError):
+        mute.receive()
+    daemon.wait_says("connection of process 0>: Hello: ")
+
+
+def test_a_frame_of_before_there_were_versions_ends_its_connection(daemon: Daemon, mute: HandWorker) -> None:
+    mute.sock.sendall(b"mg\1" + frame.encode(hello("call"), 1)[3:])
+    with pytest.raises(EOFError):
+        mute.receive()
+    daemon.wait_says(f"version: got 1, expected {frame.VERSION}; restart what is older")
+
+
+def test_what_a_link_knows_of_its_instance(daemon: Daemon) -> None:
+    link = Link(daemon.socket, lambda _link, _load: None)
+    assert link.broken
+    link.open(None, lambda _reader: None)
+    assert not link.broken
+    assert (link.instance, link.abilities) == (instance_name(daemon.socket), frozenset())
+    assert link.reader is not None
+    link.close()
+    del link  # and its region, for which the coordinator would keep its segments
+    gc.collect()
+
+
+def test_a_worker_that_is_turned_away_loads_alone(daemon: Daemon, spawn_on: Callable[..., Worker]) -> None:
+    worker = spawn_on(daemon.socket)
+    worker.do("speak", MAX_VERSION, MAX_VERSION)
+    for _ in range(2):
+        assert worker.get("k") == value_of("k")
+    assert worker.loads == ["k", "k"]
+    assert not worker.do("has_link")
+    daemon.wait_says(f"got a worker with {MAX_VERSION} to {MAX_VERSION}")
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_a_worker_of_another_layout_maps_nothing_and_is_served_copies(
+    here: Daemon, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(link_module, "LAYOUT_VERSION", LAYOUT_VERSION + 1)
+    loads = []
+
+    def load(_ctx: Any, key: str, dest: mpgroupcache.Sink) -> None:
+        loads.append(key)
+        dest.set_bytes(bytes(size))
+
+    group = mpgroupcache.new_group("group", "8MiB", load)
+    for _ in range(3):
+        assert group.get("k") == bytes(size)
+    link = process.current().working_link
+    assert link is not None
+    assert link.reader is None
+    assert loads == ["k"]
+    assert not group.attached
