@@ -192,8 +192,10 @@ class Trial:
         for thread in self._beside:
             thread.start()
         points = 0
+        before = descriptors()
         try:
             for kind in (Struck, OverTime):
+                self._rest()
                 before = descriptors()
                 at = spared = 0
                 while spared < 3:  # a call may find less to do, since a thread beside has done it
@@ -202,14 +204,16 @@ class Trial:
                     self._strike(striker, f"{self.way}-{kind.__name__}-{at}")
                     spared = 0 if striker.place else spared + 1
                     points += bool(striker.place)
+                self._rest()
                 wait_until(lambda: gc.collect() >= 0 and not descriptors() - before, "the end of descriptors")  # noqa: B023
         except Exception as error:
-            self.faults.append(f"{type(error).__name__}: {error}")
+            self.faults.append(f"{type(error).__name__}: {error}; {descriptors() - before}")
         self._over.set()
         for thread in self._beside:
             thread.join(PATIENCE)
             if thread.is_alive():
                 self.faults.append("a thread that misses beside hangs")
+        self._rest()
         self.faults += self.left()
         if self.other is not None:
             self.other.close()
@@ -232,6 +236,16 @@ class Trial:
             if leader.is_alive():
                 self.faults.append(f"{striker.place}: whoever loaded {key} hangs")
         self._look(striker, key)
+
+    def _rest(self) -> None:
+        """Return when there is a link, if there can be one, and the group is attached to it."""
+
+        def attached() -> bool:
+            current()._retry_at = 0.0
+            return mpgroupcache.connect()
+
+        if not self.alone:
+            wait_until(attached, "a link")
 
     def _leave(self) -> None:
         """Have the call connect and attach anew, and not put that off."""
@@ -290,9 +304,6 @@ class Trial:
         gc.collect()
         if current().flights:
             yield f"flights are left: {[flight.key for flight in current().flights]}"
-        if self.way == "attach":
-            current()._retry_at = 0.0
-            mpgroupcache.connect()
         link = current().working_link
         if not self.alone and link is None:
             yield "the link is broken"
@@ -341,6 +352,7 @@ def storm(socket: str, interrupts: int) -> dict[str, Any]:
         thread.join(PATIENCE)
         if thread.is_alive():
             trial.faults.append("a thread that misses beside hangs")
+    trial._rest()
     trial.faults += trial.left()
     if trial.other is not None:
         trial.other.close()
