@@ -11,12 +11,13 @@ NATIVE := $(wildcard mpgroupcache/shm/*.c mpgroupcache/shm/*.h mpgroupcache/shm/
 GO_PACKAGES := golang-go golang-github-golang-groupcache-dev
 PACKAGING := pyproject.toml setup.py $(wildcard build_backend/*.py)
 
-.PHONY: help demo test lint format proto bench clean
+.PHONY: help demo test long lint format proto bench clean
 
 help:
 	@echo 'make demo     serve the example on http://$(HOST):$(PORT)/ (PORT=..., HOST=...)'
 	@echo 'make test     run the tests (PYTEST_ARGS=...)'
-	@echo 'make lint     ruff and mypy'
+	@echo 'make long     run those that take minutes, and have a short variant (PYTEST_ARGS=...)'
+	@echo 'make lint     ruff, mypy, and who may import whom'
 	@echo 'make format   let ruff format the sources'
 	@echo 'make proto    generate the code of the protobuf messages'
 	@echo 'make bench    run the benchmarks'
@@ -30,10 +31,14 @@ test: $(VENV)/installed-test
 	@command -v go >/dev/null || echo 'No Go here: tests against Go groupcache are skipped (apt-get install $(GO_PACKAGES))'
 	$(BIN)/pytest -n auto $(PYTEST_ARGS)
 
+long: $(VENV)/installed-test
+	$(BIN)/pytest -n auto -m long -o faulthandler_timeout=0 $(PYTEST_ARGS)
+
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/installed-lint
 	$(BIN)/ruff check --fix
