@@ -10,6 +10,7 @@ from typing import Any, overload
 from mpgroupcache.counters import Counter
 from mpgroupcache.getters import BoundGetter, Getter, GetterFunction
 from mpgroupcache.keys import encode_key
+from mpgroupcache.late import importing
 from mpgroupcache.pickers import BoundPicker, PeerPicker, picker_of
 from mpgroupcache.shm._group import with_own_get
 from mpgroupcache.shm._view import ByteView
@@ -73,7 +74,8 @@ class Group(DeclaredGroup):
             raise TypeError(f"dest: got {type(dest).__name__}, expected a mpgroupcache.Sink, or None for a ByteView")
         view = self.lookup(key)
         if view is None:
-            from mpgroupcache.worker import loops  # asyncio, which only those pay for who have imported it
+            with importing:
+                from mpgroupcache.worker import loops  # asyncio, which only those pay for who have imported it
 
             view = await loops.run(miss, current(), self, encode_key(key), ctx, False, timeout=timeout)
         if dest is None:
@@ -86,14 +88,16 @@ class Group(DeclaredGroup):
     def serve(self, key: bytes, ctx: Any, timeout: float | None) -> ByteView:
         """Answer a peer's request: as `get`, but no other peer is asked for it, nor waited for."""
         if self.getter.is_async:
-            import asyncio
+            with importing:
+                import asyncio
 
             return asyncio.run(self.serve_async(key, ctx, timeout))
         return drivers.run(serve, current(), self, key, ctx, timeout=timeout)
 
     async def serve_async(self, key: bytes, ctx: Any, timeout: float | None) -> ByteView:
         """The same for a coroutine."""
-        from mpgroupcache.worker import loops
+        with importing:
+            from mpgroupcache.worker import loops
 
         return await loops.run(serve, current(), self, key, ctx, timeout=timeout)
 

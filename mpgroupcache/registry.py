@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeAlias, overload
 
 from mpgroupcache.getters import Getter, GetterFunction, is_async
 from mpgroupcache.group import Group
+from mpgroupcache.late import importing
 from mpgroupcache.limits import MAX_NAME_BYTES, MAX_SECONDS
 from mpgroupcache.pickers import PeerPicker
 from mpgroupcache.shm._hold import Hold
@@ -114,7 +115,8 @@ def connect() -> bool:
 
 async def aconnect() -> bool:
     """``connect`` for a coroutine: its loop goes on meanwhile."""
-    from mpgroupcache.worker import loops  # asyncio, which only those pay for who have imported it
+    with importing:
+        from mpgroupcache.worker import loops  # asyncio, which only those pay for who have imported it
 
     return await loops.run(_connect)
 
