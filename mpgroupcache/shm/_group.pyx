@@ -76,7 +76,7 @@ cdef class GroupCore:
         cdef int error, i
         if group >= MGC_MAX_GROUPS:
             raise ArenaError(f"group id {group}: expected less than {MGC_MAX_GROUPS}")
-        if reader is self.reader and self.mapped and arena_path == self.arena_path and group == self.group:
+        if self.looks_in(reader, group, arena_path):
             return  # a new link to the same instance
         if arena_path is not None:
             fd = open_file(arena_path, O_RDONLY)
@@ -84,6 +84,8 @@ cdef class GroupCore:
                 mapping = Mapping(fd, os.fstat(fd).st_size)
             finally:
                 posix_close(fd)
+            if self.looks_in(reader, group, arena_path):
+                return  # another thread was faster: a second mapping would stay as long as the reader
             error = mgc_map_attach(&arena_map, mapping.base, mapping.size)
             if error or arena_map.arena != group:
                 raise ArenaError(f"arena {arena_path}: " + (
@@ -106,6 +108,9 @@ cdef class GroupCore:
                 if self.pending[i]:
                     mgc_count(<atomic64 *> &reader.region.counters[group] + i, self.pending[i])
                     self.pending[i] = 0
+
+    cdef bint looks_in(self, Reader reader, uint32_t group, str arena_path):
+        return reader is self.reader and self.mapped and arena_path == self.arena_path and group == self.group
 
     cpdef detach(self):
         """Forget the arena: every ``get`` is a miss until the next ``attach``."""
