@@ -63,8 +63,9 @@ class Handlers(dict[type[Message], Handler]):
         self._kind = kind
 
     def __missing__(self, message: type[Message]) -> Handler:
-        expected = ", ".join(sorted(kind.__name__ for kind in self)) or "none"
-        raise ProtocolError(f"got {message.__name__} on a {self._kind} connection, expected one of {expected}")
+        names = ", ".join(sorted(kind.__name__ for kind in self))
+        expected = f"one of {names}" if names else "none"
+        raise ProtocolError(f"got {message.__name__} on a {self._kind} connection, expected {expected}")
 
 
 class Connection:

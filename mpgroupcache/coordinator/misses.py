@@ -39,7 +39,7 @@ class Misses:
         self._liveness = liveness
         # A loader that outlives an instance names its lease to the next one: there it must not be somebody else's.
         self._flights = flights.FlightTable(int.from_bytes(os.urandom(8)) >> 2)
-        self._stores = Stores(self._deliver)
+        self._stores = Stores(self._flights, self._carry_out)
         self._fetches = Fetches(control, self._flights, self._carry_out)
         self.guests: Final = Guests(groups, control, self._flights, workers, self._carry_out)
         self.settle: Final = self._stores.settle
@@ -133,10 +133,6 @@ class Misses:
         finally:
             os.close(fd)
 
-    def _deliver(self, lease_id: int, value: Delivery) -> None:
-        """A lease's value is where it is to be."""
-        self._carry_out(self._flights.value(lease_id, value))
-
     def _fail(self, connection: Connection, _: int, message: messages.Fail) -> None:
         if self._lease_of(connection, message.lease) is not None:
             self._carry_out(self._flights.error(message.lease, (message.type_name, message.message)))
@@ -157,7 +153,7 @@ class Misses:
         if self._stores.arriving:  # a worker that stored a value and went has not lost it: nobody is to load it again
             for waiter in self._flights.waiters_of(connection):
                 if waiter.lease is not None and (value := self._stores.arriving.get(waiter.lease.id)) is not None:
-                    self._deliver(waiter.lease.id, value)
+                    self._carry_out(self._flights.value(waiter.lease.id, value))
         self._carry_out(self._flights.lose(connection))
 
     def watch_leases(self, now: float) -> None:

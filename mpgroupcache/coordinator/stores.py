@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from mpgroupcache.coordinator.flights import Lease
+from mpgroupcache.coordinator.flights import Action, FlightTable, Lease
 from mpgroupcache.coordinator.groups import HostGroup
 from mpgroupcache.errors import ProtocolError
 from mpgroupcache.ipc import memfd
@@ -27,10 +27,11 @@ class Delivery(Struct, frozen=True):
 
 
 class Stores:
-    """Puts values into arenas, and delivers each: ``deliver(lease_id, delivery)``."""
+    """Puts values into arenas, and tells their flights."""
 
-    def __init__(self, deliver: Callable[[int, Delivery], None]) -> None:
-        self._deliver = deliver
+    def __init__(self, flights: FlightTable, carry_out: Callable[[list[Action]], None]) -> None:
+        self._flights = flights
+        self._carry_out = carry_out
         self.unsettled: dict[tuple[HostGroup, bytes], tuple[int, Store]] = {}
         """By key: a lease and its value, which nobody waits for."""
         self.arriving: dict[int, Delivery] = {}
@@ -67,7 +68,7 @@ class Stores:
                 group.promote(key, value, message.minute_qps)
             else:
                 group.put(key, value)
-            self._deliver(lease_id, Delivery(value))
+            self._carry_out(self._flights.value(lease_id, Delivery(value)))
 
     # ---- Large ones
 
@@ -80,7 +81,7 @@ class Stores:
         assert isinstance(size, int)
         memfd.check(fd, size)
         if message.picked and not group.admits(len(key) + size, message.minute_qps):
-            self._deliver(lease.id, Delivery(size, fd))
+            self._carry_out(self._flights.value(lease.id, Delivery(size, fd)))
             return
         delivery = self.arriving[lease.id] = Delivery(size, os.dup(fd))
         task = asyncio.get_running_loop().create_task(self._copy(group, lease.id, key, delivery, size, message.picked))
@@ -98,6 +99,6 @@ class Stores:
         finally:
             del self.arriving[lease_id]
             try:
-                self._deliver(lease_id, delivery)
+                self._carry_out(self._flights.value(lease_id, delivery))
             finally:
                 os.close(delivery.fd)

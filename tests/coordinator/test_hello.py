@@ -101,6 +101,7 @@ def test_who_is_turned_away_is_heard_no_more(daemon: Daemon, mute: HandWorker) -
     assert isinstance(mute.receive(), Failed)
     with pytest.raises((EOFError, ConnectionResetError)):  # the reset: it was closed with something unread
         mute.receive()
+    daemon.wait_says("got Declare on a refused connection, expected none")
     with contextlib.closing(HandWorker(daemon.socket)) as other:
         assert other.declare() == 0  # the first group
 
