@@ -131,7 +131,14 @@ def test_loaders_end_with_the_coordinator(
     coordinator = loader.parent()
     assert coordinator is not None
     coordinator.send_signal(number)
-    wait_until(lambda: not loader.is_running() or loader.status() == psutil.STATUS_ZOMBIE, "the loader's end")
+
+    def ended() -> bool:
+        try:
+            return bool(loader.status() == psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return True
+
+    wait_until(ended, "the loader's end")
     if number == signal.SIGKILL:
         start_coordinator()  # whose start clears what the dead one left
 
