@@ -181,6 +181,24 @@ class Trial:
             if self._over.wait(0.0005):
                 return
 
+    def begin(self) -> None:
+        """Have a link, and threads that miss."""
+        self.group.get("first")
+        for thread in self._beside:
+            thread.start()
+
+    def end(self) -> None:
+        """See what is left when nobody misses any more."""
+        self._over.set()
+        for thread in self._beside:
+            thread.join(PATIENCE)
+            if thread.is_alive():
+                self.faults.append("a thread that misses beside hangs")
+        self._rest()
+        self.faults += self.left()
+        if self.other is not None:
+            self.other.close()
+
     def call(self, key: str) -> object:
         """The call that is struck."""
         if self.way == "singleflight":
@@ -188,9 +206,7 @@ class Trial:
         return self.group._load(key, None, None)
 
     def run(self) -> dict[str, Any]:
-        self.group.get("first")
-        for thread in self._beside:
-            thread.start()
+        self.begin()
         points = 0
         before = descriptors()
         try:
@@ -208,15 +224,7 @@ class Trial:
                 wait_until(lambda: gc.collect() >= 0 and not descriptors() - before, "the end of descriptors")  # noqa: B023
         except Exception as error:
             self.faults.append(f"{type(error).__name__}: {error}; {descriptors() - before}")
-        self._over.set()
-        for thread in self._beside:
-            thread.join(PATIENCE)
-            if thread.is_alive():
-                self.faults.append("a thread that misses beside hangs")
-        self._rest()
-        self.faults += self.left()
-        if self.other is not None:
-            self.other.close()
+        self.end()
         return {"points": points, "faults": self.faults}
 
     def _strike(self, striker: Striker, key: str) -> None:
@@ -320,7 +328,6 @@ def storm(socket: str, interrupts: int) -> dict[str, Any]:
     import signal
 
     trial = Trial("storm", socket)
-    trial.group.get("first")
     struck = 0
     armed = False
 
@@ -329,8 +336,7 @@ def storm(socket: str, interrupts: int) -> dict[str, Any]:
             raise Struck
 
     signal.signal(signal.SIGALRM, interrupt)
-    for thread in trial._beside:
-        thread.start()
+    trial.begin()
     rounds = 0
     began = time.monotonic()
     while struck < interrupts:
@@ -347,15 +353,7 @@ def storm(socket: str, interrupts: int) -> dict[str, Any]:
         finally:
             armed = False
     signal.setitimer(signal.ITIMER_REAL, 0)
-    trial._over.set()
-    for thread in trial._beside:
-        thread.join(PATIENCE)
-        if thread.is_alive():
-            trial.faults.append("a thread that misses beside hangs")
-    trial._rest()
-    trial.faults += trial.left()
-    if trial.other is not None:
-        trial.other.close()
+    trial.end()
     return {"points": struck, "faults": trial.faults, "seconds": time.monotonic() - began}
 
 
