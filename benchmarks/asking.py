@@ -44,7 +44,7 @@ class Asking:
         mark = MARK.to_bytes(8, "big")
         fields = {"group": declared.group, "key": mark, "held": (), "copy": False, "here": False}
         self._asks = {way: say(messages.Ask, way, **fields).split(mark) for way in range(1, ways + 1)}
-        self._store = say(messages.Store, 0, lease=MARK, value=value).split(mark)
+        self._store = say(messages.Store, 0, lease=MARK, value=value, picked=False).split(mark)
         lease = say(messages.Lease, 0, lease=MARK)  # its number is as long as this: the first one is random
         self._lease_start, self._lease_bytes = lease[:4], len(lease)
 
