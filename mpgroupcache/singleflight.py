@@ -12,7 +12,7 @@ from typing import TypeVar, cast
 from mpgroupcache.errors import LoadError, describe_error
 from mpgroupcache.shm._hold import Flights, Hold
 from mpgroupcache.worker import drivers
-from mpgroupcache.worker.held import begin_load, end_load, held
+from mpgroupcache.worker.nesting import begin_load, end_load, held
 from mpgroupcache.worker.port import check_circle
 from mpgroupcache.worker.process import current
 from mpgroupcache.worker.waits import Blocking, Steps

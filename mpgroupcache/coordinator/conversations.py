@@ -7,11 +7,11 @@ import os
 from typing import Final
 
 from mpgroupcache.coordinator.connection import Connection, Handler, Handlers
-from mpgroupcache.coordinator.groups import Groups
+from mpgroupcache.coordinator.hostgroups import Groups
 from mpgroupcache.coordinator.liveness import Liveness
 from mpgroupcache.coordinator.misses import Misses
 from mpgroupcache.coordinator.peering import Peering
-from mpgroupcache.coordinator.workers import Workers
+from mpgroupcache.coordinator.roster import Roster
 from mpgroupcache.errors import ArenaError
 from mpgroupcache.ipc import messages
 from mpgroupcache.shm._reader import LAYOUT_VERSION
@@ -33,7 +33,7 @@ class Conversations:
         groups: Groups,
         control: Control,
         peering: Peering,
-        workers: Workers,
+        workers: Roster,
         liveness: Liveness,
         misses: Misses,
     ) -> None:

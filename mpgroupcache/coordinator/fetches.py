@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mpgroupcache.coordinator.flights import Action, Fetch, Flight, FlightTable
-from mpgroupcache.coordinator.groups import HostGroup
+from mpgroupcache.coordinator.hostgroups import HostGroup
 from mpgroupcache.coordinator.stores import Delivery
 from mpgroupcache.counters import Counter
 from mpgroupcache.ipc import memfd

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mpgroupcache.coordinator.flights import Action, FlightTable, Lease, Seek, Waiter
-from mpgroupcache.coordinator.groups import Groups, HostGroup
+from mpgroupcache.coordinator.hostgroups import Groups, HostGroup
+from mpgroupcache.coordinator.roster import Roster
 from mpgroupcache.coordinator.stores import Delivery
-from mpgroupcache.coordinator.workers import Workers
 from mpgroupcache.counters import Counter
 from mpgroupcache.ipc import memfd, messages
 from mpgroupcache.net.backend import NoSuchGroup, Visitor
@@ -22,7 +22,7 @@ class Guests:
         groups: Groups,
         control: Control,
         flights: FlightTable,
-        workers: Workers,
+        workers: Roster,
         carry_out: Callable[[list[Action]], None],
     ) -> None:
         self._groups = groups

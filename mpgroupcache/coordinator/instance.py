@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 from mpgroupcache.coordinator.access import Access
 from mpgroupcache.coordinator.connection import Connection, Cork
 from mpgroupcache.coordinator.conversations import SPARE_REGIONS, Conversations
-from mpgroupcache.coordinator.groups import Groups
+from mpgroupcache.coordinator.hostgroups import Groups
 from mpgroupcache.coordinator.liveness import Liveness
 from mpgroupcache.coordinator.misses import Misses
 from mpgroupcache.coordinator.options import Options
 from mpgroupcache.coordinator.peering import Peering
-from mpgroupcache.coordinator.workers import Workers
+from mpgroupcache.coordinator.roster import Roster
 from mpgroupcache.errors import ProtocolError
 from mpgroupcache.shm.ownership import open_instance
 from mpgroupcache.shm.segment import instance_name
@@ -70,7 +70,7 @@ class Coordinator:
             self._access.gid,
         )
         self._groups.take_over()
-        workers = Workers()
+        workers = Roster()
         liveness = Liveness(workers, options.lease_timeout)
         self._misses = Misses(self._groups, self._control, peering, workers, liveness)
         self._conversations = Conversations(

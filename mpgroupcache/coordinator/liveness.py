@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from mpgroupcache.coordinator.connection import Connection
 from mpgroupcache.coordinator.flights import Lease
-from mpgroupcache.coordinator.workers import Workers
+from mpgroupcache.coordinator.roster import Roster
 from mpgroupcache.ipc import messages
 
 PING_INTERVAL = 1.0  # s between pings to a worker that holds a lease for longer than that
@@ -16,7 +16,7 @@ PING_INTERVAL = 1.0  # s between pings to a worker that holds a lease for longer
 class Liveness:
     """Signs of life of the workers that hold leases."""
 
-    def __init__(self, workers: Workers, lease_timeout: float) -> None:
+    def __init__(self, workers: Roster, lease_timeout: float) -> None:
         self._workers = workers
         self._lease_timeout = lease_timeout
         self._heard: dict[bytes, float] = {}  # last sign of life, of workers that are being pinged

@@ -15,12 +15,12 @@ from typing import Any, Final
 from mpgroupcache.coordinator import flights
 from mpgroupcache.coordinator.connection import Connection, Handler
 from mpgroupcache.coordinator.fetches import Fetches
-from mpgroupcache.coordinator.groups import Groups
 from mpgroupcache.coordinator.guests import Guests
+from mpgroupcache.coordinator.hostgroups import Groups
 from mpgroupcache.coordinator.liveness import Liveness
 from mpgroupcache.coordinator.peering import Peering
+from mpgroupcache.coordinator.roster import Roster
 from mpgroupcache.coordinator.stores import Delivery, Stores
-from mpgroupcache.coordinator.workers import Workers
 from mpgroupcache.errors import ProtocolError, describe_cycle
 from mpgroupcache.ipc import memfd, messages
 from mpgroupcache.shm._writer import Control
@@ -31,9 +31,7 @@ logger = logging.getLogger(__name__)
 class Misses:
     """The driver of the host's flights."""
 
-    def __init__(
-        self, groups: Groups, control: Control, peering: Peering, workers: Workers, liveness: Liveness
-    ) -> None:
+    def __init__(self, groups: Groups, control: Control, peering: Peering, workers: Roster, liveness: Liveness) -> None:
         self._groups = groups
         self._peering = peering
         self._liveness = liveness

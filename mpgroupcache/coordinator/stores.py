@@ -10,7 +10,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from mpgroupcache.coordinator.flights import Action, FlightTable, Lease
-from mpgroupcache.coordinator.groups import HostGroup
+from mpgroupcache.coordinator.hostgroups import HostGroup
 from mpgroupcache.errors import ProtocolError
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.messages import Store

@@ -28,8 +28,8 @@ from mpgroupcache.ipc.messages import Failed, FailureCode, Hit, Lease, Load, Ori
 from mpgroupcache.shm._hold import Flights, Hold, Seat
 from mpgroupcache.shm._reader import Mapping
 from mpgroupcache.shm._view import ByteView
-from mpgroupcache.worker.held import begin_load, end_load, held
 from mpgroupcache.worker.link import Link
+from mpgroupcache.worker.nesting import begin_load, end_load, held
 from mpgroupcache.worker.port import ALONE, Port
 from mpgroupcache.worker.waits import Apart, Blocking, Flush, Make, Maker, Request, Steps
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from mpgroupcache.errors import LoadCycleError, describe_cycle
 from mpgroupcache.product import Product
 from mpgroupcache.shm._hold import Hold, Seat
-from mpgroupcache.worker.held import find_circle
+from mpgroupcache.worker.nesting import find_circle
 from mpgroupcache.worker.waits import Request
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from mpgroupcache.coordinator.connection import Connection
-from mpgroupcache.coordinator.groups import HostGroup
+from mpgroupcache.coordinator.hostgroups import HostGroup
 
 
-class Workers:
+class Roster:
     """What is known of them beside their flights. A worker is known by its call connection."""
 
     def __init__(self) -> None:
