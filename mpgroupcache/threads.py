@@ -146,6 +146,7 @@ class Threads:
 
         _place.set(_Place(self))
         runner = asyncio.Runner()
+        counted = True
         try:
             while (item := self._queue.get()) is not None:
                 try:
@@ -155,11 +156,15 @@ class Threads:
                 del item  # or its group, and all that was cached there, would be held while this waits
                 with self._lock:
                     if self._threads - self._aside > self._most:  # others stepped back meanwhile
-                        break
+                        # At once: whoever steps aside behind this has to find that it needs another thread.
+                        self._threads -= 1
+                        counted = False
+                        return
                     self._free += 1
         finally:
-            with self._lock:
-                self._threads -= 1
+            if counted:
+                with self._lock:
+                    self._threads -= 1
             runner.close()
 
 

@@ -304,10 +304,10 @@ def test_connecting_on_a_loop_does_not_block_it(here: Daemon, monkeypatch: pytes
     group = mpgroupcache.new_group("g", "1MiB", load)
     turns, connected = threading.Semaphore(0), process.Process.connect
 
-    def slow(self: process.Process) -> object:
+    def slow(self: process.Process, background: bool = False) -> object:
         for _ in range(3):
             assert turns.acquire(timeout=20)  # which the loop lets go on
-        return connected(self)
+        return connected(self, background)
 
     monkeypatch.setattr(process.Process, "connect", slow)
 

@@ -42,7 +42,7 @@ cdef class Exchange:
     cdef bytes undo             # the frame that takes a request back ...
     cdef int id_at              # ... with its id there
 
-    cpdef int post(self, bytes frame, Descriptor descriptor=*) except? -1
+    cdef int put(self, bytes frame, Descriptor descriptor) except? -1
     cdef bytes undo_of(self, uint32_t request_id)
     cpdef object gone(self)
     cdef void close_if_unused(self)

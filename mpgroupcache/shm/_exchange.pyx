@@ -55,6 +55,10 @@ cdef extern from "<sys/socket.h>" nogil:
     size_t CMSG_LEN(size_t length)
     size_t CMSG_SPACE(size_t length)
 
+cdef extern from "Python.h":
+    int PyGC_Disable()
+    int PyGC_Enable()
+
 cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd(unsigned int count, int flags)
     int EFD_CLOEXEC, EFD_NONBLOCK
@@ -211,7 +215,7 @@ cdef class Request:
             return
         self.undo = None
         if frame is not None:
-            self.exchange.post(frame, descriptor)
+            self.exchange.put(frame, descriptor)
 
     cpdef leave(self):
         """Take the request back."""
@@ -219,7 +223,7 @@ cdef class Request:
         if self.exchange is None:
             return
         if undo is not None:
-            self.exchange.post(undo if self.id is None else self.exchange.undo_of(self.id), None)
+            self.exchange.put(undo if self.id is None else self.exchange.undo_of(self.id), None)
         if self.id is not None and self.exchange.pending.pop(self.id, None) is not None:
             self.exchange.rouse_reader()  # perhaps it was this one that had been woken to read
 
@@ -338,12 +342,16 @@ cdef class Exchange:
             count = sendmsg(self.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
         return count if count >= 0 else -errno
 
-    cpdef int post(self, bytes frame, Descriptor descriptor=None) except? -1:
+    def post(self, bytes frame not None, Descriptor descriptor=None) -> int:
         """Send a frame, or what the socket takes of it; the rest goes with ``flush``. Never waits, raises nothing.
 
         Returns 0, or an errno: the connection is of no use then.
         """
+        return self.put(frame, descriptor)
+
+    cdef int put(self, bytes frame, Descriptor descriptor) except? -1:
         cdef ssize_t count = 0
+        cdef int collects
         if self.broken is not None or self.fd < 0 or self.epoch != process_epoch[0]:
             return 0
         if not self.backlog:
@@ -352,27 +360,35 @@ cdef class Exchange:
                 return 0
             if count < 0:
                 if count != -EAGAIN:
+                    shutdown(self.fd, SHUT_RDWR)  # else nobody would know that this frame is missing
                     return -count
                 count = 0
+        # Before 3.12 the collector may run where a tuple is made, and drop a request: its frame would come in between.
+        collects = PyGC_Disable()
         self.backlog.append((frame, None if count else descriptor, count))
         self.waiting += PyBytes_GET_SIZE(frame) - count
+        if collects:
+            PyGC_Enable()
         return 0
 
     def flush(self) -> int:
         """Send what waits, as far as the socket takes it. Returns 0, or an errno."""
-        cdef ssize_t count
+        cdef int collects = PyGC_Disable()  # as in post()
+        cdef ssize_t count = 0
         cdef size_t at
         while self.backlog and self.fd >= 0:
             frame, descriptor, at = self.backlog[0]
             count = self.transmit(frame, at, descriptor)
             if count < 0:
-                return 0 if count == -EAGAIN else -count
+                break
             self.waiting -= count
             if at + count < <size_t> PyBytes_GET_SIZE(frame):
                 self.backlog[0] = (frame, None, at + count)
             else:
                 self.backlog.pop(0)
-        return 0
+        if collects:
+            PyGC_Enable()
+        return 0 if count >= 0 or count == -EAGAIN else -count
 
     # In
 

@@ -57,8 +57,8 @@ cdef class Flight:
     @property
     def waiting(self) -> list:
         """The seats of those who wait for the leader."""
-        cdef PyObject *at = self.first
         seats = []
+        cdef PyObject *at = self.first  # read behind the list's making, in which the collector may drop a seat
         while at != NULL:
             seats.append(<Seat> at)
             at = (<Seat> at).behind
@@ -129,9 +129,10 @@ cdef class Seat:
             self.unlink()
             return
         self.leads = False
+        if self.flight.first == NULL:
+            self.flight.leave_table()  # where a key runs code of its own, somebody may still take a seat
         self.flight.leading = self.flight.first
         if self.flight.first == NULL:
-            self.flight.leave_table()
             return
         heir = <Seat> self.flight.first
         heir.unlink()
@@ -203,7 +204,7 @@ cdef class Hold:
         request.reply = Reply.__new__(Reply)
         exchange.pending[request_id] = request.reply
         self.kept.append(request)
-        error = exchange.post(frame)
+        error = exchange.put(frame, None)
         if error:
             raise OSError(error, os.strerror(error))
         return request

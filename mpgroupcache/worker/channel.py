@@ -175,8 +175,10 @@ class Channel(Exchange):
 
     def _poll(self, events: int, seconds: float) -> bool:
         """Wait for the socket; under gevent, other greenlets run meanwhile."""
+        if (fd := self.fileno()) < 0:  # it was closed meanwhile: whoever waits finds it broken
+            return True
         poll = select.poll()
-        poll.register(self.fileno(), events)
+        poll.register(fd, events)
         return bool(poll.poll(max(seconds, 0.0) * 1e3))
 
     def _deliver(self) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mpgroupcache.errors import DeadlineExceeded
+from mpgroupcache.errors import CoordinatorUnavailable, DeadlineExceeded
 from mpgroupcache.shm._hold import Hold, guarded
 from mpgroupcache.threads import waiting
 from mpgroupcache.worker.waits import Apart, Blocking, Flush, Make, Request, Seat, Steps
@@ -76,7 +77,8 @@ def _run(
             elif isinstance(wait, Blocking):
                 outcome = wait.function(*wait.arguments)
             elif isinstance(wait, Flush):
-                wait.channel.drain()
+                with contextlib.suppress(CoordinatorUnavailable):  # it knows by that what was not sent
+                    wait.channel.drain()
                 outcome = None
             else:
                 raise TypeError(f"a program yielded {wait!r}, expected one of waits.py; was it meant to be returned?")

@@ -43,6 +43,7 @@ from mpgroupcache.shm._hold import Hold, Seat
 from mpgroupcache.shm._reader import LAYOUT_VERSION, Reader
 from mpgroupcache.shm.segment import segment_path
 from mpgroupcache.worker.channel import LIVENESS_TIMEOUT, Channel
+from mpgroupcache.worker.port import check_circle
 
 logger = logging.getLogger(__name__)
 
@@ -155,10 +156,10 @@ class Link:
 
     def place(self, group: str, key: bytes, here: bool, picked: bool, held: tuple[Seat, ...]) -> Hashable:
         # The coordinator finds cycles by the leases that an ASK names: who holds others asks for himself.
-        return (group, key, here, *[seat.lease for seat in held]) if held else (group, key, here)
+        return (group, key, here, *[seat.lease for seat in held if seat.lease]) if held else (group, key, here)
 
     def join(self, seat: Seat) -> None:
-        """The coordinator finds a cycle: the leader's ask named what this caller holds."""
+        check_circle(seat)  # through singleflight, of which the coordinator knows nothing
 
     def ask(self, hold: Hold, group: str, seat: Seat, key: bytes, copy: bool, here: bool) -> Request:
         # The id as this link has it: another thread may be attaching the group to the next instance, or still to the

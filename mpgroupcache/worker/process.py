@@ -59,10 +59,10 @@ class Process:
         self._reattacher: threading.Thread | None = None  # at work while it lives
         self._reattach_lock = threading.Lock()
 
-    def connect(self) -> Link | None:
+    def connect(self, background: bool = False) -> Link | None:
         """A working link, for groups to come; None while there is no coordinator."""
         try:
-            return self.working_link or self._connect()
+            return self.working_link or self._connect(background)
         except Exception as error:
             self._report(error)
             return None
@@ -161,7 +161,8 @@ class Process:
 
     def _reattach(self) -> None:
         while not self._closed.wait(max(self._retry_at - time.monotonic(), RETRY_FIRST * random.random())):
-            links = [self.link_for(group, background=True) for group in list(self._groups.values())]
+            links = [self.connect(background=True)]
+            links += [self.link_for(group, background=True) for group in list(self._groups.values())]
             with self._reattach_lock:  # a link that breaks from here on begins another
                 if None not in links and self.working_link is not None:
                     self._reattacher = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import threading
@@ -247,3 +248,46 @@ def test_a_socket_that_is_full(ends: tuple[Channel, Peer], on: str) -> None:
     else:
         asyncio.run(loops._wait(Flush(channel)))
     assert isinstance(channel.broken, channel_module.CoordinatorSilent)
+
+
+def test_a_request_that_is_dropped_while_a_frame_is_half_sent_comes_behind_it(ends: tuple[Channel, Peer]) -> None:
+    """Before 3.12 the collector may run where what is left of the frame is noted, and drop a request there."""
+    channel, peer = ends
+    whole = b"B" * 1_000_000  # not one of these bytes is a CANCEL's
+    received = b""
+    peer.sock.settimeout(0)
+
+    def read() -> bytes:
+        try:
+            return peer.sock.recv(1 << 20)
+        except BlockingIOError:
+            return b""
+
+    hold = Hold()
+    channel.ask(hold, ASK)
+    cycle: list[object] = [hold]
+    cycle.append(cycle)
+    del hold, cycle
+    thresholds = gc.get_threshold()
+    kept = [(number,) * 3 for number in range(5000)]  # so that the next tuple is made anew
+    gc.set_threshold(1)
+    channel.post(whole)
+    gc.set_threshold(*thresholds)
+    while channel.waiting:
+        received += read()
+        channel.send_on()
+    while more := read():
+        received += more
+    assert whole in received
+    assert len(kept) == 5000
+
+
+def test_a_channel_that_is_closed_while_it_is_full(ends: tuple[Channel, Peer]) -> None:
+    """By the service thread, which hears first that the coordinator is gone: whoever drains it goes on."""
+    channel, _ = ends
+    while not channel.waiting:
+        channel.post(encode(Store(1, bytes(INLINE_BYTES), False, None)))
+    with ThreadPoolExecutor(1) as pool:
+        draining = pool.submit(channel.drain)
+        channel.close("as if the coordinator had")
+        assert draining.result(10) is None

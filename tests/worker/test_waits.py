@@ -215,3 +215,27 @@ def test_a_flight_of_before_a_change_is_joined_by_nobody() -> None:
     assert flight.leader is second
     after.end()
     assert len(flights) == 0
+
+
+def test_whoever_takes_a_seat_while_its_leader_leaves_leads_then() -> None:
+    """1. A leader leaves. 2. Its key's own ``__hash__`` runs. 3. Another thread takes a seat in that flight."""
+    flights, taken = Flights(), []
+    leader, follower = Hold(), Hold()
+
+    class Key:
+        boards = False
+
+        def __hash__(self) -> int:
+            if Key.boards:
+                Key.boards = False
+                taken.append(follower.board(flights, self, 0, ()))
+            return 1
+
+    key = Key()
+    leader.board(flights, key, 0, ())
+    Key.boards = True
+    leader.end()
+    [seat] = taken
+    assert seat.leads
+    follower.end()
+    assert len(flights) == 0
