@@ -263,16 +263,21 @@ def test_a_request_that_is_dropped_while_a_frame_is_half_sent_comes_behind_it(en
         except BlockingIOError:
             return b""
 
-    hold = Hold()
-    channel.ask(hold, ASK)
-    cycle: list[object] = [hold]
-    cycle.append(cycle)
-    del hold, cycle
-    thresholds = gc.get_threshold()
-    kept = [(number,) * 3 for number in range(5000)]  # so that the next tuple is made anew
-    gc.set_threshold(1)
-    channel.post(whole)
-    gc.set_threshold(*thresholds)
+    thresholds, post = gc.get_threshold(), channel.post
+    gc.disable()
+    try:
+        hold = Hold()
+        channel.ask(hold, ASK)
+        cycle: list[object] = [hold]
+        cycle.append(cycle)
+        del hold, cycle
+        kept = [(number,) * 3 for number in range(5000)]  # so that the next tuple of three is made anew
+        gc.set_threshold(1)
+        gc.enable()
+        post(whole)
+    finally:
+        gc.enable()
+        gc.set_threshold(*thresholds)
     while channel.waiting:
         received += read()
         channel.send_on()
