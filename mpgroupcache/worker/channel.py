@@ -70,14 +70,6 @@ class Channel(Exchange):
         except OSError as error:
             raise self._failed("sending to", error) from error
 
-    def send(self, message: Message) -> None:
-        """Send what has no answer, in a thread."""
-        if self.broken is not None:
-            raise self.gone()
-        if error := self.post(encode(message)):
-            raise self._failed("sending to", OSError(error, "socket"))
-        self.drain()
-
     def send_on(self) -> None:
         """Send what the socket did not take at once, as far as it does now."""
         if error := self.flush():
