@@ -34,7 +34,10 @@ class LoadCycleError(CacheError):
 
 
 class DeadlineExceeded(CacheError, TimeoutError):
-    """A ``get`` waited for its ``timeout``. The load goes on for its other waiters."""
+    """A ``get`` waited for its ``timeout``. What it waited for goes on: others may wait for it, too."""
+
+    def __init__(self, meanwhile: str = "another caller loads; the load goes on") -> None:
+        super().__init__(f"get: the timeout passed while {meanwhile}")
 
 
 class ArenaError(CacheError):

@@ -44,7 +44,7 @@ class Group(DeclaredGroup):
         super().__init__(name, cache_bytes, BoundGetter(getter), load_timeout, find_picker)
 
     def __repr__(self) -> str:
-        size = format_size(self._cache_bytes)
+        size = format_size(self.cache_bytes)
         return f"<mpgroupcache.Group {self.name!r} ({size}, {'attached' if self.attached else 'not attached'})>"
 
     def _load(self, key: str | bytes, ctx: Any, timeout: float | None) -> ByteView:

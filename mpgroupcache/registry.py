@@ -16,8 +16,9 @@ from mpgroupcache.shm._view import ByteView
 from mpgroupcache.sinks import Sink
 from mpgroupcache.sizes import parse_size
 from mpgroupcache.worker import drivers
+from mpgroupcache.worker.miss import attached
 from mpgroupcache.worker.process import current
-from mpgroupcache.worker.waits import Blocking, Steps
+from mpgroupcache.worker.waits import Steps
 
 _groups: dict[str, Group] = {}
 _new_group_hook: Callable[[Group], object] | None = None
@@ -122,11 +123,7 @@ async def aconnect() -> bool:
 
 
 def _connect(_hold: Hold) -> Steps[bool]:
-    process = current()
-    connected = (yield Blocking(process.connect, ())) is not None
-    for group in declared():
-        connected = (yield Blocking(process.link_for, (group,))) is not None and connected
-    return connected
+    return (yield from attached(current(), *declared(), patient=True))
 
 
 Key: TypeAlias = Any  # what a loader takes: str where the key is valid UTF-8, else bytes; most take str alone

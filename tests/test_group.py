@@ -302,14 +302,14 @@ def test_connecting_before_any_group_is_declared(here: Daemon) -> None:
 
 def test_connecting_on_a_loop_does_not_block_it(here: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     group = mpgroupcache.new_group("g", "1MiB", load)
-    turns, connected = threading.Semaphore(0), process.Process.connect
+    turns, connected = threading.Semaphore(0), process.Process._connect
 
-    def slow(self: process.Process, background: bool = False) -> object:
+    def slow(self: process.Process, starts: bool) -> object:
         for _ in range(3):
             assert turns.acquire(timeout=20)  # which the loop lets go on
-        return connected(self, background)
+        return connected(self, starts)
 
-    monkeypatch.setattr(process.Process, "connect", slow)
+    monkeypatch.setattr(process.Process, "_connect", slow)
 
     async def run() -> bool:
         task = asyncio.create_task(mpgroupcache.aconnect())
@@ -384,21 +384,19 @@ def test_an_attachment_to_the_last_instance_that_comes_late(
     for name in segments_of(here.socket):
         os.unlink(f"/dev/shm/{name}")  # as at a new boot: the next instance knows of no group
     start_coordinator()
+    process.current()._groups.clear()  # so that they come in another order
     wait_until(mpgroupcache.connect)
     link = process.current().working_link
     assert link is not None
     assert (link._declared["first"].group, last._declared["first"].group) == (0, 1)
-    link_for = process.current().link_for
-    calls: list[str] = []
+    ready_link = first.ready_link
 
-    def late(group: mpgroupcache.Group) -> Any:
-        found = link_for(group)
-        if not calls:
-            calls.append(group.name)
-            group.attach_to(last)
+    def late() -> Any:
+        found = ready_link()
+        monkeypatch.undo()
+        first.attach_to(last)
         return found
 
-    process.current().link_for = late  # type: ignore[method-assign]
     key = "of-one-only"
     go, asked = threading.Event(), threading.Event()
 
@@ -408,11 +406,10 @@ def test_an_attachment_to_the_last_instance_that_comes_late(
         dest.set_string("second's")
 
     second.getter = BoundGetter(hold)
-    calls.append("not yet")
     holder = threading.Thread(target=second.get, args=(key,))
     holder.start()
     assert asked.wait(20)
-    calls.clear()
+    monkeypatch.setattr(first, "ready_link", late)
     try:
         assert first.get(key, timeout=5) == "first"
     finally:

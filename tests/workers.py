@@ -30,7 +30,6 @@ from mpgroupcache.worker.link import connect
 
 GROUP = "group"
 BUDGET = 8 << 20
-REATTACHING = "mpgroupcache-reattach"  # the thread that comes back to a coordinator
 PATIENCE = 30.0  # s; a condition that takes longer never comes
 
 
@@ -123,7 +122,9 @@ def leave() -> None:
     process.current().close()
     process._process.clear()
     # It may be attaching a group to the link that is closed now.
-    wait_until(lambda: all(thread.name != REATTACHING for thread in threading.enumerate()), "the end of reattaching")
+    wait_until(
+        lambda: all(thread.name != process.ATTACHING for thread in threading.enumerate()), "the end of reattaching"
+    )
     while registry._groups:
         _, group = registry._groups.popitem()
         group.detach()

@@ -49,7 +49,7 @@ cdef class Flight:
 
     cdef Flights home
     cdef readonly object key
-    cdef uint64_t changes       # of its group when it began: nobody who has seen a later one joins it
+    cdef readonly uint64_t changes  # of its group when it began: nobody who has seen a later one joins it
     cdef PyObject *leading      # borrowed, as the next two: a seat that is dropped leaves
     cdef PyObject *first
     cdef PyObject *last

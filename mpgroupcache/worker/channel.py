@@ -75,15 +75,20 @@ class Channel(Exchange):
         if error := self.flush():
             raise self._failed("sending to", OSError(error, "socket"))
 
-    def drain(self) -> None:
-        """Wait in a thread until the socket has taken everything, or the coordinator is silent."""
-        since, waited = time.monotonic(), self.waiting
+    def drain(self, deadline: float | None) -> None:
+        """Wait in a thread until the socket has taken everything, the deadline passes, or the coordinator is silent."""
+        silent, waited = time.monotonic() + LIVENESS_TIMEOUT, self.waiting
         while self.waiting and self.broken is None:
             self.send_on()
+            now = time.monotonic()
             if self.waiting < waited:
-                since, waited = time.monotonic(), self.waiting
-            elif not self._poll(select.POLLOUT, since + LIVENESS_TIMEOUT - time.monotonic()):
+                silent, waited = now + LIVENESS_TIMEOUT, self.waiting
+            elif deadline is not None and now >= deadline:
+                return
+            elif now >= silent:
                 self.fail_silent("took nothing of what was sent to it")
+            else:
+                self._poll(select.POLLOUT, (silent if deadline is None else min(silent, deadline)) - now)
 
     def fail_silent(self, what: str) -> None:
         """Leave a coordinator that is there, and does nothing."""
@@ -110,7 +115,7 @@ class Channel(Exchange):
         """Return the answer to a request, once it is there."""
         lock = None
         if self.waiting:
-            self.drain()
+            self.drain(deadline)
         while (answer := request.answer) is None:
             if self.broken is not None:
                 raise self.gone()
@@ -135,7 +140,7 @@ class Channel(Exchange):
                 if left > 0:
                     lock.acquire(timeout=left)
             if request.answer is None and deadline is not None and time.monotonic() >= deadline:
-                raise DeadlineExceeded("get: the timeout passed while another caller loads; the load goes on")
+                raise DeadlineExceeded
         return answer
 
     # ---- Reading; the caller's hold has the right to

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import stat
 from typing import NamedTuple
 
 from mpgroupcache.errors import CoordinatorError
 from mpgroupcache.late import importing
-from mpgroupcache.limits import SOCKET_VARIABLE, check_socket_path
+from mpgroupcache.limits import MAX_SECONDS, SOCKET_VARIABLE, check_socket_path
 
+logger = logging.getLogger(__name__)
+
+KEEP_VARIABLE = "MPGROUPCACHE_KEEP_ALONE"
+KEEP_ALONE = 5.0  # s; a burst of requests is spared, and what is too old is too old for no longer than a page's cache
 APPLICATION_VARIABLE = "MPGROUPCACHE_APPLICATION"  # names an application; its processes share one private coordinator
 
 
@@ -22,16 +27,41 @@ class Location(NamedTuple):
 
 
 _configured: str | None = None
+_keep_alone: float | None = None
 
 
-def configure(*, socket: str | os.PathLike[str] | None = None) -> None:
+def configure(*, socket: str | os.PathLike[str] | None = None, keep_alone: float | None = None) -> None:
     """Use the coordinator on ``socket``; None: as the environment says (``MPGROUPCACHE_SOCKET``), else a private one.
 
-    It counts for connections that are made later: call it before the first ``get``. Raises ``ValueError`` for a path
-    that is no socket's address.
+    ``keep_alone``: seconds for which each process keeps what it loads while there is no coordinator; 0: it keeps
+    nothing; None: as the environment says (``MPGROUPCACHE_KEEP_ALONE``), else 5. Both count for what is done later:
+    call it before the first ``get``. Raises ``ValueError`` for a path that is no socket's address, and other seconds.
     """
-    global _configured
-    _configured = None if socket is None else check_socket_path(os.fspath(socket), "configure(socket=...)")
+    global _configured, _keep_alone
+    path = None if socket is None else check_socket_path(os.fspath(socket), "configure(socket=...)")
+    _keep_alone = None if keep_alone is None else _seconds(keep_alone, "configure(keep_alone=...)")
+    _configured = path
+
+
+def keep_alone() -> float:
+    """How long this process keeps what it loads without a coordinator, in seconds."""
+    if _keep_alone is not None:
+        return _keep_alone
+    try:
+        return _seconds(os.environ.get(KEEP_VARIABLE, KEEP_ALONE), KEEP_VARIABLE)
+    except ValueError as error:  # no get fails because of it
+        logger.warning("%s; it is %g", error, KEEP_ALONE)
+        return KEEP_ALONE
+
+
+def _seconds(value: float | str, option: str) -> float:
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = -1.0
+    if not 0 <= seconds <= MAX_SECONDS:
+        raise ValueError(f"{option}: got {value!r}, expected seconds from 0 to {MAX_SECONDS:g}")
+    return seconds
 
 
 def location() -> Location:

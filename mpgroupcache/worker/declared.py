@@ -42,7 +42,7 @@ class DeclaredGroup(GroupCore):
         self._name = name
         self.getter = getter
         self.changes = 0  # of this group that were begun, as far as this process knows; nothing changes yet
-        self._cache_bytes = cache_bytes
+        self.cache_bytes = cache_bytes
         self._load_timeout = load_timeout
         self._find_picker: Callable[[], Picker | None] | None = find_picker
         self._picker: Picker | None = None
@@ -68,7 +68,7 @@ class DeclaredGroup(GroupCore):
 
     def attach_to(self, link: Link) -> None:
         """Declare this group on ``link`` and look values up there from now on."""
-        declared = link.declare(self._name, self._cache_bytes, self._load_timeout, self.picks())
+        declared = link.declare(self._name, self.cache_bytes, self._load_timeout, self.picks())
         self._caches = declared.segment is not None
         if link.reader is None:
             self.detach()

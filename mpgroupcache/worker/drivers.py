@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpgroupcache.errors import CoordinatorUnavailable, DeadlineExceeded
+from mpgroupcache.product import Product
 from mpgroupcache.shm._hold import Hold, guarded
 from mpgroupcache.threads import waiting
-from mpgroupcache.worker.waits import Apart, Blocking, Flush, Make, Request, Seat, Steps
+from mpgroupcache.worker.waits import CONNECTING, Apart, Blocking, Flush, Make, Request, Seat, Steps, Until
 
 if TYPE_CHECKING:
     import asyncio
@@ -49,9 +50,8 @@ def _run(
             result: T = end.value
             return result
         except RuntimeError as error:
-            if (
-                type(outcome) is StopIteration and error.__cause__ is outcome
-            ):  # a loader's, which no generator may raise
+            # A loader's StopIteration, which no generator may raise.
+            if type(outcome) is StopIteration and error.__cause__ is outcome:
                 raise outcome from None
             raise
         finally:
@@ -59,31 +59,53 @@ def _run(
         step = steps.send
         try:
             if isinstance(wait, Make):
-                if not wait.maker.is_async:
-                    outcome = wait.maker.load(wait.ctx, wait.key)
-                elif runner is not None:
-                    outcome = runner.run(wait.maker.load_async(wait.ctx, wait.key))
-                else:
-                    raise TypeError(f"{wait.maker} is async: got get(), expected `await group.aget(key)`")
+                began = time.monotonic()
+                try:
+                    outcome = _make(wait, runner)
+                finally:
+                    deadline = None if deadline is None else deadline + time.monotonic() - began
             elif isinstance(wait, Request):
                 with waiting():
                     outcome = wait.exchange.wait(hold, wait, deadline)
             elif isinstance(wait, Apart):
-                outcome = _run(hold, wait.program, wait.arguments, None, runner)
+                outcome = _run(hold, wait.program, wait.arguments, deadline, runner)
             elif isinstance(wait, Seat):
                 with waiting():
                     _sit(wait, deadline)
                 outcome = None
             elif isinstance(wait, Blocking):
                 outcome = wait.function(*wait.arguments)
+            elif isinstance(wait, Until):
+                with waiting():
+                    outcome = _await(wait, deadline)
             elif isinstance(wait, Flush):
                 with contextlib.suppress(CoordinatorUnavailable):  # it knows by that what was not sent
-                    wait.channel.drain()
+                    wait.channel.drain(deadline)
                 outcome = None
             else:
                 raise TypeError(f"a program yielded {wait!r}, expected one of waits.py; was it meant to be returned?")
         except BaseException as error:
             step, outcome = steps.throw, error
+
+
+def _make(wait: Make, runner: asyncio.Runner | None) -> Product:
+    if not wait.maker.is_async:
+        return wait.maker.load(wait.ctx, wait.key)
+    if runner is None:
+        raise TypeError(f"{wait.maker} is async: got get(), expected `await group.aget(key)`")
+    return runner.run(wait.maker.load_async(wait.ctx, wait.key))
+
+
+def _await(wait: Until, deadline: float | None) -> bool:
+    """Whether it was over in time."""
+    end = min((moment for moment in (wait.moment, deadline) if moment is not None), default=None)
+    lock = threading.Lock()
+    lock.acquire()
+    wait.attempt.wake_with(lock.release)
+    lock.acquire(timeout=-1 if end is None else max(end - time.monotonic(), 0.0))
+    if not wait.attempt.over and end == deadline:
+        raise DeadlineExceeded(CONNECTING)
+    return wait.attempt.over
 
 
 def _sit(seat: Seat, deadline: float | None) -> None:
@@ -98,4 +120,4 @@ def _sit(seat: Seat, deadline: float | None) -> None:
         elif (left := deadline - time.monotonic()) > 0:
             lock.acquire(timeout=left)
         else:
-            raise DeadlineExceeded("get: the timeout passed while another caller loads; the load goes on")
+            raise DeadlineExceeded

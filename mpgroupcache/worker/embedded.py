@@ -20,7 +20,7 @@ from mpgroupcache.worker.link import connect
 logger = logging.getLogger(__name__)
 
 LOCK_INTERVAL = 0.02  # s between two looks at the lock of whoever starts it
-START_TIMEOUT = 20.0  # s for a new interpreter to serve; it takes some 0.1
+START_TIMEOUT = 20.0  # s for a new interpreter to serve, or for whoever starts it; it takes some 0.1
 
 
 def ensure_running(path: str) -> None:
@@ -29,23 +29,23 @@ def ensure_running(path: str) -> None:
     Of workers that come at once, one starts it: the others wait on a lock file beside the socket. The file only saves
     needless starts; that there is one coordinator is seen to by the lock on the control segment.
     """
-    if _answers(path):
+    if answers(path):
         return
+    deadline = time.monotonic() + START_TIMEOUT
     lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        _acquire(lock, path)
+        _acquire(lock, path, deadline)
         try:
-            if not _answers(path):
-                _start(path)
+            if not answers(path):
+                _start(path, deadline - time.monotonic())
         finally:
             fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough: a child forked meanwhile has the file open too
     finally:
         os.close(lock)
 
 
-def _acquire(lock: int, path: str) -> None:
+def _acquire(lock: int, path: str, deadline: float) -> None:
     """Take the lock, or raise ``CoordinatorUnavailable``: whoever starts the coordinator may be stopped himself."""
-    deadline = time.monotonic() + START_TIMEOUT
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # to wait in it would stop gevent's other greenlets
@@ -59,7 +59,8 @@ def _acquire(lock: int, path: str) -> None:
             return
 
 
-def _answers(path: str) -> bool:
+def answers(path: str) -> bool:
+    """Whether a coordinator takes connections there."""
     try:
         connect(path).close()
     except CoordinatorUnavailable:
@@ -67,7 +68,7 @@ def _answers(path: str) -> bool:
     return True
 
 
-def _start(path: str) -> None:
+def _start(path: str, timeout: float) -> None:
     """Start it. The process that is started here ends, with exit code 0, when the one that it leaves behind serves."""
     if not sys.executable:  # as in a program that has Python within it, such as mod_wsgi's
         raise CoordinatorUnavailable(
@@ -85,7 +86,7 @@ def _start(path: str) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            timeout=START_TIMEOUT,
+            timeout=timeout,
             start_new_session=True,
             check=False,
         )

@@ -168,8 +168,9 @@ class Link:
         held = tuple([outer.lease for outer in seat.held[-MAX_HELD:] if outer.lease]) if seat.held else ()
         return self.channel.ask(hold, Ask(self._declared[group].group, key, held, copy, here))
 
-    def end(self, request: Request | None, lease: int, result: Product | Exception | None) -> None:
+    def end(self, request: Request | None, seat: Seat, result: Product | Exception | None) -> None:
         assert request is not None
+        lease = seat.lease
         descriptor = None
         message: Message
         if isinstance(result, Product):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -14,7 +16,7 @@ from mpgroupcache.shm._hold import Hold
 from mpgroupcache.threads import waiting
 from mpgroupcache.worker.channel import LIVENESS_TIMEOUT, PING_AFTER, Channel
 from mpgroupcache.worker.process import current
-from mpgroupcache.worker.waits import Apart, Blocking, Flush, Make, Request, Seat, Steps
+from mpgroupcache.worker.waits import CONNECTING, Apart, Attempt, Blocking, Flush, Make, Request, Seat, Steps, Until
 
 T = TypeVar("T")
 
@@ -26,13 +28,13 @@ async def run(program: Callable[..., Steps[T]], *arguments: Any, timeout: float 
     """Run a program to its end. ``timeout``: seconds that it may wait for others; then ``DeadlineExceeded``."""
     hold = Hold()
     try:
-        return await _run(hold, program(hold, *arguments), timeout)
+        deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
+        return await _run(hold, program(hold, *arguments), deadline)
     finally:
         hold.end()
 
 
-async def _run(hold: Hold, steps: Steps[T], timeout: float | None) -> T:
-    deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
+async def _run(hold: Hold, steps: Steps[T], deadline: float | None) -> T:
     step: Callable[[Any], Any] = steps.send
     outcome: Any = None
     while True:
@@ -46,10 +48,14 @@ async def _run(hold: Hold, steps: Steps[T], timeout: float | None) -> T:
         step = steps.send
         try:
             if isinstance(wait, Make):
-                outcome = await _make(wait)
+                began = time.monotonic()
+                try:
+                    outcome = await _make(wait)
+                finally:
+                    deadline = None if deadline is None else deadline + time.monotonic() - began
             elif isinstance(wait, Apart):
                 with waiting():
-                    outcome = await _run_apart(hold, wait)
+                    outcome = await _run_apart(hold, wait, deadline)
             elif deadline is None:
                 with waiting():
                     outcome = await _wait(wait)
@@ -65,9 +71,11 @@ async def _wait_until(wait: Any, deadline: float) -> Any:
         async with asyncio.timeout_at(deadline) as limit:
             return await _wait(wait)
     except TimeoutError:
-        if limit.expired():
-            raise DeadlineExceeded("get: the timeout passed while another caller loads; the load goes on") from None
-        raise
+        if not limit.expired():
+            raise
+    if isinstance(wait, Flush):
+        return None
+    raise DeadlineExceeded(CONNECTING) if isinstance(wait, Until) else DeadlineExceeded
 
 
 async def _wait(wait: Any) -> Any:
@@ -80,6 +88,11 @@ async def _wait(wait: Any) -> Any:
                 await _woken(wait)
         case Blocking(function=function, arguments=arguments):
             result = await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
+        case Until(attempt=attempt, moment=moment):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if moment is None else max(moment - time.monotonic(), 0.0)):
+                    await _over(attempt)
+            result = attempt.over
         case Flush(channel=channel):
             while channel.waiting and channel.broken is None:
                 await _writable(channel)
@@ -104,16 +117,16 @@ def _load(maker: Any, ctx: Any, key: bytes) -> Any:
 # ---- What goes on when its caller goes
 
 
-async def _run_apart(hold: Hold, apart: Apart) -> Any:
+async def _run_apart(hold: Hold, apart: Apart, deadline: float | None) -> Any:
     heir = hold.hand_over()
-    task = asyncio.create_task(_run_to_its_end(heir, apart))
+    task = asyncio.create_task(_run_to_its_end(heir, apart, deadline))
     _apart.add(task)
     task.add_done_callback(functools.partial(_finish, heir))
     return await asyncio.shield(task)
 
 
-async def _run_to_its_end(hold: Hold, apart: Apart) -> Any:
-    return await _run(hold, apart.program(hold, *apart.arguments), None)
+async def _run_to_its_end(hold: Hold, apart: Apart, deadline: float | None) -> Any:
+    return await _run(hold, apart.program(hold, *apart.arguments), deadline)
 
 
 def _finish(hold: Hold, task: asyncio.Task[Any]) -> None:
@@ -154,6 +167,12 @@ async def _woken(waits: Seat | Request) -> None:
         ready = waits.answer is not None or waits.exchange.broken is not None
     if not ready:
         await future
+
+
+async def _over(attempt: Attempt) -> None:
+    future = asyncio.get_running_loop().create_future()
+    attempt.wake_with(_bell().waker(future))
+    await future
 
 
 # ---- A channel: the loop watches its socket for as long as one of its programs waits for an answer

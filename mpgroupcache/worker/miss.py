@@ -30,8 +30,8 @@ from mpgroupcache.shm._reader import Mapping
 from mpgroupcache.shm._view import ByteView
 from mpgroupcache.worker.link import Link
 from mpgroupcache.worker.nesting import begin_load, end_load, held
-from mpgroupcache.worker.port import ALONE, Port
-from mpgroupcache.worker.waits import Apart, Blocking, Flush, Make, Maker, Request, Steps
+from mpgroupcache.worker.port import Alone, Port
+from mpgroupcache.worker.waits import Apart, Flush, Make, Maker, Request, Steps, Until
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +76,13 @@ class LocalProcess(Protocol):
     """What a miss asks of its process."""
 
     flights: Flights
+    alone: Alone
 
-    def link_for(self, group: Any, /) -> Link | None:
-        """The link on which a group is attached, once all is done for that; None: there is no coordinator."""
+    def is_attached(self, *groups: Any) -> bool:
+        """Whether there is a link, on which these groups are attached."""
+
+    def attach(self, *groups: Any) -> Until | None:
+        """Begin to attach groups; what to wait for. None: it is of no use to wait now."""
 
 
 # ---- What a flight of this process ends with
@@ -122,10 +126,14 @@ def miss(hold: Hold, process: LocalProcess, group: LocalGroup, key: bytes, ctx: 
     try:
         link = group.ready_link()
         if link is None:
-            link = yield Blocking(process.link_for, (group,))
+            yield from attached(process, group)
+            link = group.ready_link()
             if (view := group.lookup(key)) is not None:
                 return view
-        port: Port = link or ALONE
+            if link is None and (kept := process.alone.find(group.name, key, group.changes)) is not None:
+                group.count(Counter.MAIN_HITS)
+                return ByteView(kept)
+        port: Port = link or process.alone
         copy = not group.readable
         while True:
             seats = held()
@@ -147,7 +155,7 @@ def miss(hold: Hold, process: LocalProcess, group: LocalGroup, key: bytes, ctx: 
                         found = _settle(group, key, seat, request, answer)
                 except _UNSERVED as error:
                     logger.info("group %r: a value is loaded without the coordinator: %s", group.name, error)
-                    port, request, answer = ALONE, None, None
+                    port, request, answer = process.alone, None, None
                 if answer is None or seat.lease:
                     break
             if found is not None:
@@ -159,6 +167,16 @@ def miss(hold: Hold, process: LocalProcess, group: LocalGroup, key: bytes, ctx: 
         raise
     loaded: ByteView = yield Apart(load, (group, port, seat, request, key, ctx, peer))
     return loaded
+
+
+def attached(process: LocalProcess, *groups: Any, patient: bool = False) -> Steps[bool]:
+    """Attach groups, as far as that is worth waiting for; ``patient``: as long as it takes. Whether they are."""
+    for _ in range(2):  # of the first attempt others may have thought, who knew nothing of these groups
+        if process.is_attached(*groups) or (wait := process.attach(*groups)) is None:
+            break
+        if not (yield Until(wait.attempt, None) if patient else wait):
+            break
+    return process.is_attached(*groups)
 
 
 def load(
@@ -188,17 +206,17 @@ def load(
                 end_load(token)
         except Exception as error:  # the key's own failure, and every waiter's
             group.count(Counter.LOCAL_LOAD_ERRS)
-            port.end(request, seat.lease, error)
+            port.end(request, seat, error)
             seat.settle(Broken(FailureCode.LOAD_ERROR, *describe_error(error), error))
             raise
         group.count(Counter.PEER_LOADS if product.picked else Counter.LOCAL_LOADS)
-        port.end(request, seat.lease, product)
+        port.end(request, seat, product)
         seat.settle(Given(product.value, Origin.FLIGHT))
         if port.channel is not None and port.channel.waiting:
             yield Flush(port.channel)
         return ByteView(product.value)
     except BaseException:  # of the loader or a signal's handler, it says nothing about the key: the next one loads
-        port.end(request, seat.lease, None)
+        port.end(request, seat, None)
         raise
 
 
@@ -265,7 +283,9 @@ def _map(request: Request, size: int) -> Mapping:
 
 def serve(hold: Hold, process: LocalProcess, group: LocalGroup, key: bytes, ctx: Any) -> Steps[ByteView]:
     """Answer a peer's request: as a get, but no other peer is asked for it, nor waited for."""
-    link = group.ready_link() or (yield Blocking(process.link_for, (group,)))
+    if (link := group.ready_link()) is None:
+        yield from attached(process, group)
+        link = group.ready_link()
     if link is not None:
         link.tell_served(group.name)
     if (view := group.lookup(key)) is not None:

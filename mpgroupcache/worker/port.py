@@ -6,12 +6,14 @@ the coordinator tells it what another process has, or grants it the lease. Where
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from mpgroupcache.errors import LoadCycleError, describe_cycle
 from mpgroupcache.product import Product
 from mpgroupcache.shm._hold import Hold, Seat
+from mpgroupcache.worker import config
+from mpgroupcache.worker.kept import MOST, SHARE, Kept
 from mpgroupcache.worker.nesting import find_circle
 from mpgroupcache.worker.waits import Request
 
@@ -35,14 +37,35 @@ class Port(Protocol):
     def ask(self, hold: Hold, group: str, seat: Seat, key: bytes, copy: bool, here: bool) -> Request | None:
         """Ask for a key. None: the caller has the lease. Dropping the request gives up, and a lease granted to it."""
 
-    def end(self, request: Request | None, lease: int, result: Product | Exception | None) -> None:
-        """End a lease: with what was loaded, the error that its waiters are to have, or nothing: the next one loads."""
+    def end(self, request: Request | None, seat: Seat, result: Product | Exception | None) -> None:
+        """End a seat's lease: with what was loaded, the error for its waiters, or nothing: the next one loads."""
+
+
+class Sized(Protocol):
+    """What is asked of a group here."""
+
+    cache_bytes: int
 
 
 class Alone:
-    """No coordinator: whoever leads a flight of this process loads."""
+    """No coordinator: whoever leads a flight of this process loads, and what was loaded is kept here for a while."""
 
     channel: Channel | None = None
+
+    def __init__(self, groups: Mapping[str, Sized]) -> None:
+        """``groups``: by name, those that may be asked for."""
+        self._groups = groups
+        self._kept: dict[str, Kept] = {}
+
+    def find(self, group: str, key: bytes, changes: int) -> bytes | None:
+        """What is kept of a key, if it is of this count of changes."""
+        kept = self._kept.get(group)
+        return None if kept is None else kept.find(key, changes)
+
+    def clear(self) -> None:
+        """There is a coordinator: nothing is kept here any more."""
+        for kept in list(self._kept.values()):
+            kept.clear()
 
     def place(self, group: str, key: bytes, here: bool, picked: bool, held: tuple[Seat, ...]) -> Hashable:
         # Who will not wait for a peer does not join whoever asks one.
@@ -54,8 +77,15 @@ class Alone:
     def ask(self, hold: Hold, group: str, seat: Seat, key: bytes, copy: bool, here: bool) -> None:
         return None
 
-    def end(self, request: Request | None, lease: int, result: Product | Exception | None) -> None:
+    def end(self, request: Request | None, seat: Seat, result: Product | Exception | None) -> None:
         """Nobody else is to be told."""
+        if not isinstance(result, Product):
+            return
+        name, key, *_ = seat.flight.key
+        if (kept := self._kept.get(name)) is None:
+            most = min(self._groups[name].cache_bytes // SHARE, MOST)
+            kept = self._kept.setdefault(name, Kept(most, config.keep_alone()))
+        kept.keep(key, result.value, seat.flight.changes)
 
 
 def check_circle(seat: Seat) -> None:
@@ -63,6 +93,3 @@ def check_circle(seat: Seat) -> None:
     if seat.held and not seat.leads and (circle := find_circle(seat)) is not None:
         seat.leave()
         raise LoadCycleError(describe_cycle([key[:2] for key in circle]))  # type: ignore[index]
-
-
-ALONE = Alone()

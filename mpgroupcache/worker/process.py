@@ -13,9 +13,9 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from mpgroupcache.errors import CacheError, describe_error
+from mpgroupcache.errors import CacheError, CoordinatorUnavailable, describe_error
 from mpgroupcache.shm._hold import Flights
 from mpgroupcache.shm._reader import Reader, forked, renew_epoch
 from mpgroupcache.threads import Threads
@@ -24,13 +24,20 @@ from mpgroupcache.worker.channel import CoordinatorSilent
 from mpgroupcache.worker.declared import DeclaredGroup
 from mpgroupcache.worker.link import Link
 from mpgroupcache.worker.peerloads import PeerLoads
+from mpgroupcache.worker.port import Alone
+from mpgroupcache.worker.waits import Attempt, Until
 
 logger = logging.getLogger(__name__)
 
+ATTACHING = "mpgroupcache-attach"  # the name of threads that connect, and attach
 RETRY_FIRST = 0.05  # s; a coordinator that restarts is back in about this
-LOADS = min(32, (os.cpu_count() or 1) + 4)  # of aget, side by side: as many as an event loop's executor runs
-LIVED = 1.0  # s; a link that breaks before that was none
 RETRY_MOST = 5.0  # s; between two tries to reach one that stays away
+LIVED = 1.0  # s; a link that breaks before that was none
+LOADS = min(32, (os.cpu_count() or 1) + 4)  # of aget, side by side: as many as an event loop's executor runs
+# s of an attempt that its caller's company waits, too: longer than it takes to start a private coordinator on a machine
+# that is not busy elsewhere, or the first gets of an application's threads would each load for themselves.
+COMPANY = 0.4
+SLOW = 0.02  # s; an attempt that fails later than this is not waited for the next time: it was no refusal
 
 # What connecting and attaching are known to raise: a RuntimeError where no thread can be started. No get fails because
 # of that, nor because of anything else that they raise; but that is a defect, and the log has its type and traceback.
@@ -46,44 +53,92 @@ class Process:
         self.threads = Threads(LOADS, "mpgroupcache-aget")
         """Where ``aget`` runs what is not async."""
         self._groups: dict[str, DeclaredGroup] = {}  # that were attached, or are to be
+        self.alone = Alone(self._groups)
+        """The port where there is no coordinator."""
         self._loads = PeerLoads(self._groups, self.flights)
         self._closed = threading.Event()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of whoever connects and attaches
         self._link: Link | None = None
         self._linked_at: float | None = None  # until it is seen how long the link lasted
         self._broke_soon = 0  # links in a row
         self._retry_at = 0.0
         self._failures = 0
         self._reported: set[type[Exception] | None] = set()  # since there was a link; None: of those that are foreseen
-        self._silent = False  # at the last try
+        self._refused: dict[str, float] = {}  # until when to be content without what a group was refused
+        self._slow = False  # the last attempt was
+        self._location: config.Location | None = None  # that was tried last
+        self._beginning = threading.Lock()
+        self._attempt: Attempt | None = None
         self._reattacher: threading.Thread | None = None  # at work while it lives
         self._reattach_lock = threading.Lock()
 
-    def connect(self, background: bool = False) -> Link | None:
-        """A working link, for groups to come; None while there is no coordinator."""
-        try:
-            return self.working_link or self._connect(background)
-        except Exception as error:
-            self._report(error)
-            return None
+    def attach(self, *groups: DeclaredGroup, starts: bool = True) -> Until | None:
+        """Begin to connect, and to attach these groups and all others, unless somebody is at it; what to wait for.
 
-    def link_for(self, group: DeclaredGroup, background: bool = False) -> Link | None:
-        """A working link on which ``group`` is declared and attached; None while there is no coordinator.
-
-        ``background``: nobody waits for it.
+        None: there is nothing to wait for: it was tried lately, or is known to take long. A thread of its own is at it,
+        so that nobody waits for longer than he will: who began it to its end, his company for ``COMPANY``.
+        ``starts``: whether a private coordinator is started where there is none.
         """
+        self._groups.update({group.name: group for group in groups})
+        if self._closed.is_set() or time.monotonic() < self._retry_of(groups):
+            return None
+        if self._is_slow() and not self._is_private() and self._begin_reattaching():
+            return None
+        with self._beginning:
+            attempt, moment = self._attempt, None
+            if attempt is None or attempt.over:
+                attempt = Attempt(time.monotonic())
+                thread = threading.Thread(target=self._try, args=(attempt, starts), name=ATTACHING, daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # no thread can be started
+                    self._report(error)
+                    return None
+                self._attempt = attempt
+            else:
+                moment = attempt.began + COMPANY
+        return None if self._is_slow() else Until(attempt, moment)
+
+    def _retry_of(self, groups: Iterable[DeclaredGroup]) -> float:
+        """When to try again."""
+        if self.working_link is None:
+            return self._retry_at
+        return min((self._refused.get(group.name, 0.0) for group in groups), default=0.0)
+
+    def _try(self, attempt: Attempt, starts: bool) -> None:
         try:
+            self._attach_all(starts)
+        finally:
+            attempt.end()
+
+    def _attach_all(self, starts: bool = True) -> bool:
+        """Connect, and attach all groups; whether all that was had. No get fails because of what this meets."""
+        with self._lock:
             link = self.working_link
-            if link is None:
-                self._groups[group.name] = group  # for whoever comes back without it
-                link = self._connect(background)
-            if link is not None and not group.is_attached_to(link):
+            if link is None and not self._closed.is_set() and time.monotonic() >= self._retry_at:
+                began = time.monotonic()
+                try:
+                    link = self._connect(starts)
+                except Exception as error:
+                    self._report(error)
+                self._slow = link is None and time.monotonic() - began > SLOW
+            attached = [link is not None and self._attach(link, group) for group in list(self._groups.values())]
+            return link is not None and all(attached)
+
+    def _attach(self, link: Link, group: DeclaredGroup) -> bool:
+        try:
+            if not group.is_attached_to(link):
                 group.attach_to(link)
-                self._groups[group.name] = group
-            return link
         except Exception as error:
             self._report(error, f"group {group.name!r} is not attached: ")
-            return None
+            self._refused[group.name] = self._retry_at
+            return False
+        self._refused.pop(group.name, None)
+        return True
+
+    def is_attached(self, *groups: DeclaredGroup) -> bool:
+        """Whether there is a link, on which these groups are attached."""
+        return self.working_link is not None and all(group.ready_link() is not None for group in groups)
 
     @property
     def working_link(self) -> Link | None:
@@ -91,57 +146,50 @@ class Process:
         link = self._link
         return None if link is None or link.broken else link
 
-    def _connect(self, background: bool = False) -> Link | None:
-        if self._closed.is_set() or time.monotonic() < self._retry_at:
+    def _connect(self, starts: bool) -> Link | None:
+        """A new link. Raises what the ways to it raise; None where nobody is to start one, or this process has left."""
+        previous = None
+        if (last := self._link) is not None:
+            previous = last.reader
+            if self._linked_at is not None:
+                self._slow = self._is_slow()  # before the next lines make it the only one to say so
+                broke_soon = time.monotonic() - self._linked_at < LIVED
+                self._broke_soon = self._broke_soon + 1 if broke_soon else 0
+                self._linked_at = None
+            last.close()  # of a link that broke, one connection may live on, and its service thread with it
+        location = self._location = config.location()
+        if location.private:
+            if starts:
+                embedded.ensure_running(location.path)
+            elif not embedded.answers(location.path):
+                return None
+        on_broken = None if location.private else self._begin_reattaching
+        link = self._link = Link(location.path, self._loads.submit, on_broken)  # closed in any case, later
+        link.open(previous, _readers.add)
+        if self._closed.is_set():  # this process left meanwhile, and its close() may have been too early to see it
+            link.close()
             return None
-        if not background and self._is_silent() and self._begin_reattaching():
-            return None  # or a get would wait for that again and again
-        with self._lock:
-            if (link := self.working_link) is not None:
-                return link  # another thread was faster
-            if time.monotonic() < self._retry_at:
-                return None
-            previous = None
-            if (last := self._link) is not None:
-                previous = last.reader
-                if self._linked_at is not None:
-                    self._silent = self._is_silent()  # before the next lines make it the only one to say so
-                    broke_soon = time.monotonic() - self._linked_at < LIVED
-                    self._broke_soon = self._broke_soon + 1 if broke_soon else 0
-                    self._linked_at = None
-                last.close()  # of a link that broke, one connection may live on, and its service thread with it
-            try:
-                location = config.location()
-                if location.private:
-                    embedded.ensure_running(location.path)
-                on_broken = None if location.private else self._begin_reattaching
-                link = self._link = Link(location.path, self._loads.submit, on_broken)  # closed in any case, later
-                link.open(previous, _readers.add)
-            except Exception as error:
-                self._report(error)
-                return None
-            if self._closed.is_set():  # this process left meanwhile, and its close() may have been too early to see it
-                link.close()
-                return None
-            if self._reported:
-                logger.info("the coordinator is back: instance %s", link.instance)
-                self._reported.clear()
-            self._linked_at = time.monotonic()
-            self._failures = 0
-            self._silent = False
-            # As where the coordinator has a descriptor for one connection, and not for two.
-            if self._broke_soon > 2:
-                self._wait(self._broke_soon)
-            for tell in _on_link:
-                tell(link)
-            return link
+        if self._reported:
+            logger.warning("the coordinator is back: instance %s", link.instance)
+            self._reported.clear()
+        self._linked_at = time.monotonic()
+        self._failures = 0
+        self.alone.clear()
+        # As where the coordinator has a descriptor for one connection, and not for two.
+        if self._broke_soon > 2:
+            self._wait(self._broke_soon)
+        for tell in _on_link:
+            tell(link)
+        return link
 
-    def _is_silent(self) -> bool:
-        """Whether the coordinator lived when it was heard of last, and did not answer."""
-        link = self._link
-        if link is None or self._linked_at is None:
-            return self._silent
-        return isinstance(link.channel.broken, CoordinatorSilent)  # nobody has tried since it broke
+    def _is_slow(self) -> bool:
+        """Whether to connect is known to take long: nobody waits for that again."""
+        if (link := self._link) is not None and self._linked_at is not None:  # nobody has tried since it broke
+            return isinstance(link.channel.broken, CoordinatorSilent)
+        return self._slow
+
+    def _is_private(self) -> bool:
+        return self._location is not None and self._location.private
 
     def _begin_reattaching(self) -> bool:
         """Come back without a get: peers' requests are loaded by idle workers too. Returns whether somebody is at it.
@@ -151,7 +199,7 @@ class Process:
         with self._reattach_lock:
             if self._reattacher is not None and self._reattacher.is_alive():
                 return True
-            thread = threading.Thread(target=self._reattach, name="mpgroupcache-reattach", daemon=True)
+            thread = threading.Thread(target=self._reattach, name=ATTACHING, daemon=True)
             try:
                 thread.start()
             except RuntimeError:  # no thread can be started: the next get attaches
@@ -161,23 +209,23 @@ class Process:
 
     def _reattach(self) -> None:
         while not self._closed.wait(max(self._retry_at - time.monotonic(), RETRY_FIRST * random.random())):
-            links = [self.connect(background=True)]
-            links += [self.link_for(group, background=True) for group in list(self._groups.values())]
+            attached = self._attach_all()
             with self._reattach_lock:  # a link that breaks from here on begins another
-                if None not in links and self.working_link is not None:
+                if attached and self.working_link is not None:
                     self._reattacher = None
                     return
-            del links  # which hold regions
 
     def _report(self, error: Exception, what: str = "") -> None:
         """Try again later, each time after twice as long, and not in step with the other workers."""
-        self._silent = isinstance(error, CoordinatorSilent)
         kind = None if isinstance(error, _FORESEEN) else type(error)
         if kind not in self._reported:
             self._reported.add(kind)
             reason = str(error) if kind is None else ": ".join(describe_error(error))
-            until = "values are loaded in this process, uncached, until it is back"
-            logger.warning("no coordinator: %s%s; %s", what, reason, until)
+            if not isinstance(error, CoordinatorUnavailable):  # whose text says so
+                reason = f"no coordinator: {what}{reason}"
+            until = "hits go on; until it is back, what is not cached is loaded in this process, which keeps it for"
+            log = f"; its log is {self._location.path}.log" if self._location and self._location.private else ""
+            logger.warning("%s; %s %g s%s", reason, until, config.keep_alone(), log)
         if kind is not None:
             logger.debug("no coordinator: %s", what, exc_info=error)
         self._wait(self._failures)

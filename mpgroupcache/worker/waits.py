@@ -12,8 +12,9 @@ program at its ``yield``. What it has taken by then is in its hold, and ends wit
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct
 
@@ -44,7 +45,7 @@ class Maker(Protocol):
 class Make(Struct, frozen=True):
     """Have a maker bring a value: in the thread that waits, on its loop, or from a loop in a thread of ours.
 
-    Nobody gives up: the deadline does not count meanwhile.
+    Nobody gives up: the deadline is put off by the time that it takes.
     """
 
     maker: Maker
@@ -53,14 +54,47 @@ class Make(Struct, frozen=True):
 
 
 class Blocking(Struct, frozen=True):
-    """Call what blocks, such as connecting. A loop has a thread do it; whoever gives up leaves that to its end."""
+    """Call what blocks. A loop has a thread do it; whoever gives up leaves that to its end."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
 
 
+CONNECTING: Final = "this process connects to its coordinator; that goes on"  # what a deadline may pass in
+
+
+class Attempt:
+    """A try to reach the coordinator, which one thread makes and any number of callers wait for, each as he will."""
+
+    def __init__(self, began: float) -> None:
+        """``began``: of ``time.monotonic()``."""
+        self.began = began
+        self.over = False
+        self._wakes: list[Callable[[], object]] = []
+
+    def wake_with(self, wake: Callable[[], object]) -> None:
+        """Have ``wake`` called when it is over; maybe twice."""
+        self._wakes.append(wake)
+        if self.over:  # else `end` meets it in the list
+            wake()
+
+    def end(self) -> None:
+        """It is over, however it went: whoever waits looks for himself."""
+        self.over = True
+        for wake in self._wakes:
+            with contextlib.suppress(RuntimeError):  # a lock that was released already
+                wake()
+
+
+class Until(Struct, frozen=True):
+    """Wait until an attempt is over, but not longer than to ``moment`` (of ``time.monotonic()``)."""
+
+    attempt: Attempt
+    moment: float | None
+
+
 class Flush(Struct, frozen=True):
-    """Wait until the channel's socket has taken what was sent."""
+    """Wait until the channel's socket has taken what was sent. The deadline ends that, too, and raises nothing."""
 
     channel: Channel
 
@@ -72,9 +106,23 @@ class Apart(Struct, frozen=True):
     arguments: tuple[Any, ...]
 
 
-Wait: TypeAlias = Request | Seat | Make | Blocking | Flush | Apart
+Wait: TypeAlias = Request | Seat | Make | Blocking | Until | Flush | Apart
 
 Steps: TypeAlias = Generator[Wait, Any, T]
 """A program under way. A program is a function of its `Hold`, and what it is about."""
 
-__all__ = ["Apart", "Blocking", "Flush", "Hold", "Make", "Maker", "Request", "Seat", "Steps", "Wait"]
+__all__ = [
+    "CONNECTING",
+    "Apart",
+    "Attempt",
+    "Blocking",
+    "Flush",
+    "Hold",
+    "Make",
+    "Maker",
+    "Request",
+    "Seat",
+    "Steps",
+    "Until",
+    "Wait",
+]

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from workers import REATTACHING, Daemon, HandWorker, Worker, segments_of, value_of, wait_until
+from workers import Daemon, HandWorker, Worker, segments_of, value_of, wait_until
 
 from mpgroupcache.coordinator.instance import SPARE_DESCRIPTORS
 from mpgroupcache.coordinator.main import ExitCode
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.messages import Ask, Origin, Ping, Pong, Store, Value
+from mpgroupcache.worker import process
 from mpgroupcache.worker.channel import LIVENESS_TIMEOUT
 from mpgroupcache.worker.link import connect
 
@@ -109,9 +110,9 @@ def test_a_dead_instance_is_taken_over(start_coordinator: Start, spawn_on: Spawn
 
 def test_without_a_coordinator_workers_load(tmp_path: Path, spawn_on: SpawnOn) -> None:
     worker = spawn_on(str(tmp_path / "none.sock"))
-    assert worker.get("k") == value_of("k")
-    assert worker.get("k") == value_of("k")
-    assert worker.loads == ["k", "k"]
+    for key in ("k", "l", "k"):
+        assert worker.get(key) == value_of(key)
+    assert worker.loads == ["k", "l"]  # it keeps them for a while
     threads = worker.do("storm", ["a", "b", "hold:c"][:2], 8)
     assert threads == [[value_of("a"), value_of("b")]] * 8
     stats, _ = worker.do("stats")
@@ -179,7 +180,7 @@ def test_a_coordinator_that_stays_silent_is_waited_for_once(
         return len(worker.do("linkers"))
 
     wait_until(lambda: gets_and_tries() >= 2, "tries to come back")
-    assert set(worker.do("linkers")) == {REATTACHING}
+    assert set(worker.do("linkers")) == {process.ATTACHING}
     daemon.send(signal.SIGCONT)
     wait_until(lambda: worker.do("has_link") and worker.do("attached"))  # without a get
 

@@ -170,7 +170,8 @@ def test_a_worker_that_is_turned_away_loads_alone(daemon: Daemon, spawn_on: Call
     worker.do("speak", MAX_VERSION, MAX_VERSION)
     for _ in range(2):
         assert worker.get("k") == value_of("k")
-    assert worker.loads == ["k", "k"]
+    assert worker.get("l") == value_of("l")
+    assert worker.loads == ["k", "l"]
     assert not worker.do("has_link")
     daemon.wait_says(f"got a worker with {MAX_VERSION} to {MAX_VERSION}")
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from workers import PATIENCE, REATTACHING, wait_until
+from workers import PATIENCE, wait_until
 
 import mpgroupcache
 from mpgroupcache import singleflight
@@ -67,7 +67,7 @@ def test_tries_to_reach_a_coordinator_become_rare_and_are_not_in_step(monkeypatc
             worker._retry_at = 0.0  # it is over
             worker._report(OSError("none"))
             delays.append(worker._retry_at - 1000.0)
-            assert worker._connect() is None  # before that it is not tried
+            assert worker.attach() is None  # before that it is not tried
         assert all(0.5 * expected <= delay + 1e-9 <= 1.5 * expected + 1e-6 for delay in delays)
         assert max(delays) - min(delays) > 0.1 * expected
 
@@ -78,13 +78,13 @@ def test_a_link_that_breaks_at_once_is_no_success(here: Any, monkeypatch: pytest
     waits: list[int] = []
     monkeypatch.setattr(made, "_wait", waits.append)
     for _ in range(6):
-        link = made._connect()
+        link = made._connect(starts=False)
         assert link is not None
         link.channel.close("as if the coordinator had")
     assert waits == [3, 4, 5]
     for _ in range(3):
         made._begin_reattaching()
-    assert sum(thread.name == REATTACHING for thread in threading.enumerate()) <= 1
+    assert sum(thread.name == process.ATTACHING for thread in threading.enumerate()) <= 1
 
 
 @pytest.mark.parametrize("moment", ["before", "connecting", "connected"])

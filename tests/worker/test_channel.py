@@ -235,7 +235,7 @@ def test_a_socket_that_is_full(ends: tuple[Channel, Peer], on: str) -> None:
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(read)
         if on == "a thread":
-            channel.drain()
+            channel.drain(None)
         else:
             asyncio.run(loops._wait(Flush(channel)))
         assert set(map(type, reading.result(10)[:-1])) == {Store}
@@ -244,7 +244,7 @@ def test_a_socket_that_is_full(ends: tuple[Channel, Peer], on: str) -> None:
     while not channel.waiting:
         channel.post(encode(store))
     if on == "a thread":
-        channel.drain()
+        channel.drain(None)
     else:
         asyncio.run(loops._wait(Flush(channel)))
     assert isinstance(channel.broken, channel_module.CoordinatorSilent)
@@ -293,6 +293,6 @@ def test_a_channel_that_is_closed_while_it_is_full(ends: tuple[Channel, Peer]) -
     while not channel.waiting:
         channel.post(encode(Store(1, bytes(INLINE_BYTES), False, None)))
     with ThreadPoolExecutor(1) as pool:
-        draining = pool.submit(channel.drain)
+        draining = pool.submit(channel.drain, None)
         channel.close("as if the coordinator had")
         assert draining.result(10) is None

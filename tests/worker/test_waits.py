@@ -151,6 +151,28 @@ def test_a_seat(run: Run, end: str) -> None:
 
 
 @every_driver
+def test_a_makers_time_puts_the_deadline_off(run: Run) -> None:
+    flights, kept = Flights(), []
+    lead = Hold()
+    leader = lead.board(flights, "key", 0, ())
+    slow = Maker()
+    slow.load = lambda ctx, key: time.sleep(1.1) or Product(key)  # type: ignore[method-assign, func-returns-value]
+
+    def making(hold: Hold) -> Steps[Any]:
+        yield Make(slow, None, b"k")
+        return (yield from following(hold, flights, kept))
+
+    def finish() -> None:
+        wait_until(lambda: kept and kept[0].wake is not None, "one who waits")
+        leader.settle("theirs")
+
+    thread = threading.Thread(target=finish)
+    thread.start()
+    assert run(making, timeout=1.0) == "theirs"
+    thread.join()
+
+
+@every_driver
 def test_a_deadline(run: Run) -> None:
     """It ends a wait for others, and what was held is given back; a maker's own time does not count."""
     flights, kept = Flights(), []

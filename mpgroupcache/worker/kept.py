@@ -1,0 +1,66 @@
+"""What a process keeps of what it loads, while it has no coordinator: little, and for seconds.
+
+Where none can start, as in some containers, each request would load anew otherwise. With a coordinator all is cached
+there, and nothing here.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Final
+
+from msgspec import Struct
+
+SHARE: Final = 64  # of a group's bytes that may be kept here: its host has some ten such processes
+MOST: Final = 16 << 20  # bytes of each group, however large it is
+
+
+class _Entry(Struct, frozen=True, gc=False):
+    value: bytes
+    until: float  # of ``time.monotonic()``
+    changes: int  # of the group, before it was loaded: of no use to whoever has seen another
+
+
+class Kept:
+    """One group's values, of at most ``most`` bytes with their keys, each for ``seconds``."""
+
+    def __init__(self, most: int, seconds: float) -> None:
+        self._most = most
+        self._seconds = seconds
+        self._entries: dict[bytes, _Entry] = {}  # the oldest first: it is the first to end
+        self._bytes = 0  # too many, where a signal's handler raised: then less is kept, until it is cleared
+        self._lock = threading.Lock()
+
+    def find(self, key: bytes, changes: int) -> bytes | None:
+        """The value, if it may still be used."""
+        entry = self._entries.get(key)
+        if entry is None or entry.changes != changes or entry.until <= time.monotonic():
+            return None
+        return entry.value
+
+    def keep(self, key: bytes, value: bytes, changes: int) -> None:
+        """Keep a value; the oldest make room for it."""
+        size = len(key) + len(value)
+        with self._lock:
+            self._drop(key)
+            if size > self._most:
+                return
+            now = time.monotonic()
+            while self._entries:
+                oldest = next(iter(self._entries))
+                if self._bytes + size <= self._most and self._entries[oldest].until > now:
+                    break
+                self._drop(oldest)
+            self._bytes += size
+            self._entries[key] = _Entry(value, now + self._seconds, changes)
+
+    def _drop(self, key: bytes) -> None:
+        if (entry := self._entries.pop(key, None)) is not None:
+            self._bytes -= len(key) + len(entry.value)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._entries.clear()
+            self._bytes = 0
