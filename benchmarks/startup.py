@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.common import cpu_ns, ratio, table, verdict
+from mpgroupcache.worker.config import private_socket
 
 LOAD = "lambda ctx, key, dest: dest.set_bytes(b'x')"
 DECLARE = f"import mpgroupcache; group = mpgroupcache.new_group('startup', '1MiB', {LOAD})"
@@ -80,11 +81,10 @@ def coordinator(*options: str) -> Took:
 
 def first_miss() -> Took:
     """The import, a group, and its first get, which starts the application's private coordinator."""
-    with tempfile.TemporaryDirectory(prefix="mpg-") as directory:
-        took = statement(MISS, XDG_RUNTIME_DIR=directory)
-        (path,) = Path(directory).rglob("*.sock")
-        with connected(str(path)) as sock, ending(sock) as pid:
-            return Took(took.wall, took.cpu + cpu_ns(pid) / 1e9)
+    name = os.urandom(8).hex()
+    took = statement(MISS, MPGROUPCACHE_APPLICATION=name)
+    with connected(private_socket(name)) as sock, ending(sock) as pid:
+        return Took(took.wall, took.cpu + cpu_ns(pid) / 1e9)
 
 
 def connected(path: str) -> socket.socket:

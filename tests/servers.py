@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import psutil
 from workers import PATIENCE, segments_of, wait_until
 
+from mpgroupcache.worker.config import private_socket
+
 TESTS = Path(__file__).parent
 APPS = TESTS / "apps"
 WORKERS = 2  # of each server, as apps/gunicorn.conf.py says
@@ -68,7 +70,7 @@ class Server:
             environment["TEST_WARM"] = "1"
         environment["MPGROUPCACHE_LINGER"] = str(linger)
         if socket_path is None:
-            environment["XDG_RUNTIME_DIR"] = str(directory)
+            environment["MPGROUPCACHE_APPLICATION"] = str(directory)
         else:
             environment["MPGROUPCACHE_SOCKET"] = socket_path
         # Not ``python -m gunicorn``, whose USR2 starts a script that has gunicorn's own modules on its path.
@@ -193,15 +195,12 @@ class Server:
     @property
     def socket_path(self) -> str:
         """The embedded coordinator's socket."""
-        (path,) = wait_until(
-            lambda: list(self.directory.glob("mpgroupcache-*/*.sock")), "a private coordinator's socket"
-        )
-        return str(path)
+        return private_socket(str(self.directory))
 
     def coordinator(self) -> psutil.Process:
         """The process that listens on the embedded coordinator's socket."""
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.connect(self.socket_path)
+            wait_until(lambda: not sock.connect_ex(self.socket_path), "a private coordinator")
             pid, _, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         return psutil.Process(pid)
 
@@ -224,10 +223,8 @@ class Server:
         for process in self._family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.terminate()
-        for log in self.directory.glob("mpgroupcache-*/*.sock.log"):
-            socket_path = log.with_suffix("")
-            wait_until(lambda path=socket_path: not path.exists(), "the embedded coordinator's end")
-            wait_until(lambda path=socket_path: not segments_of(str(path)), "the end of its segments")
+        wait_until(lambda: not os.path.exists(self.socket_path), "the embedded coordinator's end")
+        wait_until(lambda: not segments_of(self.socket_path), "the end of its segments")
 
 
 def is_asgi(worker_class: str) -> bool:

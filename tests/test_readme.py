@@ -11,13 +11,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 from workers import PATIENCE, segments_of, wait_until
 
 import mpgroupcache
 from mpgroupcache.net.consistenthash import Map
+from mpgroupcache.worker.config import private_socket
 
 README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
@@ -38,12 +38,12 @@ def render(name):
 @pytest.fixture
 def application() -> Iterator[dict[str, str]]:
     """The environment of an application of its own, whose coordinator is the embedded default."""
-    with TemporaryDirectory(prefix="mpg-") as directory:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MPGROUPCACHE_")}
-        yield environment | {"XDG_RUNTIME_DIR": directory, "MPGROUPCACHE_LINGER": "0.2", "PYTHONWARNINGS": "error"}
-        for log in Path(directory).glob("mpgroupcache-*/*.sock.log"):
-            path = log.with_suffix("")
-            wait_until(lambda path=path: not path.exists() and not segments_of(str(path)), "the coordinator's end")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MPGROUPCACHE_")}
+    name = os.urandom(8).hex()
+    own = {"MPGROUPCACHE_APPLICATION": name, "MPGROUPCACHE_LINGER": "0.2", "PYTHONWARNINGS": "error"}
+    yield environment | own
+    path = private_socket(name)
+    wait_until(lambda: not os.path.exists(path) and not segments_of(path), "the coordinator's end")
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.lstrip().split("\n", 1)[0])

@@ -26,7 +26,7 @@ from mpgroupcache.coordinator.peering import Peering
 from mpgroupcache.coordinator.roster import Roster
 from mpgroupcache.errors import ProtocolError
 from mpgroupcache.shm.ownership import open_instance
-from mpgroupcache.shm.segment import instance_name
+from mpgroupcache.shm.segment import instance_name, remove_private_files
 
 if TYPE_CHECKING:
     from mpgroupcache.coordinator.spawner import Loaders
@@ -164,6 +164,8 @@ class Coordinator:
         self._groups.close(keep)
         if not keep:
             self._control.retire()
+            if self._options.embedded:  # while this holds the writer's lock: the next one's have the same names
+                remove_private_files(self._options.socket)
         self._control.close()
         if not keep:
             self._segment.unlink()

@@ -21,6 +21,7 @@ from mpgroupcache.coordinator.options import Options
 from mpgroupcache.coordinator.peering import Peering
 from mpgroupcache.errors import AlreadyRunning, ArenaError
 from mpgroupcache.limits import SOCKET_VARIABLE
+from mpgroupcache.shm.segment import private_files
 
 if TYPE_CHECKING:
     from mpgroupcache.net.hooks import NamedRing
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logger.error("%s", error)
         return ExitCode.BAD_OPTION
     if restarts:
-        _restart(options)
+        _restart()
     return ExitCode.OK
 
 
@@ -77,12 +78,10 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _restart(options: Options) -> None:
+def _restart() -> None:
     """Become the next coordinator, as it is installed now: the same process, with the same arguments."""
-    # What a private one was started with would have it leave its starter once more, and end sooner without.
+    # It has left its starter already.
     arguments = [argument for argument in sys.orig_argv[1:] if argument != "--detach"]
-    if options.detach:
-        arguments.append(f"--linger={options.linger:g}")
     os.execv(sys.executable, [sys.executable, *arguments])
 
 
@@ -161,7 +160,7 @@ def _report_ready(path: str, writer: int) -> None:
 
     The streams that were inherited belong to the application: kept open, they would keep its pipes open.
     """
-    log = os.open(f"{path}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    log = os.open(private_files(path)[1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     os.dup2(log, sys.stdout.fileno())
     os.dup2(log, sys.stderr.fileno())
     os.close(log)

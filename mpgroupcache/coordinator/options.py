@@ -43,6 +43,7 @@ class Options(Struct, frozen=True):
     app: str | None = None  # module of group declarations
     loaders: int = 1  # processes that load for it
     log_level: str = "info"
+    embedded: bool = False  # started by an application for itself: its log and lock lie beside the socket
     detach: bool = False
 
     @property
@@ -226,12 +227,13 @@ def _parser() -> argparse.ArgumentParser:
             how |= {"nargs": "?", "const": "yes"}
         parser.add_argument(f"--{name}", metavar=option.metavar, help=option.help, dest=name, **how)
     parser.add_argument("--config", metavar="FILE", help="TOML file with options")
-    parser.add_argument("--detach", action="store_true", help=argparse.SUPPRESS)  # of the embedded default
+    for name in ("--embedded", "--detach"):  # what an application says that starts one for itself
+        parser.add_argument(name, action="store_true", help=argparse.SUPPRESS)
     return parser
 
 
 def _merge(flags: dict[str, Any], environment: Mapping[str, str]) -> Options:
-    detach = flags.pop("detach", False)
+    switches = {name: flags.pop(name, False) for name in ("embedded", "detach")}
     config = flags.pop("config", None) or environment.get(f"{PREFIX}CONFIG")
     said: dict[str, tuple[Any, str]] = {}
     if config is not None:
@@ -255,11 +257,11 @@ def _merge(flags: dict[str, Any], environment: Mapping[str, str]) -> Options:
             said[name] = environment[variable], variable
     for name, value in flags.items():
         said[name] = value, f"--{name}"
-    if detach:
+    if switches["embedded"]:
         said.setdefault("linger", (PRIVATE_LINGER, "--linger"))
     if "socket" not in said:
         raise ValueError(
             f"--socket: got nothing, expected a path; give the flag, {PREFIX}SOCKET, or socket in --config"
         )
     values = {OPTIONS[name].field: OPTIONS[name].convert(value, source) for name, (value, source) in said.items()}
-    return Options(detach=detach, **values)
+    return Options(**switches, **values)

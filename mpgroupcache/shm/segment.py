@@ -1,7 +1,8 @@
-"""Segments' names, and the files behind them: what the coordinator and its workers agree on."""
+"""Names of segments, and of private coordinators' files: what the coordinator and its workers agree on."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Final
 
@@ -27,6 +28,25 @@ def control_name(instance: str) -> str:
 def arena_name(instance: str, group: int, incarnation: int) -> str:
     """The name of a group's arena; an incarnation's name is never used again."""
     return f"{instance}-g{group}-{incarnation:x}"
+
+
+def private_directory() -> str:
+    """Where the sockets of this user's private coordinators lie, with their logs."""
+    return f"{DIRECTORY}/{PREFIX}-user-{os.getuid()}"
+
+
+def private_files(socket_path: str) -> tuple[str, str]:
+    """The lock of whoever starts a private coordinator, and the coordinator's log."""
+    return f"{socket_path}.lock", f"{socket_path}.log"
+
+
+def remove_private_files(socket_path: str) -> None:
+    """Remove these, and the directory if nothing else is in there."""
+    for path in private_files(socket_path):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    with contextlib.suppress(OSError):
+        os.rmdir(private_directory())
 
 
 def segment_path(name: str) -> str:

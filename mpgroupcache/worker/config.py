@@ -11,6 +11,7 @@ from typing import NamedTuple
 from mpgroupcache.errors import CoordinatorError
 from mpgroupcache.late import importing
 from mpgroupcache.limits import MAX_SECONDS, SOCKET_VARIABLE, check_socket_path
+from mpgroupcache.shm.segment import private_directory
 
 logger = logging.getLogger(__name__)
 
@@ -76,20 +77,33 @@ def location() -> Location:
 def _private_path() -> str:
     """One socket for what unrelated workers of one application share.
 
-    That is a name they inherited, else user, process group and working directory. It is handed on in the environment,
-    so that a worker's own children, whatever their process group, come to the same one.
+    That is a name they inherited, else user, process group and working directory, and directories that somebody gave
+    them to be apart. It is handed on in the environment, so that a worker's own children, whatever their process group,
+    come to the same one.
+    """
+    apart = [os.environ.get(name, "") for name in ("XDG_RUNTIME_DIR", "TMPDIR")]
+    process_group = f"{os.stat('/proc/self/ns/pid').st_ino}:{os.getpgrp()}"  # each namespace counts from 1
+    unnamed = ":".join([process_group, os.getcwd(), *apart])
+    path = private_socket(os.environ.setdefault(APPLICATION_VARIABLE, unnamed))
+    _own(os.path.dirname(path))
+    return path
+
+
+def private_socket(application: str) -> str:
+    """The socket of an application's private coordinator.
+
+    It lies where its segments lie: who shares the one has to share the other, whatever else a login shell, a service or
+    a container has of its own.
     """
     with importing:
         import hashlib  # which brings OpenSSL along, and is not for those who say where their coordinator is
 
-    app = os.environ.setdefault(APPLICATION_VARIABLE, f"{os.getpgrp()}:{os.getcwd()}")
-    digest = hashlib.blake2b(f"{os.getuid()}:{app}".encode(), digest_size=8).hexdigest()
-    return check_socket_path(f"{_private_directory()}/{digest}.sock", "the private coordinator's socket")
+    digest = hashlib.blake2b(application.encode(errors="surrogateescape"), digest_size=8).hexdigest()
+    return f"{private_directory()}/{digest}.sock"
 
 
-def _private_directory() -> str:
-    """A directory of this user's alone. Raises ``CoordinatorError`` where somebody else owns that name."""
-    directory = f"{_temporary_directory()}/mpgroupcache-{os.getuid()}"
+def _own(directory: str) -> None:
+    """Make a directory of this user's alone. Raises ``CoordinatorError`` where somebody else owns that name."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(directory, 0o700)
     status = os.lstat(directory)
@@ -98,13 +112,3 @@ def _private_directory() -> str:
             f"{directory}: expected a directory of user {os.getuid()} with mode 0700; remove it, or set "
             f"{SOCKET_VARIABLE}"
         )
-    return directory
-
-
-def _temporary_directory() -> str:
-    """Where files of a user's processes go that nobody misses. As ``tempfile`` says it, which is slow to import."""
-    for variable in ("XDG_RUNTIME_DIR", "TMPDIR", "TEMP", "TMP"):
-        directory = os.environ.get(variable)
-        if directory and os.access(f"{directory}/", os.W_OK | os.X_OK):
-            return directory
-    return "/tmp"

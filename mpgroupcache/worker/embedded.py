@@ -15,10 +15,12 @@ import time
 from mpgroupcache.errors import CoordinatorUnavailable
 from mpgroupcache.late import importing
 from mpgroupcache.limits import SOCKET_VARIABLE
+from mpgroupcache.shm.segment import private_files, remove_private_files
 from mpgroupcache.worker.link import connect
 
 logger = logging.getLogger(__name__)
 
+_NEEDED = ("HOME", "LANG", "LANGUAGE", "PATH", "TMPDIR", "TZ", "VIRTUAL_ENV")
 LOCK_INTERVAL = 0.02  # s between two looks at the lock of whoever starts it
 START_TIMEOUT = 20.0  # s for a new interpreter to serve, or for whoever starts it; it takes some 0.1
 
@@ -32,16 +34,24 @@ def ensure_running(path: str) -> None:
     if answers(path):
         return
     deadline = time.monotonic() + START_TIMEOUT
-    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    lock = os.open(private_files(path)[0], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         _acquire(lock, path, deadline)
         try:
             if not answers(path):
                 _start(path, deadline - time.monotonic())
+        except CoordinatorUnavailable:
+            remove_private_files(path)  # there is nobody who would; who waits for the lock has its file open
+            raise
         finally:
             fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough: a child forked meanwhile has the file open too
     finally:
         os.close(lock)
+
+
+def _is_needed(variable: str) -> bool:
+    """Whether a coordinator is to have it: what Python and our options read, and none of the application's secrets."""
+    return variable in _NEEDED or variable.startswith(("LC_", "LD_", "MPGROUPCACHE_", "PYTHON"))
 
 
 def _acquire(lock: int, path: str, deadline: float) -> None:
@@ -52,7 +62,8 @@ def _acquire(lock: int, path: str, deadline: float) -> None:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise CoordinatorUnavailable(
-                    f"another process holds {path}.lock for more than {START_TIMEOUT:g} s and started no coordinator"
+                    f"another process holds {private_files(path)[0]} for more than {START_TIMEOUT:g} s and started no "
+                    "coordinator"
                 ) from None
             time.sleep(LOCK_INTERVAL)
         else:
@@ -79,7 +90,7 @@ def _start(path: str, timeout: float) -> None:
         import subprocess  # only the first process of an application comes here
 
     # -P: a module of the application that is named like one of ours or of Python's is not to be taken for it.
-    command = [sys.executable, "-P", "-m", "mpgroupcache.coordinator", "--socket", path, "--detach"]
+    command = [sys.executable, "-P", "-m", "mpgroupcache.coordinator", "--socket", path, "--embedded", "--detach"]
     try:
         started = subprocess.run(
             command,
@@ -89,10 +100,11 @@ def _start(path: str, timeout: float) -> None:
             timeout=timeout,
             start_new_session=True,
             check=False,
+            env={name: value for name, value in os.environ.items() if _is_needed(name)},
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CoordinatorUnavailable(f"the private coordinator did not start: {error}") from error
     if started.returncode:
         reason = started.stderr.decode(errors="replace").strip() or f"exit code {started.returncode}"
         raise CoordinatorUnavailable(f"the private coordinator did not start: {reason}")
-    logger.info("started a private coordinator on %s; its log is %s.log", path, path)
+    logger.info("started a private coordinator on %s; its log is %s", path, private_files(path)[1])

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from mpgroupcache.errors import CacheError, CoordinatorUnavailable, describe_error
 from mpgroupcache.shm._hold import Flights
 from mpgroupcache.shm._reader import Reader, forked, renew_epoch
+from mpgroupcache.shm.segment import private_files
 from mpgroupcache.threads import Threads
 from mpgroupcache.worker import config, embedded
 from mpgroupcache.worker.channel import CoordinatorSilent
@@ -66,7 +67,7 @@ class Process:
         self._reported: set[type[Exception] | None] = set()  # since there was a link; None: of those that are foreseen
         self._refused: dict[str, float] = {}  # until when to be content without what a group was refused
         self._slow = False  # the last attempt was
-        self._location: config.Location | None = None  # that was tried last
+        self._private: str | None = None  # the private coordinator's socket, where the last try was for one
         self._beginning = threading.Lock()
         self._attempt: Attempt | None = None
         self._reattacher: threading.Thread | None = None  # at work while it lives
@@ -82,7 +83,7 @@ class Process:
         self._groups.update({group.name: group for group in groups})
         if self._closed.is_set() or time.monotonic() < self._retry_of(groups):
             return None
-        if self._is_slow() and not self._is_private() and self._begin_reattaching():
+        if self._is_slow() and self._private is None and self._begin_reattaching():
             return None
         with self._beginning:
             attempt, moment = self._attempt, None
@@ -157,7 +158,8 @@ class Process:
                 self._broke_soon = self._broke_soon + 1 if broke_soon else 0
                 self._linked_at = None
             last.close()  # of a link that broke, one connection may live on, and its service thread with it
-        location = self._location = config.location()
+        location = config.location()
+        self._private = location.path if location.private else None
         if location.private:
             if starts:
                 embedded.ensure_running(location.path)
@@ -187,9 +189,6 @@ class Process:
         if (link := self._link) is not None and self._linked_at is not None:  # nobody has tried since it broke
             return isinstance(link.channel.broken, CoordinatorSilent)
         return self._slow
-
-    def _is_private(self) -> bool:
-        return self._location is not None and self._location.private
 
     def _begin_reattaching(self) -> bool:
         """Come back without a get: peers' requests are loaded by idle workers too. Returns whether somebody is at it.
@@ -224,7 +223,7 @@ class Process:
             if not isinstance(error, CoordinatorUnavailable):  # whose text says so
                 reason = f"no coordinator: {what}{reason}"
             until = "hits go on; until it is back, what is not cached is loaded in this process, which keeps it for"
-            log = f"; its log is {self._location.path}.log" if self._location and self._location.private else ""
+            log = "" if self._private is None else f"; its log is {private_files(self._private)[1]}"
             logger.warning("%s; %s %g s%s", reason, until, config.keep_alone(), log)
         if kind is not None:
             logger.debug("no coordinator: %s", what, exc_info=error)

@@ -28,7 +28,7 @@ def test_flags_beat_environment_beats_file(tmp_path: Path) -> None:
 
 
 def test_a_private_one_ends_some_time_after_its_clients() -> None:
-    arguments = ["--socket", "/run/cache.sock", "--detach"]
+    arguments = ["--socket", "/run/cache.sock", "--embedded"]
     assert parse(arguments, {}).linger == PRIVATE_LINGER
     assert parse(arguments, {"MPGROUPCACHE_LINGER": "0.5"}).linger == 0.5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 from workers import segments_of, wait_until
 
 import mpgroupcache
+from mpgroupcache.shm.segment import private_directory, private_files
 from mpgroupcache.worker import config, embedded
 
 SCRIPT = """
@@ -35,21 +37,30 @@ def directory() -> Iterator[Path]:
 
 
 @pytest.fixture
-def environment(directory: Path) -> Iterator[dict[str, str]]:
+def environment() -> Iterator[dict[str, str]]:
     """An application of its own, whose coordinator ends soon after it."""
-    own = {"XDG_RUNTIME_DIR": str(directory), "MPGROUPCACHE_APPLICATION": "test", "MPGROUPCACHE_LINGER": "0.5"}
-    environment = dict(os.environ, **own)
+    environment = dict(os.environ, MPGROUPCACHE_APPLICATION=os.urandom(8).hex(), MPGROUPCACHE_LINGER="0.5")
     environment.pop("MPGROUPCACHE_SOCKET", None)
     yield environment
-    wait_until(lambda: coordinators(directory) == [], "the end of the private coordinator")
-    for path in directory.rglob("*.lock"):
-        assert segments_of(str(path.with_suffix(""))) == []
+    wait_until(lambda: coordinators(environment) == [], "the end of the private coordinator")
+    assert left(environment) == []
 
 
-def coordinators(directory: Path) -> list[psutil.Process]:
-    """The coordinators whose sockets lie in a directory."""
+def socket_of(environment: dict[str, str]) -> str:
+    """Where an application's private coordinator serves."""
+    return config.private_socket(environment["MPGROUPCACHE_APPLICATION"])
+
+
+def coordinators(environment: dict[str, str]) -> list[psutil.Process]:
+    """An application's private coordinators."""
     lines = ((process, process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
-    return [process for process, line in lines if "--detach" in line and str(directory) in " ".join(line)]
+    return [process for process, line in lines if "--embedded" in line and socket_of(environment) in line]
+
+
+def left(environment: dict[str, str]) -> list[str]:
+    """What there is of an application's private coordinator, in files and segments."""
+    path = Path(socket_of(environment))
+    return [*map(str, path.parent.glob(f"{path.name}*")), *segments_of(str(path))]
 
 
 def start(environment: dict[str, str], value: str, script: str = SCRIPT) -> subprocess.Popen[str]:
@@ -63,11 +74,11 @@ def start(environment: dict[str, str], value: str, script: str = SCRIPT) -> subp
     )
 
 
-def test_workers_that_start_at_once_share_one(environment: dict[str, str], directory: Path) -> None:
+def test_workers_that_start_at_once_share_one(environment: dict[str, str]) -> None:
     workers = [start(environment, f"value-{number}") for number in range(5)]
     first = [worker.stdout.readline().strip() for worker in workers if worker.stdout]
     assert len(set(first)) == 1
-    (coordinator,) = coordinators(directory)
+    (coordinator,) = coordinators(environment)
     assert coordinator.ppid() not in {worker.pid for worker in workers}
     assert coordinator.status() != psutil.STATUS_ZOMBIE
     assert os.getsid(coordinator.pid) != os.getsid(0)
@@ -78,15 +89,15 @@ def test_workers_that_start_at_once_share_one(environment: dict[str, str], direc
         assert worker.returncode == 0
 
 
-def test_a_new_one_goes_on_for_a_killed_one(environment: dict[str, str], directory: Path) -> None:
+def test_a_new_one_goes_on_for_a_killed_one(environment: dict[str, str]) -> None:
     worker = start(environment, "one")
     assert worker.stdout is not None
     assert worker.stdout.readline() == "one\n"
     witness = start(environment, "none")
     assert witness.communicate("\n", timeout=30)[0] == "one\none\n"  # so it is stored: loading does not wait for that
-    (coordinator,) = coordinators(directory)
+    (coordinator,) = coordinators(environment)
     coordinator.kill()
-    wait_until(lambda: coordinators(directory) == [])
+    wait_until(lambda: coordinators(environment) == [])
     other = start(environment, "two")
     assert other.stdout is not None
     assert other.stdout.readline() == "one\n"  # which the new one has taken over
@@ -95,7 +106,44 @@ def test_a_new_one_goes_on_for_a_killed_one(environment: dict[str, str], directo
     assert worker.returncode == other.returncode == 0
 
 
-def test_one_that_cannot_start_fails_no_get(environment: dict[str, str], directory: Path) -> None:
+def test_one_that_begins_anew_goes_on_as_it_was(environment: dict[str, str]) -> None:
+    """With its log, and it ends soon after its last client, as before."""
+    worker = start(environment, "one")
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == "one\n"
+    (coordinator,) = coordinators(environment)
+    coordinator.send_signal(signal.SIGUSR2)
+    log = Path(private_files(socket_of(environment))[1])
+    wait_until(lambda: log.read_text().count("serving on") == 2, "the next one")
+    assert coordinators(environment) == [coordinator]
+    assert worker.communicate("\n", timeout=30)[0] == "one\n"
+
+
+def test_it_has_none_of_the_applications_secrets(environment: dict[str, str]) -> None:
+    """Only what it needs: others of this user may read what a process was started with."""
+    environment["DATABASE_URL"] = "postgres://user:secret@host/db"
+    worker = start(environment, "one")
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == "one\n"
+    (coordinator,) = coordinators(environment)
+    assert "DATABASE_URL" not in coordinator.environ()
+    assert coordinator.environ().items() <= environment.items()
+    assert {"PATH", "MPGROUPCACHE_LINGER"} <= coordinator.environ().keys()
+    worker.communicate("\n", timeout=30)
+
+
+def test_one_name_is_one_application_whatever_directories_it_has(environment: dict[str, str], directory: Path) -> None:
+    """As a login shell and a service with its own /tmp have other ones."""
+    first = start(environment, "one")
+    assert first.stdout is not None
+    assert first.stdout.readline() == "one\n"
+    there = {"XDG_RUNTIME_DIR": str(directory), "TMPDIR": str(directory)}
+    other = start(environment | there, "two")
+    assert other.communicate("\n", timeout=30)[0] == "one\none\n"
+    first.communicate("\n", timeout=30)
+
+
+def test_one_that_cannot_start_fails_no_get(environment: dict[str, str]) -> None:
     environment["MPGROUPCACHE_MAX_BYTES"] = "many"
     worker = start(environment, "value")
     out, err = worker.communicate("\n", timeout=60)
@@ -117,12 +165,13 @@ def test_a_program_that_is_no_interpreter_fails_no_get(environment: dict[str, st
 
 
 @pytest.fixture
-def unset(monkeypatch: pytest.MonkeyPatch, directory: Path) -> Callable[[], None]:
+def unset(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     for name in ("MPGROUPCACHE_SOCKET", "MPGROUPCACHE_APPLICATION"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(directory))
-    return mpgroupcache.configure
+    yield mpgroupcache.configure
+    with contextlib.suppress(OSError):  # another test's coordinator serves in there
+        os.rmdir(private_directory())
 
 
 def test_location(unset: Callable[[], None], monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
@@ -141,21 +190,29 @@ def test_location(unset: Callable[[], None], monkeypatch: pytest.MonkeyPatch, di
         unset()
 
 
-def test_a_directory_that_cannot_be_written_is_passed_over(
+def test_what_was_given_directories_of_its_own_is_apart(
     unset: Callable[[], None], monkeypatch: pytest.MonkeyPatch, directory: Path
 ) -> None:
-    """As where the environment is another user's, or names what nobody has made."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(directory / "not made"))
+    """But not what has one name: a login shell, a service and a cron job differ in such directories."""
+    found = set()
+    for number in range(2):
+        for variable in ("XDG_RUNTIME_DIR", "TMPDIR"):
+            monkeypatch.setenv(variable, f"{directory}/{number}")
+            monkeypatch.delenv("MPGROUPCACHE_APPLICATION", raising=False)
+            found.add(config.location())
+    assert len(found) == 4
+    monkeypatch.setenv("MPGROUPCACHE_APPLICATION", "one")
+    one = config.location()
     monkeypatch.setenv("TMPDIR", str(directory))
-    assert Path(config.location().path).parent.parent == directory
-    (directory / "file").write_text("")
-    for variable in ("TMPDIR", "TEMP", "TMP"):
-        monkeypatch.setenv(variable, str(directory / "file"))
-    assert config._temporary_directory() == "/tmp"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(directory))
+    assert config.location() == one
 
 
-def test_a_directory_of_somebody_else_is_refused(unset: Callable[[], None], directory: Path) -> None:
-    (directory / f"mpgroupcache-{os.getuid()}").mkdir(mode=0o755)
+def test_a_directory_of_somebody_else_is_refused(
+    unset: Callable[[], None], monkeypatch: pytest.MonkeyPatch, directory: Path
+) -> None:
+    directory.chmod(0o755)
+    monkeypatch.setattr(config, "private_directory", lambda: str(directory))
     with pytest.raises(mpgroupcache.CoordinatorError, match="0700"):
         config.location()
 
