@@ -12,7 +12,7 @@ cdef extern from "<sys/mman.h>" nogil:
 cdef extern from "reader.h" nogil:
     enum: MGC_MISS, MGC_HIT, MGC_DETACHED, MGC_PINS, MGC_COPY_PIN, MGC_COUNTERS, MGC_MAX_KEY, MGC_SEGMENT_LIVE
     enum: MGC_LAYOUT_VERSION, MGC_MAX_GROUPS, MGC_PAGE, MGC_MAIN, MGC_HOT
-    size_t MGC_CONTROL_SIZE, MGC_REGION_SIZE
+    size_t MGC_CONTROL_SIZE, MGC_REGION_STRIDE
     uint64_t MGC_CONTROL_MAGIC
 
     ctypedef struct mgc_counters:

@@ -14,7 +14,7 @@ from posix.unistd cimport close as posix_close
 
 from mpgroupcache.shm._core cimport (
     MADV_DOFORK, MADV_DONTFORK, MADV_WIPEONFORK, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, MGC_CONTROL_MAGIC,
-    MGC_CONTROL_SIZE, MGC_COUNTERS, MGC_LAYOUT_VERSION, MGC_MAX_GROUPS, MGC_PAGE, MGC_PINS, MGC_REGION_SIZE,
+    MGC_CONTROL_SIZE, MGC_COUNTERS, MGC_LAYOUT_VERSION, MGC_MAX_GROUPS, MGC_PAGE, MGC_PINS, MGC_REGION_STRIDE,
     MGC_SEGMENT_LIVE, PROT_READ, PROT_WRITE, madvise, mgc_control_header, mgc_counters, mgc_region, mgc_region_adopt,
     mgc_region_claim, mgc_region_copy_pins, mgc_region_unmap, mgc_server_requests, mgc_sum_counters, mmap, munmap,
 )
@@ -134,7 +134,7 @@ cdef class Reader:
         self.number = self._claim(-1, &self.region)
         self.lookup_epoch = self.pin_epoch = process_epoch[0]
         if self.region != NULL:
-            madvise(self.region, MGC_REGION_SIZE, MADV_DONTFORK)
+            madvise(self.region, MGC_REGION_STRIDE, MADV_DONTFORK)
         cdef int pin
         for pin in range(MGC_PINS - 1, 0, -1):  # low pins on top: scans read up to the highest ever used
             self.free_pins[self.free_count] = pin
@@ -273,7 +273,7 @@ cdef class Reader:
                     munmap(<void *> arena.base, arena.size)
         self.handed_down = 0
         if self.region != NULL:
-            madvise(self.region, MGC_REGION_SIZE, MADV_DONTFORK)
+            madvise(self.region, MGC_REGION_STRIDE, MADV_DONTFORK)
             mgc_region_adopt(self.region)
             self.pin_epoch = process_epoch[0]
         self._clear_deferred()

@@ -13,19 +13,32 @@ static struct mgc_control_header *header_of(const struct mgc_control *control) {
     return (struct mgc_control_header *)control->base;
 }
 
+/* Commits the next regions, as many of a step as there is memory for. Each by itself: the padding behind it costs nothing
+ * where pages are small. */
+static int commit_regions(struct mgc_control *control) {
+    for (uint32_t i = 0; i < MGC_REGION_STEP && control->regions < MGC_MAX_REGIONS; i++) {
+        int error = mgc_commit(control->fd, MGC_REGIONS_OFFSET + control->regions * MGC_REGION_STRIDE, MGC_REGION_SIZE);
+        if (error)
+            return error;
+        control->regions++;
+    }
+    return 0;
+}
+
 int mgc_control_format(struct mgc_control *control, uint8_t *base, int fd, const uint8_t boot_id[16]) {
     memset(control, 0, sizeof *control);
     control->base = base;
     control->fd = fd;
-    int error = mgc_commit(fd, 0, MGC_CONTROL_COMMIT(MGC_REGION_STEP));
+    int error = mgc_commit(fd, 0, MGC_CONTROL_HEAD);
+    if (!error)
+        error = commit_regions(control);
     if (error)
         return error;
     struct mgc_control_header *header = header_of(control);
     header->magic = MGC_CONTROL_MAGIC;
     header->version = MGC_LAYOUT_VERSION;
     memcpy(header->boot_id, boot_id, sizeof header->boot_id);
-    control->regions = MGC_REGION_STEP;
-    atomic_store_explicit(&header->region_count, MGC_REGION_STEP, memory_order_relaxed);
+    atomic_store_explicit(&header->region_count, control->regions, memory_order_relaxed);
     atomic_store_explicit(&header->state, MGC_SEGMENT_LIVE, memory_order_release);
     return 0;
 }
@@ -44,8 +57,8 @@ int mgc_control_adopt(struct mgc_control *control, uint8_t *base, int fd, const 
         return -ESTALE;
     uint32_t regions = atomic_load_explicit(&header->region_count, memory_order_relaxed);
     uint32_t groups = atomic_load_explicit(&header->group_count, memory_order_relaxed);
-    if (regions == 0 || regions > MGC_MAX_REGIONS || regions % MGC_REGION_STEP || groups > MGC_MAX_GROUPS ||
-        (uint64_t)status.st_blocks * 512 < MGC_CONTROL_COMMIT(regions))
+    if (regions == 0 || regions > MGC_MAX_REGIONS || groups > MGC_MAX_GROUPS ||
+        (uint64_t)status.st_blocks * 512 < MGC_CONTROL_COMMITTED(regions))
         return -EUCLEAN;
     for (uint32_t i = 0; i < groups; i++)
         if (mgc_control_group(control, i)->name_length > MGC_GROUP_NAME_BYTES)
@@ -78,7 +91,7 @@ void mgc_segment_retire(int fd) {
         (magic != MGC_CONTROL_MAGIC && magic != MGC_ARENA_MAGIC))
         return;
     /* The first page is there, since the magic is. Through a mapping, because readers are to see each word whole. */
-    void *page = mmap(NULL, MGC_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    void *page = mmap(NULL, MGC_MAP, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (page == MAP_FAILED)
         return;
     if (magic == MGC_CONTROL_MAGIC) {
@@ -89,7 +102,7 @@ void mgc_segment_retire(int fd) {
         atomic_store_explicit(&header->state, MGC_SEGMENT_RETIRED, memory_order_release);
         atomic_store_explicit(&header->index, 0, memory_order_release);
     }
-    munmap(page, MGC_PAGE);
+    munmap(page, MGC_MAP);
 }
 
 int mgc_control_add_group(struct mgc_control *control, const uint8_t *name, size_t length, uint64_t budget) {
@@ -131,14 +144,13 @@ uint32_t mgc_control_spare_regions(struct mgc_control *control, uint32_t spare) 
     while (claimed &&
            atomic_load_explicit(&mgc_region_at(control, claimed - 1)->state, memory_order_relaxed) == MGC_REGION_FREE)
         claimed--;
-    while (count - claimed < spare && count + MGC_REGION_STEP <= MGC_MAX_REGIONS &&
-           mgc_commit(control->fd, MGC_CONTROL_COMMIT(count), MGC_REGION_STEP * MGC_REGION_SIZE) == 0) {
-        control->regions = count += MGC_REGION_STEP;
-        /* Every scan after this store covers the new regions. One that is under way does not: a pin in a region claimed
-         * after that scan's fence belongs to a get() that finds the words of that scan's victims gone. */
-        atomic_store_explicit(&header_of(control)->region_count, count, memory_order_release);
-    }
-    return count - claimed;
+    while (control->regions - claimed < spare && control->regions < MGC_MAX_REGIONS && commit_regions(control) == 0)
+        continue;
+    /* Every scan after this store covers the new regions. One that is under way does not: a pin in a region claimed after
+     * that scan's fence belongs to a get() that finds the words of that scan's victims gone. */
+    if (control->regions > count)
+        atomic_store_explicit(&header_of(control)->region_count, control->regions, memory_order_release);
+    return control->regions - claimed;
 }
 
 static void fold(struct mgc_control *control, struct mgc_region *region) {

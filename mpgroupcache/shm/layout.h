@@ -6,7 +6,8 @@
  *   0               MGC_PAGE            struct mgc_control_header
  *   GROUPS_OFFSET   256 rows            struct mgc_group_row: name, id (= row number), budget, peers' requests
  *   TOTALS_OFFSET   256 rows            struct mgc_counters: what dead workers counted, and the coordinator itself
- *   REGIONS_OFFSET  MGC_REGION_SIZE *   struct mgc_region, one for each worker; the first `region_count` are committed
+ *   REGIONS_OFFSET  MGC_REGION_STRIDE * struct mgc_region, one for each worker; the first `region_count` are committed, without
+ *                                       the padding behind each
  *
  *   File locks (F_OFD_SETLK) on single bytes of this file: byte 0 is the writer's, byte 1 + i is region i's.
  *
@@ -27,6 +28,9 @@
  *                                       to `entries_end`, which bounds what is committed
  *
  *   Each part has its whole address range reserved in the sparse file; memory is committed from its start, in steps.
+ *
+ * A segment is mapped whole, a region alone, too. What is mapped begins and ends on multiples of MGC_MAP, since kernels with
+ * larger pages than MGC_PAGE refuse others. Memory is committed by MGC_PAGE; what these make of it is whole pages of theirs.
  *
  *   state of a segment   meaning
  *   FORMATTING           its creator has not finished, or died
@@ -51,11 +55,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MGC_LAYOUT_VERSION 3u
+#define MGC_LAYOUT_VERSION 4u
 #define MGC_CONTROL_MAGIC 0x6c72746e6f63676dull /* "mgcontrl" */
 #define MGC_ARENA_MAGIC 0x616e65726163676dull   /* "mgcarena" */
 
 #define MGC_PAGE 4096u
+#define MGC_MAP 65536u /* the largest page of any kernel that this runs on: of some arm64 and ppc64 */
+#define MGC_MAP_UP(bytes) (((bytes) + MGC_MAP - 1) & ~(uint64_t)(MGC_MAP - 1))
 #define MGC_LINE 64u
 
 enum { MGC_SEGMENT_FORMATTING = 0, MGC_SEGMENT_LIVE = 1, MGC_SEGMENT_RETIRED = 2 };
@@ -131,10 +137,12 @@ struct mgc_region {
 
 #define MGC_GROUPS_OFFSET ((size_t)MGC_PAGE)
 #define MGC_TOTALS_OFFSET (MGC_GROUPS_OFFSET + MGC_MAX_GROUPS * sizeof(struct mgc_group_row))
-#define MGC_REGIONS_OFFSET (MGC_TOTALS_OFFSET + MGC_MAX_GROUPS * sizeof(struct mgc_counters))
-#define MGC_REGION_SIZE sizeof(struct mgc_region)
-#define MGC_CONTROL_SIZE (MGC_REGIONS_OFFSET + MGC_MAX_REGIONS * MGC_REGION_SIZE)
-#define MGC_CONTROL_COMMIT(regions) (MGC_REGIONS_OFFSET + (size_t)(regions) * MGC_REGION_SIZE)
+#define MGC_CONTROL_HEAD (MGC_TOTALS_OFFSET + MGC_MAX_GROUPS * sizeof(struct mgc_counters)) /* committed at once */
+#define MGC_REGIONS_OFFSET ((size_t)MGC_MAP_UP(MGC_CONTROL_HEAD))
+#define MGC_REGION_SIZE sizeof(struct mgc_region)                     /* of it is committed ... */
+#define MGC_REGION_STRIDE ((size_t)MGC_MAP_UP(sizeof(struct mgc_region))) /* ... and of it is mapped */
+#define MGC_CONTROL_SIZE (MGC_REGIONS_OFFSET + MGC_MAX_REGIONS * MGC_REGION_STRIDE)
+#define MGC_CONTROL_COMMITTED(regions) (MGC_CONTROL_HEAD + (size_t)(regions) * MGC_REGION_SIZE) /* bytes, with gaps */
 
 #define MGC_WRITER_LOCK 0u
 #define MGC_REGION_LOCK(i) (1u + (i))
@@ -232,8 +240,9 @@ _Static_assert(offsetof(struct mgc_region, touch_head) == 2 * MGC_LINE, "own cac
 _Static_assert(offsetof(struct mgc_region, pins) == MGC_PAGE, "pins begin a page");
 _Static_assert(offsetof(struct mgc_region, touches) == 3 * MGC_PAGE, "touches begin a page");
 _Static_assert(offsetof(struct mgc_region, counters) == 7 * MGC_PAGE, "counters begin a page");
-_Static_assert(sizeof(struct mgc_region) == 11 * MGC_PAGE, "regions are mapped one by one");
-_Static_assert(MGC_REGIONS_OFFSET % MGC_PAGE == 0, "regions are mapped one by one");
+_Static_assert(sizeof(struct mgc_region) == 11 * MGC_PAGE, "regions are committed one by one");
+_Static_assert(MGC_REGIONS_OFFSET % MGC_MAP == 0 && MGC_REGION_STRIDE % MGC_MAP == 0, "regions are mapped one by one");
+_Static_assert(MGC_CONTROL_SIZE % MGC_MAP == 0, "the control segment is mapped whole");
 _Static_assert(offsetof(struct mgc_arena_header, index) == 2 * MGC_LINE, "get()'s words share no line with others");
 _Static_assert(offsetof(struct mgc_arena_header, lists) == 3 * MGC_LINE, "stats share no line with get()'s words");
 _Static_assert(sizeof(struct mgc_arena_header) <= MGC_PAGE, "the arena header is a page");

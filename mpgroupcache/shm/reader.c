@@ -77,7 +77,7 @@ static uint32_t regions_of(const struct mgc_control_header *control) {
     return count < MGC_MAX_REGIONS ? count : MGC_MAX_REGIONS;
 }
 
-static off_t region_offset(int i) { return (off_t)(MGC_REGIONS_OFFSET + (size_t)i * MGC_REGION_SIZE); }
+static off_t region_offset(int i) { return (off_t)(MGC_REGIONS_OFFSET + (size_t)i * MGC_REGION_STRIDE); }
 
 static int claim(int fd, const struct mgc_control_header *control, int above, struct mgc_region **region) {
     /* The number of regions is read each time: while this process sleeps here, others may claim all that there were, and
@@ -97,7 +97,7 @@ static int claim(int fd, const struct mgc_control_header *control, int above, st
             mgc_unlock(fd, MGC_REGION_LOCK(i));
             continue;
         }
-        struct mgc_region *mine = mmap(NULL, MGC_REGION_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, region_offset(i));
+        struct mgc_region *mine = mmap(NULL, MGC_REGION_STRIDE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, region_offset(i));
         if (mine == MAP_FAILED) {
             error = -errno;
             mgc_unlock(fd, MGC_REGION_LOCK(i));
@@ -140,7 +140,7 @@ void mgc_region_adopt(struct mgc_region *region) {
     atomic_store_explicit(&region->pid, (uint32_t)getpid(), memory_order_relaxed);
 }
 
-void mgc_region_unmap(struct mgc_region *region) { munmap(region, MGC_REGION_SIZE); }
+void mgc_region_unmap(struct mgc_region *region) { munmap(region, MGC_REGION_STRIDE); }
 
 void mgc_sum_counters(const void *control, uint32_t group, uint64_t sums[MGC_COUNTERS]) {
     const struct mgc_control_header *header = control;

@@ -23,7 +23,7 @@ struct mgc_plan mgc_arena_plan(uint64_t budget) {
     plan.slots_offset = MGC_PAGE;
     plan.index_offset = plan.slots_offset + mgc_page_up(plan.slots * sizeof(struct mgc_slot));
     plan.entries_offset = plan.index_offset + 2 * buckets * sizeof(mgc_bucket); /* the last generation and all before it */
-    plan.size = plan.entries_offset + entries;
+    plan.size = MGC_MAP_UP(plan.entries_offset + entries);
     return plan;
 }
 

@@ -75,7 +75,7 @@ static inline uint64_t mgc_list_bytes(const struct mgc_arena *arena, uint32_t li
 }
 
 static inline struct mgc_region *mgc_region_at(const struct mgc_control *control, uint32_t i) {
-    return (struct mgc_region *)(control->base + MGC_REGIONS_OFFSET + i * MGC_REGION_SIZE);
+    return (struct mgc_region *)(control->base + MGC_REGIONS_OFFSET + i * MGC_REGION_STRIDE);
 }
 
 static inline void mgc_add(_Atomic uint64_t *counter, uint64_t n) { /* the writer's own counters */

@@ -114,7 +114,8 @@ def test_a_damaged_value_is_dropped_where_checksums_are_on(instance_path: str) -
 
 
 @pytest.mark.parametrize(
-    "damage", [(0, "<Q", 7), (8, "<I", 99), (12, "<I", 2), (16, "<Q", 7), (32, "<I", 5), (36, "<I", 999)]
+    "damage",
+    [(0, "<Q", 7), (8, "<I", 99), (12, "<I", 2), (16, "<Q", 7), (32, "<I", 0), (32, "<I", 4097), (36, "<I", 999)],
 )
 def test_a_control_segment_that_is_of_no_use(instance_path: str, damage: tuple[int, str, int]) -> None:
     instance = Instance(instance_path)
@@ -143,7 +144,7 @@ def scribble(memory: memoryview, chance: random.Random, start: int, end: int, ti
 
 
 # What the layout's table says.
-ROWS, TOTALS, REGIONS, REGION_SIZE = 4096, 4096 + 256 * 320, 4096 + 256 * 384, 11 * 4096
+ROWS, TOTALS, REGIONS, REGION_STRIDE = 4096, 4096 + 256 * 320, 2 << 16, 1 << 16
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -153,7 +154,7 @@ def test_a_control_segment_with_any_damage(instance_path: str, seed: int) -> Non
     instance = Instance(instance_path)
     for name in ("one", "two", "three"):
         instance.control.add_group(name, 1 << 20)
-    end = REGIONS + 16 * REGION_SIZE
+    end = REGIONS + 16 * REGION_STRIDE
     start, end = chance.choice([(0, 64), (ROWS, ROWS + 4 * 320), (TOTALS, REGIONS), (REGIONS, end), (0, end)])
     scribble(instance.segment.buffer, chance, start, end, chance.choice([1, 20, 2000]))
     instance.control.close()
@@ -191,7 +192,7 @@ def test_a_region_may_hold_anything(instance_path: str, seed: int) -> None:
     adopted = Adopted(instance_path)
     arena, control = adopted.opened.arena, adopted.instance.control
     for round_ in range(20):
-        scribble(adopted.instance.segment.buffer, chance, REGIONS, REGIONS + 3 * REGION_SIZE, 500)
+        scribble(adopted.instance.segment.buffer, chance, REGIONS, REGIONS + 3 * REGION_STRIDE, 500)
         adopted.put(*(b"%d-%d" % (round_, i) for i in range(200)), size=chance.choice([50, 500, 5000]))
         control.drain()
         arena.sweep()

@@ -10,8 +10,6 @@ import graphlib
 import itertools
 import os
 import re
-import shlex
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -92,19 +90,6 @@ NO_FENCE = (
     "atomic_thread_fence(memory_order_seq_cst); /* with the fence of retire",
     "atomic_signal_fence(memory_order_seq_cst); /*",
 )
-
-
-@pytest.fixture(scope="session")
-def compiler() -> list[str]:
-    if os.environ.get("MPGROUPCACHE_TEST_NATIVE") == "0":
-        pytest.skip("MPGROUPCACHE_TEST_NATIVE=0")
-    command = shlex.split(os.environ.get("CC", "")) or [next(filter(shutil.which, ("gcc", "cc", "clang")), "")]
-    if not shutil.which(command[0]):
-        pytest.fail(
-            f"no C compiler: got CC={os.environ.get('CC')!r} and no gcc, cc or clang on PATH; install gcc, or set "
-            "MPGROUPCACHE_TEST_NATIVE=0 to leave these tests out"
-        )
-    return command
 
 
 Mutant = tuple[str, str, str]

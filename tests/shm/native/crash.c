@@ -172,7 +172,8 @@ static void copy_image(const struct image *to, const struct image *from) {
     copy_range(to->control, from->control_fd, 0, MGC_PAGE);
     copy_range(to->control, from->control_fd, MGC_TOTALS_OFFSET, MGC_PAGE);
     copy_range(to->control, from->control_fd, MGC_GROUPS_OFFSET, MGC_PAGE);
-    copy_range(to->control, from->control_fd, MGC_REGIONS_OFFSET, REGIONS * MGC_REGION_SIZE);
+    for (size_t i = 0; i < REGIONS; i++)
+        copy_range(to->control, from->control_fd, MGC_REGIONS_OFFSET + i * MGC_REGION_STRIDE, MGC_REGION_SIZE);
     copy_range(to->arena, from->arena_fd, 0, MGC_PAGE);
     copy_range(to->arena, from->arena_fd, plan.slots_offset, SLOTS_BYTES);
     copy_range(to->arena, from->arena_fd, plan.index_offset, INDEX_BYTES);
@@ -454,7 +455,7 @@ static void open_world(void) {
         images[i].control = map_memfd("control", MGC_CONTROL_SIZE, &images[i].control_fd);
         images[i].arena = map_memfd("arena", mgc_arena_size(BUDGET), &images[i].arena_fd);
         if (i > 0)
-            REQUIRE(mgc_commit(images[i].control_fd, 0, MGC_CONTROL_COMMIT(MGC_REGION_STEP)) == 0, "no memory");
+            REQUIRE(mgc_commit(images[i].control_fd, 0, MGC_REGIONS_OFFSET + MGC_REGION_STEP * MGC_REGION_STRIDE) == 0, "no memory");
     }
     control = calloc(1, sizeof *control);
     REQUIRE(control && mgc_control_format(control, images[0].control, images[0].control_fd, BOOT_ID) == 0, "no memory");

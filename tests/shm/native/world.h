@@ -153,7 +153,7 @@ static inline int put(struct mgc_arena *arena, uint64_t key, uint64_t version, u
 }
 
 static inline struct mgc_region *region_of(const struct mgc_control *control, int number) {
-    return (struct mgc_region *)(void *)(control->base + MGC_REGIONS_OFFSET + (size_t)number * MGC_REGION_SIZE);
+    return (struct mgc_region *)(void *)(control->base + MGC_REGIONS_OFFSET + (size_t)number * MGC_REGION_STRIDE);
 }
 
 #endif
