@@ -183,6 +183,7 @@ class Coordinator:
 
     async def _tick(self) -> None:
         while True:
+            self._control.stamp()
             touches = self._control.drain()
             now = time.monotonic()
             self._control.reap()

@@ -57,6 +57,8 @@ cdef extern from "writer.h":
     int mgc_arena_adopt(mgc_arena *, uint8_t *, uint64_t, int, mgc_control *, const mgc_arena_options *, mgc_adopted *)
     void mgc_control_close(mgc_control *)
     void mgc_control_retire(mgc_control *)
+    void mgc_control_stamp(mgc_control *)
+    int mgc_control_sign(int, uint8_t *, uint64_t *)
     int mgc_control_add_group(mgc_control *, const uint8_t *, size_t, uint64_t)
     uint32_t mgc_control_spare_regions(mgc_control *, uint32_t)
     uint32_t mgc_control_reap(mgc_control *)

@@ -22,6 +22,12 @@ def lock_writer(fd: int) -> None:
 def retire_segment(path: str) -> None:
     """Tell the workers that attached a dead instance's segment to let go of it. Others' files are left alone."""
 
+def sign_of_life(path: str) -> tuple[bytes, int] | None:
+    """(boot id, CLOCK_BOOTTIME in ns) of the last tick of a control segment's coordinator; None where it is none.
+
+    Of any layout: before the fourth, which brought this, the time is 0.
+    """
+
 @final
 class Control:
     """The writer of a control segment: ``memory`` is its whole buffer, ``fd`` a locked description of it."""
@@ -40,6 +46,9 @@ class Control:
 
     def retire(self) -> None:
         """Tell attached workers that this instance has ended."""
+
+    def stamp(self) -> None:
+        """Note the time, for ``sign_of_life``."""
 
     def add_group(self, name: str, budget: int) -> int:
         """Add a group's row and return its id. ``ArenaError`` after ``MAX_GROUPS``."""

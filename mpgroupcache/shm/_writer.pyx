@@ -19,8 +19,8 @@ from mpgroupcache.shm._corewriter cimport (
     mgc_arena_options, mgc_arena_publish, mgc_arena_remove, mgc_arena_reserve, mgc_arena_retire,
     mgc_arena_serve, mgc_arena_size, mgc_arena_sweep, mgc_control, mgc_control_add_group, mgc_control_adopt,
     mgc_control_attached, mgc_control_close, mgc_control_count_request, mgc_control_drain, mgc_control_format,
-    mgc_control_group, mgc_control_groups, mgc_control_reap, mgc_control_retire, mgc_control_spare_regions,
-    mgc_group_row, mgc_list_stats, mgc_lock, mgc_reservation, mgc_segment_retire,
+    mgc_control_group, mgc_control_groups, mgc_control_reap, mgc_control_retire, mgc_control_sign,
+    mgc_control_spare_regions, mgc_control_stamp, mgc_group_row, mgc_list_stats, mgc_lock, mgc_reservation, mgc_segment_retire,
 )
 
 import os
@@ -70,6 +70,22 @@ def retire_segment(str path not None) -> None:
         mgc_segment_retire(fd)
     finally:
         os.close(fd)
+
+
+def sign_of_life(str path not None):
+    """(boot id, CLOCK_BOOTTIME in ns) of the last tick of a control segment's coordinator; None where it is none.
+
+    Of any layout: before the fourth, which brought this, the time is 0.
+    """
+    cdef uint8_t boot[16]
+    cdef uint64_t alive
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would wait for its other end
+    try:
+        if mgc_control_sign(fd, boot, &alive) != 0:
+            return None
+    finally:
+        os.close(fd)
+    return (<const char *> boot)[:16], alive
 
 
 @cython.no_gc  # refers to a buffer and bytes: never a cycle, and arenas need it whole until they are gone
@@ -133,6 +149,11 @@ cdef class Control:
         """Tell attached workers that this instance has ended."""
         self.check_open()
         mgc_control_retire(self.control)
+
+    def stamp(self) -> None:
+        """Note the time, for ``sign_of_life``."""
+        self.check_open()
+        mgc_control_stamp(self.control)
 
     def add_group(self, str name not None, uint64_t budget) -> int:
         """Add a group's row and return its id. ``ArenaError`` after ``MAX_GROUPS``."""

@@ -39,6 +39,7 @@ int mgc_control_format(struct mgc_control *control, uint8_t *base, int fd, const
     header->version = MGC_LAYOUT_VERSION;
     memcpy(header->boot_id, boot_id, sizeof header->boot_id);
     atomic_store_explicit(&header->region_count, control->regions, memory_order_relaxed);
+    mgc_control_stamp(control);
     atomic_store_explicit(&header->state, MGC_SEGMENT_LIVE, memory_order_release);
     return 0;
 }
@@ -71,6 +72,7 @@ int mgc_control_adopt(struct mgc_control *control, uint8_t *base, int fd, const 
     /* Touches since its last drain are forgotten: it may have died while it brought them in. */
     for (uint32_t i = 0; i < regions; i++)
         control->tails[i] = atomic_load_explicit(&mgc_region_at(control, i)->touch_head, memory_order_acquire);
+    mgc_control_stamp(control);
     return 0;
 }
 
@@ -79,6 +81,22 @@ void mgc_control_close(struct mgc_control *control) {
     free(control->touched);
     control->pins = NULL;
     control->touched = NULL;
+}
+
+void mgc_control_stamp(struct mgc_control *control) {
+    struct timespec now;
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    atomic_store_explicit(&header_of(control)->alive, (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec,
+                          memory_order_relaxed);
+}
+
+int mgc_control_sign(int fd, uint8_t boot_id[16], uint64_t *alive) {
+    struct mgc_control_header header; /* read, and not mapped: whoever left it may cut it off meanwhile */
+    if (pread(fd, &header, sizeof header, 0) != (ssize_t)sizeof header || header.magic != MGC_CONTROL_MAGIC)
+        return -EPROTO;
+    memcpy(boot_id, header.boot_id, sizeof header.boot_id);
+    *alive = atomic_load_explicit(&header.alive, memory_order_relaxed);
+    return 0;
 }
 
 void mgc_control_retire(struct mgc_control *control) {

@@ -12,7 +12,12 @@ int mgc_control_adopt(struct mgc_control *control, uint8_t *base, int fd, const 
 void mgc_control_close(struct mgc_control *control);
 void mgc_control_retire(struct mgc_control *control);
 
-/* Retires a segment of either kind that has no writer. It may be damaged: what has no magic is left alone. */
+/* Notes the time, as a sign of life. */
+void mgc_control_stamp(struct mgc_control *control);
+/* The last sign of life in a control segment of any layout, and in which boot. 0, or -EPROTO where it is none. */
+int mgc_control_sign(int fd, uint8_t boot_id[16], uint64_t *alive);
+
+/* Retires a segment of either kind and any layout that has no writer. It may be damaged: what has no magic is left alone. */
 void mgc_segment_retire(int fd);
 
 /* Adds a group's row. Its number, or -ENOSPC after MGC_MAX_GROUPS. */

@@ -86,6 +86,7 @@ struct mgc_control_header {
     _Atomic uint32_t group_count;  /* used rows; coordinator release, workers acquire; only grows */
     _Atomic uint32_t fold_epoch;   /* odd while counters of a dead worker move into the totals (a sequence lock) */
     uint32_t reserved;
+    _Atomic uint64_t alive; /* CLOCK_BOOTTIME in ns at the coordinator's last tick; it alone stores it, relaxed */
 };
 
 struct mgc_group_row { /* immutable once group_count covers it, but for the count */
@@ -232,6 +233,16 @@ struct mgc_block {
 
 _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2, "words shared between processes must be lock-free");
 _Static_assert(sizeof(_Atomic uint64_t) == 8 && sizeof(_Atomic uint32_t) == 4, "atomics are bare words");
+/* The same in every layout, for ever. A coordinator that meets a segment of another release cannot take it over, but has to
+ * retire it, or workers of that release would go on hitting it; and it has to tell how long that one's coordinator is dead. */
+_Static_assert(offsetof(struct mgc_control_header, magic) == 0 && offsetof(struct mgc_arena_header, magic) == 0, "fixed");
+_Static_assert(offsetof(struct mgc_control_header, version) == 8 && offsetof(struct mgc_arena_header, version) == 8, "fixed");
+_Static_assert(offsetof(struct mgc_control_header, state) == 12 && offsetof(struct mgc_arena_header, state) == 12, "fixed");
+_Static_assert(offsetof(struct mgc_control_header, boot_id) == 16 && offsetof(struct mgc_arena_header, boot_id) == 16, "fixed");
+_Static_assert(offsetof(struct mgc_control_header, alive) == 48, "fixed; 0 in layouts below 4, which have no such field");
+_Static_assert(offsetof(struct mgc_arena_header, index) == 128, "fixed");
+_Static_assert(MGC_SEGMENT_RETIRED == 2 && MGC_CONTROL_MAGIC == 0x6c72746e6f63676dull && MGC_ARENA_MAGIC == 0x616e65726163676dull,
+               "fixed");
 _Static_assert(sizeof(struct mgc_control_header) <= MGC_PAGE, "the control header is a page");
 _Static_assert(sizeof(struct mgc_group_row) == 320, "a group's row");
 _Static_assert(sizeof(struct mgc_counters) == MGC_LINE, "counters: one cache line a group");

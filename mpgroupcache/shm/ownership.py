@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import mmap
 import os
 import sys
+import time
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 from typing import TYPE_CHECKING
 
 from mpgroupcache.errors import AlreadyRunning, ArenaError
-from mpgroupcache.shm._writer import CONTROL_SIZE, Control, lock_writer, retire_segment
+from mpgroupcache.shm._writer import CONTROL_SIZE, Control, lock_writer, retire_segment, sign_of_life
 from mpgroupcache.shm.segment import DIRECTORY, control_name, segment_path
 
 if TYPE_CHECKING:
@@ -196,6 +198,19 @@ def _take_over(instance: str, gid: int | None) -> tuple[Segment, Control] | None
             _clear_dead(instance)
             return None
         raise
+
+
+def silent_for(name: str) -> float | None:
+    """How long ago, in seconds, the coordinator of a control segment of any layout ticked last. Raises ``OSError``.
+
+    Infinite where no coordinator of this boot can have said so; None where it is no control segment of ours.
+    """
+    sign = sign_of_life(segment_path(name))
+    if sign is None:
+        return None
+    boot, alive = sign
+    silence = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - alive) / 1e9
+    return silence if boot == boot_id() and silence >= 0 else math.inf
 
 
 def _named(beginning: str) -> list[str]:

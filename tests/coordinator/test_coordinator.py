@@ -19,6 +19,8 @@ from mpgroupcache.coordinator.instance import SPARE_DESCRIPTORS
 from mpgroupcache.coordinator.main import ExitCode
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.messages import Ask, Origin, Ping, Pong, Store, Value
+from mpgroupcache.shm._writer import sign_of_life
+from mpgroupcache.shm.segment import control_name, instance_name, segment_path
 from mpgroupcache.worker import process
 from mpgroupcache.worker.channel import LIVENESS_TIMEOUT
 from mpgroupcache.worker.link import connect
@@ -208,6 +210,19 @@ def test_bad_options(tmp_path: Path, arguments: list[str], message: str) -> None
     daemon = Daemon(str(tmp_path / "s"), *arguments)
     assert daemon.wait() == 2
     assert message in "".join(daemon.log)
+
+
+def test_each_tick_is_a_sign_of_life(start_coordinator: Start, socket_path: str) -> None:
+    start_coordinator()
+    path = segment_path(control_name(instance_name(socket_path)))
+
+    def alive() -> int:
+        sign = sign_of_life(path)
+        assert sign is not None
+        return sign[1]
+
+    first = alive()
+    wait_until(lambda: alive() > first, "the next tick")
 
 
 def test_a_path_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from arenas import Instance, Lookup, OpenArena
+from arenas import Instance, Lookup, LookupWorker, OpenArena
 from children import Child
 from workers import segments_of
 
 from mpgroupcache.errors import AlreadyRunning, ArenaError
 from mpgroupcache.shm import ownership, segment
-from mpgroupcache.shm._reader import Reader
+from mpgroupcache.shm._reader import LAYOUT_VERSION, Reader
 from mpgroupcache.shm.ownership import Segment, open_instance
-from mpgroupcache.shm.segment import instance_name
+from mpgroupcache.shm.segment import instance_name, segment_path
 
 StartChild = Callable[..., Child]
 
@@ -230,3 +232,87 @@ def test_what_is_no_segment_of_ours_is_not_written_to(instance_path: str) -> Non
     Instance(instance_path).close()
     assert os.pread(kept, 210, 0) == b"somebody else's words" * 10
     os.close(kept)
+
+
+# Where these are in the header of a segment of either kind, or of a control segment, in every layout.
+VERSION, BOOT_ID, ALIVE = 8, 16, 48
+LAYOUTS = [0, LAYOUT_VERSION - 1, LAYOUT_VERSION + 1, 0xFFFFFFFF]
+
+
+def write(name: str, offset: int, form: str, value: int) -> None:
+    with Path(segment_path(name)).open("r+b") as file:
+        file.seek(offset)
+        file.write(struct.pack(form, value))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_workers_of_another_layout_let_go_of_what_cannot_be_taken_over(
+    instance_path: str, child: StartChild, layout: int
+) -> None:
+    owner = child(Coordinator, instance_path)
+    address = owner.call("put", b"key", b"value")
+    worker, reader = child(LookupWorker, *address), Reader(address[0])
+    assert worker.call("hit", b"key") == [b"value"]
+    owner.kill()
+    for name in segments_of(instance_path):
+        write(name, VERSION, "<I", layout)
+    segment, control = open_instance(instance_name(instance_path))
+    assert worker.call("hit", b"key") == [None]
+    assert reader.retired
+    assert segments_of(instance_path) == [segment.name]
+    control.close()
+    segment.unlink()
+    segment.close()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_workers_of_another_layout_let_go_of_an_arena(
+    instance: Instance, arena: Callable[..., OpenArena], layout: int
+) -> None:
+    opened = arena(1000)
+    opened.arena.put(b"key", b"value")
+    lookup = Lookup(*opened.address)
+    assert lookup.copy(b"key") == b"value"
+    write(opened.segment.name, VERSION, "<I", layout)
+    ownership.clear_arenas(instance.name, ())
+    assert lookup.copy(b"key") is None
+    assert not Path(opened.path).exists()
+
+
+def test_a_control_segment_tells_when_its_coordinator_ticked(instance: Instance) -> None:
+    name = instance.segment.name
+    second = 10**9
+    assert 0 <= (ownership.silent_for(name) or -1) < 30
+    write(name, ALIVE, "<Q", time.clock_gettime_ns(time.CLOCK_BOOTTIME) - 700 * second)
+    for layout in (*LAYOUTS, LAYOUT_VERSION):
+        write(name, VERSION, "<I", layout)
+        assert 700 <= (silence := ownership.silent_for(name) or -1) < 730
+    instance.control.stamp()
+    assert (ownership.silent_for(name) or -1) < silence - 600
+    instance.control.close()
+    instance.segment.close()
+    write(name, ALIVE, "<Q", 0)
+    uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert uptime <= (ownership.silent_for(name) or -1) < math.inf
+    instance.segment, instance.control = open_instance(instance.name)
+    assert 0 <= (ownership.silent_for(name) or -1) < 30
+    write(name, ALIVE, "<Q", 1 << 63)  # no time of this boot
+    assert ownership.silent_for(name) == math.inf
+    instance.control.stamp()
+    write(name, BOOT_ID, "<Q", 7)
+    assert ownership.silent_for(name) == math.inf
+
+
+def test_what_is_no_control_segment_tells_nothing(instance: Instance, arena: Callable[..., OpenArena]) -> None:
+    assert ownership.silent_for(arena(1000).segment.name) is None
+    name = f"{instance.name}-control-other"
+    path = Path(segment_path(name))
+    for content in (b"", Path(instance.path).read_bytes()[:ALIVE], b"x" * 4096):
+        path.write_bytes(content)
+        assert ownership.silent_for(name) is None
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        ownership.silent_for(name)
+    os.mkfifo(path)
+    assert ownership.silent_for(name) is None
+    path.unlink()
