@@ -25,6 +25,8 @@ Each docstring names its counterpart in Go groupcache, and says where it differs
     NewHTTPPool, NewHTTPPoolOpts                    HTTPPool
 """
 
+import sys as _sys
+
 from mpgroupcache.late import importing
 
 # As type checkers know it. Named here, since the module that has it takes longer than all the rest of this one.
@@ -67,6 +69,14 @@ if TYPE_CHECKING:
     from mpgroupcache.worker.config import configure
 
 __version__ = "0.1.0"
+
+# Pins, leases and seats are taken by native code under the GIL: without it two threads would take one. An interpreter
+# that can do without it has it back, for good, with the first module that needs it, unless it was told not to.
+_has_gil = getattr(_sys, "_is_gil_enabled", lambda: True)
+if not _has_gil():
+    __import__(f"{__name__}.shm._reader")
+    if not _has_gil():
+        raise ImportError(f"{__name__}: got a Python that runs without the GIL, expected one with it; set PYTHON_GIL=1")
 
 __all__ = [
     "AlreadyRunning",

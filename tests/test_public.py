@@ -106,6 +106,23 @@ def test_the_package_alone_imports_next_to_nothing() -> None:
     assert imported_by("import mpgroupcache") == {"mpgroupcache", "mpgroupcache.late"}
 
 
+@pytest.mark.parametrize("imported", ["mpgroupcache", "mpgroupcache.shm._writer", "mpgroupcache.coordinator.main"])
+def test_without_the_gil_the_package_is_refused(imported: str) -> None:
+    """By what the interpreter says, for which there is a stand-in here."""
+    script = f"import sys; sys._is_gil_enabled = lambda: False\nimport {imported}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "ImportError: mpgroupcache: got a Python that runs without the GIL, expected one with it; set PYTHON_GIL=1"
+    )
+
+
+def test_where_native_code_brings_the_gil_back_nothing_is_refused() -> None:
+    """As an interpreter does that was not told to stay without."""
+    script = "import sys; sys._is_gil_enabled = lambda: 'mpgroupcache.shm._reader' in sys.modules\n"
+    subprocess.run([sys.executable, "-c", f"{script}import mpgroupcache; {NEW_GROUP}"], check=True)
+
+
 @pytest.mark.parametrize("name", ["lru", "singleflight"])
 def test_a_module_is_there_without_an_import_of_its_own(name: str) -> None:
     assert f"mpgroupcache.{name}" in imported_by(f"import mpgroupcache; mpgroupcache.{name}")
