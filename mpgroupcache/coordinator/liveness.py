@@ -1,7 +1,11 @@
-"""Slow loaders and dead ones told apart: a worker that holds a lease for long is pinged, and loses it when silent."""
+"""Slow loaders and dead ones told apart: a worker that holds a lease for long is pinged, and loses it when silent.
+
+A slow one keeps its lease, and the log says who waits for whom.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 
@@ -10,7 +14,11 @@ from mpgroupcache.coordinator.flights import Lease
 from mpgroupcache.coordinator.roster import Roster
 from mpgroupcache.ipc import messages
 
+logger = logging.getLogger(__name__)
+
 PING_INTERVAL = 1.0  # s between pings to a worker that holds a lease for longer than that
+SLOW_LOAD = 10.0  # s; a load that others wait for so long is worth a line in the log ...
+SLOW_LOAD_AGAIN = 60.0  # s; ... and another one after each of these
 
 
 class Liveness:
@@ -53,3 +61,20 @@ class Liveness:
         if now - self._heard.get(worker, now) > self._lease_timeout:
             return f"is silent for more than {self._lease_timeout:g} s"
         return None
+
+
+def report_slow(leases: Iterable[Lease], now: float) -> None:
+    """Say which loads keep others waiting for long. Without the key: keys are users' data."""
+    for lease in leases:
+        due = lease.granted + SLOW_LOAD if lease.told is None else lease.told + SLOW_LOAD_AGAIN
+        if now < due or not lease.flight.waiters:
+            continue
+        lease.told = now
+        logger.warning(
+            "group %r: process %d loads a value for %.1f s now, and %d callers wait for it; look at what its loader "
+            "waits for, or give the group a load_timeout",
+            lease.flight.key[0].name,
+            lease.holder.owner.pid,
+            now - lease.granted,
+            len(lease.flight.waiters),
+        )

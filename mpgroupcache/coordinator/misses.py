@@ -17,7 +17,7 @@ from mpgroupcache.coordinator.connection import Connection, Handler
 from mpgroupcache.coordinator.fetches import Fetches
 from mpgroupcache.coordinator.guests import Guests
 from mpgroupcache.coordinator.hostgroups import Groups
-from mpgroupcache.coordinator.liveness import Liveness
+from mpgroupcache.coordinator.liveness import Liveness, report_slow
 from mpgroupcache.coordinator.peering import Peering
 from mpgroupcache.coordinator.roster import Roster
 from mpgroupcache.coordinator.stores import Delivery, Stores
@@ -155,8 +155,9 @@ class Misses:
         self._carry_out(self._flights.lose(connection))
 
     def watch_leases(self, now: float) -> None:
-        """Take leases away from silent workers, and from loads that are over their group's time."""
+        """Take leases away from silent workers, and from loads that are over their group's time; name slow ones."""
         loading = [lease for lease in self._flights.live_leases() if lease.id not in self._stores.arriving]
+        report_slow(loading, now)
         for lease, reason in self._liveness.overdue(loading, now):
             logger.warning("%r %s: its load goes to the next waiter", lease.holder.owner, reason)
             self._carry_out(self._flights.revoke(lease.id))
