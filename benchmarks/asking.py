@@ -38,7 +38,14 @@ class Asking:
         self._numbers = itertools.count(int.from_bytes(os.urandom(7), "big") << 8)  # keys that nobody else has
         versions = {"lowest": frame.VERSION, "highest": frame.VERSION, "abilities": ()}
         self._request(say(messages.Hello, 1, role="call", pid=os.getpid(), worker=os.urandom(16), **versions))
-        group = {"name": GROUP, "cache_bytes": CACHE_BYTES, "load_timeout": None, "picks": False}
+        group = {
+            "name": GROUP,
+            "cache_bytes": CACHE_BYTES,
+            "load_timeout": None,
+            "picks": False,
+            "module": "",
+            "getter": "",
+        }
         declared = self._request(say(messages.Declare, 1, **group))
         assert isinstance(declared, messages.Declared), declared
         mark = MARK.to_bytes(8, "big")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from types import FunctionType
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -39,6 +40,14 @@ def is_async(function: object) -> bool:
         import inspect
 
     return inspect.iscoroutinefunction(function)
+
+
+def source_of(getter: object) -> tuple[str, str]:
+    """The module and the name of what an application wrote: a function's own, of another object its type's."""
+    while isinstance(getter, partial):
+        getter = getter.func
+    named: Any = getter if hasattr(getter, "__qualname__") else type(getter)
+    return str(named.__module__ or ""), str(named.__qualname__)
 
 
 class BoundGetter:

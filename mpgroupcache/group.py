@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, overload
 
 from mpgroupcache.counters import Counter
-from mpgroupcache.getters import BoundGetter, Getter, GetterFunction
+from mpgroupcache.getters import BoundGetter, Getter, GetterFunction, source_of
 from mpgroupcache.keys import encode_key
 from mpgroupcache.late import importing
 from mpgroupcache.pickers import BoundPicker, PeerPicker, picker_of
@@ -41,7 +41,7 @@ class Group(DeclaredGroup):
             picker = picker_of(name) if peers is None else peers
             return None if picker is None else BoundPicker(picker)
 
-        super().__init__(name, cache_bytes, BoundGetter(getter), load_timeout, find_picker)
+        super().__init__(name, cache_bytes, BoundGetter(getter), source_of(getter), load_timeout, find_picker)
 
     def __repr__(self) -> str:
         size = format_size(self.cache_bytes)

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeAlias, overload
 
-from mpgroupcache.getters import Getter, GetterFunction, is_async
+from mpgroupcache.getters import Getter, GetterFunction, is_async, source_of
 from mpgroupcache.group import Group
 from mpgroupcache.late import importing
 from mpgroupcache.limits import MAX_NAME_BYTES, MAX_SECONDS
@@ -139,6 +139,7 @@ class CachedFunction:
         def load(_ctx: Any, key: Key, dest: Sink) -> None:
             _set(dest, function(key))
 
+        load.__module__, load.__qualname__ = source_of(function)
         self.group = new_group(name, cache_bytes, load)
         """The group behind the function."""
 
@@ -156,6 +157,7 @@ class AsyncCachedFunction:
         async def load(_ctx: Any, key: Key, dest: Sink) -> None:
             _set(dest, await function(key))
 
+        load.__module__, load.__qualname__ = source_of(function)
         self.group = new_group(name, cache_bytes, load)
         """The group behind the function."""
 

@@ -310,9 +310,9 @@ def converse(at: Recorder) -> None:
     at.ask("service", Ping())
 
     at.note("Groups: one with a cache, one without, one whose workers pick peers themselves.")
-    at.ask("call", Declare("group", 8 << 20, None, False))
-    at.ask("call", Declare("uncached", 0, 90.0, False))
-    at.ask("call", Declare("picked", 8 << 20, None, True))
+    at.ask("call", Declare("group", 8 << 20, None, False, "app", "load"))
+    at.ask("call", Declare("uncached", 0, 90.0, False, "app", "Pages.load"))
+    at.ask("call", Declare("picked", 8 << 20, None, True, "", ""))
 
     at.note("A miss, and a hit.")
     lease = at.ask("call", ask("small")).lease

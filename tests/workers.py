@@ -320,7 +320,7 @@ class HandWorker:
 
     def declare(self, cache_bytes: int = BUDGET, picks: bool = False) -> int:
         """Declare the group and return its id."""
-        answer = self.ask(messages.Declare(GROUP, cache_bytes, None, picks))
+        answer = self.ask(messages.Declare(GROUP, cache_bytes, None, picks, "", ""))
         assert isinstance(answer, messages.Declared)
         return answer.group
 

@@ -106,7 +106,7 @@ class Conversations:
     def _declare(self, connection: Connection, request_id: int, message: messages.Declare) -> None:
         self._joining.discard(connection)
         try:
-            group = self._groups.declare(message.name, message.cache_bytes, message.load_timeout, message.picks)
+            group = self._groups.declare(message)
         except ArenaError as error:
             connection.refuse(request_id, str(error))
             return

@@ -7,9 +7,10 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from mpgroupcache.errors import ArenaError
+from mpgroupcache.ipc.messages import Declare
 from mpgroupcache.shm._writer import Arena, Control, arena_size
 from mpgroupcache.shm.ownership import ARENA_MODE, Segment, clear_arenas, left_arenas
 from mpgroupcache.shm.segment import DIRECTORY, arena_name
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 COPY_STEP = 4 << 20  # bytes copied before other requests get their turn: about a millisecond
 MEMORY_RETRY = 30.0  # s until an arena that ran out of shared memory tries to grow again
+MAX_TOLD = 16  # different warnings on one group's declarations; workers may say anything, for as long as they like
+SCRIPTS = ("__main__", "__mp_main__")  # what a module is called that is run as a script, and in its spawned children
 
 
 class HostGroup(Struct, eq=False):
@@ -32,10 +35,13 @@ class HostGroup(Struct, eq=False):
     cache_bytes: int
     load_timeout: float | None
     picks: bool  # its workers pick peers themselves
+    module: str = ""  # where the first getter that was named is written, and ...
+    getter: str = ""  # ... its name
     declared: bool = True  # else a dead coordinator knew of it
     arena: Arena | None = None
     segment: Segment | None = None
     incarnation: int = 0
+    told: set[str] = field(default_factory=set)  # what was said of later declarations
     warned_of_memory: bool = False
     retry_memory_at: float = 0.0
     promotion: Promotion | None = None  # made for the first value of a peer
@@ -123,44 +129,54 @@ class Groups:
     def named(self, name: str) -> HostGroup | None:
         return self._by_name.get(name)
 
-    def declare(self, name: str, cache_bytes: int, load_timeout: float | None, picks: bool) -> HostGroup:
+    def declare(self, said: Declare) -> HostGroup:
         """The group of that name, as its first declaration has it. Raises ``ArenaError`` for the 257th group."""
-        group = self._by_name.get(name)
-        if group is not None and not group.declared:
-            self._declare_again(group, cache_bytes, load_timeout, picks)
-        elif group is not None:
-            if group.cache_bytes != cache_bytes:
-                logger.warning(
-                    "group %r: got cache_bytes of %s, the first declaration said %s and stays in force until the "
-                    "coordinator restarts",
-                    name,
-                    format_size(cache_bytes),
-                    format_size(group.cache_bytes),
-                )
-            if group.picks != picks:
-                logger.warning(
-                    "group %r: got a declaration %s peers of its own, the first one was %s and stays in force until "
-                    "the coordinator restarts",
-                    name,
-                    *(("with", "without") if picks else ("without", "with")),
-                )
-        else:
-            group = HostGroup(self._control.add_group(name, cache_bytes), name, cache_bytes, load_timeout, picks)
-            self._by_name[name] = self._by_id[group.id] = group
-            if budget := self._affordable(name, cache_bytes):
+        group = self._by_name.get(said.name)
+        if group is None:
+            number = self._control.add_group(said.name, said.cache_bytes)
+            group = HostGroup(number, said.name, said.cache_bytes, said.load_timeout, said.picks)
+            self._by_name[said.name] = self._by_id[number] = group
+            if budget := self._affordable(said.name, said.cache_bytes):
                 self._make_arena(group, budget)
+        elif not group.declared:
+            self._declare_again(group, said)
+        else:
+            self._compare(group, said)
+        if not group.getter:
+            group.module, group.getter = said.module, said.getter
         return group
 
-    def _declare_again(self, group: HostGroup, cache_bytes: int, load_timeout: float | None, picks: bool) -> None:
+    def _declare_again(self, group: HostGroup, said: Declare) -> None:
         """The first declaration of a group that a dead coordinator knew of; its arena is of use if its budget is."""
-        group.load_timeout, group.picks, group.declared = load_timeout, picks, True
-        if group.cache_bytes != cache_bytes and group.arena is not None:
-            was, now = format_size(group.cache_bytes), format_size(cache_bytes)
+        group.load_timeout, group.picks, group.declared = said.load_timeout, said.picks, True
+        if group.cache_bytes != said.cache_bytes and group.arena is not None:
+            was, now = format_size(group.cache_bytes), format_size(said.cache_bytes)
             logger.warning("group %r: cache_bytes was %s and is %s; its cache begins anew", group.name, was, now)
             group.close()
-        group.cache_bytes = cache_bytes
-        if group.arena is None and (budget := self._affordable(group.name, cache_bytes)):
+        group.cache_bytes = said.cache_bytes
+        if group.arena is None and (budget := self._affordable(group.name, said.cache_bytes)):
             self._make_arena(group, budget)
+
+    def _compare(self, group: HostGroup, said: Declare) -> None:
+        """Warn where a later declaration differs from the first: once, though each worker says the same."""
+        stays = "and stays in force until the coordinator restarts"
+        differences = []
+        if group.cache_bytes != said.cache_bytes:
+            got, first = format_size(said.cache_bytes), format_size(group.cache_bytes)
+            differences.append(f"got cache_bytes of {got}, the first declaration said {first} {stays}")
+        if group.picks != said.picks:
+            got, first = ("with", "without") if said.picks else ("without", "with")
+            differences.append(f"got a declaration {got} peers of its own, the first one was {first} {stays}")
+        if not _may_be_one(group, said):
+            differences.append(
+                f"got a declaration with the getter {said.module}.{said.getter}, the first one was with "
+                f"{group.module}.{group.getter}: if they load different things, each application gets the other's "
+                "values; give one of them another group's name, or a coordinator of its own (another --socket)"
+            )
+        for text in differences:
+            if text not in group.told and len(group.told) < MAX_TOLD:
+                group.told.add(text)
+                logger.warning("group %r: %s", group.name, text)
 
     # ---- What a dead coordinator has left
 
@@ -283,6 +299,14 @@ class Groups:
         """Remove all arenas, or keep them for the next coordinator."""
         for group in self:
             group.close(keep)
+
+
+def _may_be_one(group: HostGroup, said: Declare) -> bool:
+    """Whether both getters may be one. A script's module has a name of its own where others import it."""
+    if not group.getter or not said.getter:
+        return True
+    same_module = group.module == said.module or group.module in SCRIPTS or said.module in SCRIPTS
+    return same_module and group.getter == said.getter
 
 
 def _random(size: int) -> int:

@@ -11,7 +11,8 @@ Messages (w: worker, c: coordinator; ``*``: one-way; ``?``: may be nil)::
                                                      highest: versions of the conversation that it speaks; abilities:
                                                      names of what it can do beside, of which unknown ones are ignored
     w>c    DECLARE   name, cache_bytes [B],          announce a group; picks: its workers pick peers themselves, so the
-                     load_timeout? [s], picks        coordinator is to ask none
+                     load_timeout? [s], picks,       coordinator is to ask none; module, getter: where its getter is
+                     module, getter                  written, and its name there; empty: it has none, or nobody knows
     w>c    ASK       group, key, held, copy, here    a get that missed; held: leases its caller holds, outermost first;
                                                      copy: send the value itself, the arena is of no use to the caller;
                                                      here: no peer is to be asked for it, or waited for
@@ -76,6 +77,7 @@ TOKEN_BYTES: Final = 16  # of a worker's token: random, so that no two processes
 LOWEST_VERSION: Final = 2  # of the conversation, that this release speaks
 HIGHEST_VERSION: Final = 2
 MAX_VERSION: Final = 0xFFFF
+MAX_CODE_NAME: Final = 200  # characters of a module's or a function's name; a longer one is cut
 MAX_ABILITIES: Final = 64
 MAX_ABILITY: Final = 40  # characters of its name
 
@@ -123,6 +125,7 @@ class Origin(IntEnum):
 # A field's type tells both what a type checker believes and what the decoder makes true.
 Ability: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_ABILITY)]
 Abilities: TypeAlias = Annotated[tuple[Ability, ...], Meta(max_length=MAX_ABILITIES)]
+CodeName: TypeAlias = Annotated[str, Meta(max_length=MAX_CODE_NAME)]
 Hooks: TypeAlias = tuple[Literal["hash_fn", "transport"], ...]
 Id: TypeAlias = Annotated[int, Meta(ge=0, le=_MAX_INT)]
 Key: TypeAlias = Annotated[bytes, Meta(max_length=MAX_KEY_BYTES)]
@@ -179,6 +182,11 @@ class Declare(Message, frozen=True):
     cache_bytes: Size
     load_timeout: Seconds | None
     picks: bool
+    module: CodeName
+    getter: CodeName
+
+    def __post_init__(self) -> None:
+        _cut_texts(self, module=MAX_CODE_NAME, getter=MAX_CODE_NAME)
 
 
 class Ask(Message, frozen=True):
@@ -214,7 +222,7 @@ class Fail(Message, frozen=True):
     message: Text
 
     def __post_init__(self) -> None:
-        _cut_texts(self)
+        _cut_texts(self, type_name=MAX_TYPE_NAME, message=MAX_TEXT)
 
 
 class Return(Message, frozen=True):
@@ -273,7 +281,7 @@ class Failed(Message, frozen=True):
     message: Text
 
     def __post_init__(self) -> None:
-        _cut_texts(self)
+        _cut_texts(self, type_name=MAX_TYPE_NAME, message=MAX_TEXT)
 
     def exception(self) -> CacheError:
         """Return the error that the caller of the failed request is to see."""
@@ -329,9 +337,9 @@ def _short(value: object) -> str:
     return reprlib.repr(value)
 
 
-def _cut_texts(message: Fail | Failed) -> None:
-    """Make a loader's words fit: they may be of any length, and lone surrogates (of file names) have no UTF-8."""
-    for name, limit in (("type_name", MAX_TYPE_NAME), ("message", MAX_TEXT)):
+def _cut_texts(message: Message, /, **limits: int) -> None:
+    """Make an application's words fit: they may be of any length, and lone surrogates (of file names) have no UTF-8."""
+    for name, limit in limits.items():
         text: str = getattr(message, name)
         fitting = text[: limit + 1].encode(errors="backslashreplace").decode()
         if len(fitting) > limit:

@@ -35,12 +35,16 @@ class DeclaredGroup(GroupCore):
         name: str,
         cache_bytes: int,
         getter: Maker,
+        source: tuple[str, str],
         load_timeout: float | None,
         find_picker: Callable[[], Picker | None],
     ) -> None:
-        """``find_picker`` is called once, before the first miss; None: peers are the coordinator's business."""
+        """``source``: the getter's module and name. ``find_picker`` is called once, before the first miss; None: peers
+        are the coordinator's business.
+        """
         self._name = name
         self.getter = getter
+        self._source = source
         self.changes = 0  # of this group that were begun, as far as this process knows; nothing changes yet
         self.cache_bytes = cache_bytes
         self._load_timeout = load_timeout
@@ -68,7 +72,7 @@ class DeclaredGroup(GroupCore):
 
     def attach_to(self, link: Link) -> None:
         """Declare this group on ``link`` and look values up there from now on."""
-        declared = link.declare(self._name, self.cache_bytes, self._load_timeout, self.picks())
+        declared = link.declare(self._name, self.cache_bytes, self._load_timeout, self.picks(), self._source)
         self._caches = declared.segment is not None
         if link.reader is None:
             self.detach()

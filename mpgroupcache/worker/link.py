@@ -137,10 +137,12 @@ class Link:
         """Whether the coordinator is gone, as far as this link knows."""
         return not self._is_open or self.channel.broken is not None
 
-    def declare(self, name: str, cache_bytes: int, load_timeout: float | None, picks: bool) -> Declared:
-        """Announce a group and return what the instance has made of it."""
+    def declare(
+        self, name: str, cache_bytes: int, load_timeout: float | None, picks: bool, source: tuple[str, str]
+    ) -> Declared:
+        """Announce a group, whose getter is of that module and name, and return what the instance has made of it."""
         if (declared := self._declared.get(name)) is None:
-            answer = self.channel.request(Declare(name, cache_bytes, load_timeout, picks))
+            answer = self.channel.request(Declare(name, cache_bytes, load_timeout, picks, *source))
             declared = self._declared[name] = _expect(Declared, answer)
         return declared
 

@@ -97,7 +97,7 @@ def test_no_version_in_common(daemon: Daemon, mute: HandWorker, role: messages.R
 
 
 def test_who_is_turned_away_is_heard_no_more(daemon: Daemon, mute: HandWorker) -> None:
-    mute.send_together(hello("call", MAX_VERSION, MAX_VERSION), messages.Declare("other", 1 << 20, None, False))
+    mute.send_together(hello("call", MAX_VERSION, MAX_VERSION), messages.Declare("other", 1 << 20, None, False, "", ""))
     assert isinstance(mute.receive(), Failed)
     with pytest.raises((EOFError, ConnectionResetError)):  # the reset: it was closed with something unread
         mute.receive()

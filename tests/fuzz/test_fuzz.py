@@ -269,7 +269,7 @@ def test_a_coordinator_outlives_what_is_sent_to_its_sockets(
     before = sockets_of(daemon.process.pid)
     chance = random.Random(2)
     greeting = frame.encode(hello("call"), 1)
-    declare = frame.encode(messages.Declare("group", 8 << 20, None, False), 2)
+    declare = frame.encode(messages.Declare("group", 8 << 20, None, False, "app", "load"), 2)
     said = mutations(chance, [greeting + declare + data for data in corpus_of("frames")])
     asked = mutations(chance, corpus_of("requests"))
     for _ in range(300):

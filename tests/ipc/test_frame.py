@@ -36,16 +36,16 @@ GOLDEN: list[tuple[messages.Message, int, bytes, bytes]] = [
         b"\x96\xa7service\x4d\xc4\x10" + TOKEN + b"\x02\xcd\x01\x2c\x91\xa3fly",
     ),
     (
-        messages.Declare("fé", 1 << 20, None, False),
+        messages.Declare("fé", 1 << 20, None, False, "app", "get"),
         2,
-        b"mg\2\x02\0\0\0\2\0\0\0\x0c",
-        b"\x94\xa3f\xc3\xa9\xce\x00\x10\x00\x00\xc0\xc2",
+        b"mg\2\x02\0\0\0\2\0\0\0\x14",
+        b"\x96\xa3f\xc3\xa9\xce\x00\x10\x00\x00\xc0\xc2\xa3app\xa3get",
     ),
     (
-        messages.Declare("f", 0, 1.5, True),
+        messages.Declare("f", 0, 1.5, True, "", ""),
         2,
-        b"mg\2\x02\0\0\0\2\0\0\0\x0e",
-        b"\x94\xa1f\x00\xcb\x3f\xf8\x00\x00\x00\x00\x00\x00\xc3",
+        b"mg\2\x02\0\0\0\2\0\0\0\x10",
+        b"\x96\xa1f\x00\xcb\x3f\xf8\x00\x00\x00\x00\x00\x00\xc3\xa0\xa0",
     ),
     (
         messages.Ask(3, b"k", (), False, True),
@@ -227,6 +227,12 @@ def test_over_long_and_unencodable_texts_are_made_fit(
     assert build("E" * 200, "ü" * 8000).message == "ü" * 8000
 
 
+def test_over_long_names_of_code_are_made_fit() -> None:
+    message = messages.Declare("group", 0, None, False, "\udcff" * 9, "f" * 201)
+    assert (message.module, message.getter) == ("\\udcff" * 9, "f" * 197 + "...")
+    assert decode(frame.encode(message)) == [(0, message)]
+
+
 @pytest.mark.parametrize("size", [0, 1, messages.INLINE_BYTES, -1])
 def test_a_value_has_one_way_to_travel(size: int) -> None:
     refused(raw_frame(messages.MessageType.VALUE, msgpack.packb((size, 1))))
@@ -312,6 +318,8 @@ WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
         ("cache_bytes", [-1, 1 << 63, 1.5, None, True]),
         ("load_timeout", [0.0, -1.0, 2e9, math.nan, math.inf, True, "1"]),
         ("picks", [0, 1, None]),
+        ("module", ["m" * 201, b"m", None]),
+        ("getter", ["g" * 201, b"g", None]),
     ],
     messages.MessageType.ASK: [
         ("group", [-1, None, b"g"]),
@@ -443,7 +451,9 @@ any_message: st.SearchStrategy[messages.Message] = st.one_of(
         versions,
         abilities,
     ),
-    st.builds(messages.Declare, names, sizes, st.none() | st.floats(0, 1e9, exclude_min=True), st.booleans()),
+    st.builds(
+        messages.Declare, names, sizes, st.none() | st.floats(0, 1e9, exclude_min=True), st.booleans(), texts, texts
+    ),
     st.builds(messages.Ask, sizes, keys, st.lists(ids, max_size=5).map(tuple), st.booleans(), st.booleans()),
     st.builds(messages.Store, ids, values, st.booleans(), st.none() | st.floats(0, 1e12)),
     st.builds(messages.Served, sizes),
