@@ -61,6 +61,7 @@ class OpenArena:
         max_entry: int | None = None,
         seed: int = SEED,
         checksums: bool = False,
+        reserve: int = 0,
     ) -> None:
         self.control_path = instance.path
         self.group = instance.control.add_group(f"group-{len(instance.arenas)}", budget)
@@ -76,6 +77,7 @@ class OpenArena:
                 max_entry=budget // 4 if max_entry is None else max_entry,
                 seed=seed,
                 checksums=checksums,
+                reserve=reserve,
             )
         except BaseException:
             self.segment.unlink()

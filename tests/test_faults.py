@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from small_memory import NoPrivateMount, mount_small
 from tools import missing
 from workers import PATIENCE, Daemon, HandWorker, Worker, descriptors_of, leave, segments_of, value_of, wait_until
@@ -26,6 +27,8 @@ from workers import PATIENCE, Daemon, HandWorker, Worker, descriptors_of, leave,
 import mpgroupcache
 from mpgroupcache.coordinator.main import ExitCode
 from mpgroupcache.ipc import frame, messages
+from mpgroupcache.shm.segment import room
+from mpgroupcache.sizes import format_size
 from mpgroupcache.worker.channel import LIVENESS_TIMEOUT
 
 if TYPE_CHECKING:
@@ -185,18 +188,18 @@ def test_the_sockets_directory_is_removed(tmp_path: Path, spawn_on: SpawnOn) -> 
 class SmallHost:
     """Workers and a coordinator where shared memory is short."""
 
-    def __init__(self, path: str, size: int) -> None:
+    def __init__(self, path: str, size: int, *options: str) -> None:
         try:
             mount_small(size)
         except NoPrivateMount as error:
             self.refused: str | None = str(error)
             return
         self.refused = None
-        self.daemon = Daemon(path).wait_serving()
+        self.daemon = Daemon(path, *options).wait_serving()
         mpgroupcache.configure(socket=path)
 
-    def fill(self) -> tuple[int, str]:
-        """Get more than there is room for; how much of it is cached in the end, and the log."""
+    def fill(self) -> tuple[int, int, str]:
+        """Get more than there is room for; how much of it is cached in the end, what memory is left, and the log."""
         loads = []
 
         def load(ctx: object, key: str, dest: mpgroupcache.Sink) -> None:
@@ -209,19 +212,29 @@ class SmallHost:
             assert group.get(key) == value_of(key)
         self.daemon.wait_says("no more shared memory in /dev/shm")
         cached = group.cache_stats(mpgroupcache.CacheType.MAIN_CACHE).bytes
+        memory = room()
+        assert memory is not None
         leave()
         self.daemon.close()
-        return cached, "".join(self.daemon.log)
+        return cached, memory.free, "".join(self.daemon.log)
 
 
-def test_where_shared_memory_runs_out_the_cache_is_smaller(tmp_path: Path, child: Callable[..., Child]) -> None:
+@pytest.mark.parametrize(
+    ("options", "reserve"), [((), 256 << 10), (("--reserve", "2MiB"), 2 << 20), (("--reserve", "0"), 0)]
+)
+def test_where_shared_memory_runs_out_the_cache_is_smaller(
+    tmp_path: Path, child: Callable[..., Child], options: tuple[str, ...], reserve: int
+) -> None:
+    """Its reserve is left: regions of workers come out of it, and one step of an arena's may not have fitted."""
     size = 4 << 20
-    host = child(SmallHost, str(tmp_path / "s"), size)
+    host = child(SmallHost, str(tmp_path / "s"), size, *options)
     if (refused := host.call("__getattribute__", "refused")) is not None:
         missing(f"no mounts of one's own here: {refused}")
-    cached, log = host.call("fill")
-    assert size // 2 < cached < size
+    cached, free, log = host.call("fill")
+    assert (size - reserve) // 2 < cached < size - reserve
+    assert reserve <= free < reserve + (128 << 10)
     assert log.count("no more shared memory") == 1
+    assert f"of which --reserve leaves {format_size(reserve)} free" in log
     assert "docker run --shm-size" in log
 
 

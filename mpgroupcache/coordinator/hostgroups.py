@@ -13,7 +13,7 @@ from mpgroupcache.errors import ArenaError
 from mpgroupcache.ipc.messages import Declare
 from mpgroupcache.shm._writer import Arena, Control, arena_size
 from mpgroupcache.shm.ownership import ARENA_MODE, Segment, clear_arenas, left_arenas
-from mpgroupcache.shm.segment import DIRECTORY, arena_name
+from mpgroupcache.shm.segment import DIRECTORY, arena_name, room
 from mpgroupcache.sizes import format_size
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 COPY_STEP = 4 << 20  # bytes copied before other requests get their turn: about a millisecond
 MEMORY_RETRY = 30.0  # s until an arena that ran out of shared memory tries to grow again
+RESERVE_SHARE, MAX_RESERVE = 16, 64 << 20  # of shared memory: a container's 64 MiB, and regions of 1400 workers
 MAX_TOLD = 16  # different warnings on one group's declarations; workers may say anything, for as long as they like
 SCRIPTS = ("__main__", "__mp_main__")  # what a module is called that is run as a script, and in its spawned children
 
@@ -107,6 +108,7 @@ class Groups:
         instance: str,
         control: Control,
         max_bytes: int | None,
+        reserve: int | None,
         max_value_share: float,
         checksums: bool,
         gid: int | None,
@@ -114,6 +116,10 @@ class Groups:
         self._instance = instance
         self._control = control
         self._max_bytes = max_bytes
+        if reserve is None:
+            whole = room()
+            reserve = 0 if whole is None else min(whole.size // RESERVE_SHARE, MAX_RESERVE)
+        self._reserve = reserve
         self._max_value_share = max_value_share
         self._checksums = checksums
         self._gid = gid
@@ -199,7 +205,13 @@ class Groups:
             segment = Segment.attach(name)
             segment.share(self._gid, ARENA_MODE)
             arena = Arena(
-                self._control, segment.buffer, segment.fd, group=group.id, checksums=self._checksums, adopt=True
+                self._control,
+                segment.buffer,
+                segment.fd,
+                group=group.id,
+                checksums=self._checksums,
+                reserve=self._reserve,
+                adopt=True,
             )
         except (ArenaError, OSError, ValueError) as error:
             logger.warning("group %r: %s; its cache begins anew", group.name, error)
@@ -231,16 +243,16 @@ class Groups:
                     format_size(cache_bytes),
                     format_size(budget),
                 )
-        status = os.statvfs(DIRECTORY)
-        free = status.f_bavail * status.f_frsize
-        if budget > free:
+        memory = room()
+        if memory is not None and budget > memory.free - self._reserve:
             logger.warning(
-                "group %r: cache_bytes of %s, but %s has %s free; its arena will stop growing there. Enlarge it "
-                "(docker run --shm-size) or lower cache_bytes",
+                "group %r: cache_bytes of %s, but %s has %s free, and --reserve leaves %s; its arena will stop growing "
+                "there. Enlarge it (docker run --shm-size) or lower cache_bytes",
                 name,
                 format_size(budget),
                 DIRECTORY,
-                format_size(free),
+                format_size(memory.free),
+                format_size(self._reserve),
             )
         return budget
 
@@ -263,6 +275,7 @@ class Groups:
                 max_entry=int(budget * self._max_value_share),
                 seed=_random(8),
                 checksums=self._checksums,
+                reserve=self._reserve,
             )
         except (ArenaError, OSError) as error:
             logger.error("group %r is served without a cache: %s", group.name, error)
@@ -283,10 +296,11 @@ class Groups:
             if not group.warned_of_memory:
                 group.warned_of_memory = True
                 logger.warning(
-                    "group %r: no more shared memory in %s; its arena stays at %s of the %s that it was given. Enlarge "
-                    "it (docker run --shm-size) or lower cache_bytes",
+                    "group %r: no more shared memory in %s, of which --reserve leaves %s free; its arena stays at %s "
+                    "of the %s that it was given. Enlarge it (docker run --shm-size) or lower cache_bytes",
                     group.name,
                     DIRECTORY,
+                    format_size(self._reserve),
                     format_size(group.arena.committed),
                     format_size(group.arena.budget),
                 )

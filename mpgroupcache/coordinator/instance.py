@@ -65,6 +65,7 @@ class Coordinator:
             self.instance,
             self._control,
             options.max_bytes,
+            options.reserve,
             options.max_value_share,
             options.checksums,
             self._access.gid,

@@ -25,6 +25,7 @@ class Options(Struct, frozen=True):
     socket: str
     group: str | None = None  # of this host, whose members may be workers, too
     max_bytes: int | None = None  # of all groups' budgets together; None: no bound but the host's
+    reserve: int | None = None  # bytes of shared memory that arenas leave free; None: in proportion to it
     max_value_share: float = 0.25  # of a group's budget that one key and value may take
     checksums: bool = False  # of values, so that the next coordinator drops those that are damaged
     lease_timeout: float = 10.0  # s; longer than a loader's native call that keeps the GIL, short enough to wait out
@@ -166,6 +167,9 @@ OPTIONS: Mapping[str, Option] = {
     "socket": Option("socket", "PATH", "Unix socket to serve workers on (required)", _path),
     "group": Option("group", "NAME", "Unix group whose members may use the cache, too (default: none)", _name),
     "max-bytes": Option("max_bytes", "SIZE", 'bound on all budgets together, such as "512MiB"', _size),
+    "reserve": Option(
+        "reserve", "SIZE", "of /dev/shm that caches leave free when they grow (1/16 of it, at most 64MiB)", _size
+    ),
     "max-value-share": Option(
         "max_value_share",
         "SHARE",

@@ -39,6 +39,7 @@ cdef extern from "writer.h":
         uint64_t budget
         uint64_t max_entry
         uint64_t seed
+        uint64_t reserve
         uint32_t checksums
         uint8_t boot_id[16]
     void mgc_segment_retire(int)

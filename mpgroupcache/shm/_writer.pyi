@@ -95,11 +95,13 @@ class Arena:
         max_entry: int = ...,
         seed: int = 0,
         checksums: bool = False,
+        reserve: int = 0,
         adopt: bool = False,
     ) -> Arena:
         """Format it in ``memory`` of ``arena_size(budget)`` zero bytes, or go on with a dead coordinator's.
 
         ``checksums``: of values, too, so that none that is damaged is taken over; a dead one's arena has to have them.
+        ``reserve``: bytes of its file system that it leaves free when it grows.
         ``ArenaError``: no memory for it, or it cannot be taken over.
         """
 

@@ -242,7 +242,8 @@ cdef class Arena:
     """One group's arena: the index, the entries, the main and hot LRU lists (Go: a ``Group``'s two ``cache``s).
 
     ``adopt``: the segment is a dead coordinator's, to go on with; budget, seed and incarnation are those that it has.
-    ``checksums``: of values, too, so that adoption drops those that are damaged.
+    ``checksums``: of values, too, so that adoption drops those that are damaged. ``reserve``: bytes of its file system
+    that it leaves free when it grows.
     """
 
     cdef mgc_arena arena
@@ -256,21 +257,21 @@ cdef class Arena:
 
     def __cinit__(self, Control control not None, memory, int fd, *, uint32_t group, uint32_t incarnation=0,
                   uint64_t budget=0, uint64_t max_entry=UINT64_MAX, uint64_t seed=0, bint checksums=False,
-                  bint adopt=False):
+                  uint64_t reserve=0, bint adopt=False):
         cdef mgc_arena_options options
         control.check_open()
         PyObject_GetBuffer(memory, &self.memory, PyBUF_WRITABLE)
         self.held = True
         self.control = control
         if adopt:
-            self.adopt(fd, group, checksums)
+            self.adopt(fd, group, checksums, reserve)
             return
         if <uint64_t> self.memory.len < arena_size(budget) or group >= MGC_MAX_GROUPS:
             raise ValueError(f"arena of {budget} bytes: got a segment of {self.memory.len} bytes for group {group}, "
                              f"expected {arena_size(budget)} bytes and a group below {MGC_MAX_GROUPS}")
         options.arena, options.incarnation = group, incarnation
         options.budget, options.max_entry, options.seed = budget, max_entry, seed
-        options.checksums = checksums
+        options.checksums, options.reserve = checksums, reserve
         memcpy(options.boot_id, <const char *> control.boot_id, 16)
         cdef int error = mgc_arena_format(&self.arena, <uint8_t *> self.memory.buf, fd, control.control, &options)
         if error:
@@ -279,11 +280,11 @@ cdef class Arena:
         self.open = True
         control.arenas += 1
 
-    cdef int adopt(self, int fd, uint32_t group, bint checksums) except -1:
+    cdef int adopt(self, int fd, uint32_t group, bint checksums, uint64_t reserve) except -1:
         cdef mgc_arena_options options
         if group >= MGC_MAX_GROUPS:
             raise ValueError(f"arena: got group {group}, expected one below {MGC_MAX_GROUPS}")
-        options.arena, options.max_entry, options.checksums = group, UINT64_MAX, checksums
+        options.arena, options.max_entry, options.checksums, options.reserve = group, UINT64_MAX, checksums, reserve
         memcpy(options.boot_id, <const char *> self.control.boot_id, 16)
         cdef int error = mgc_arena_adopt(&self.arena, <uint8_t *> self.memory.buf, self.memory.len, fd,
                                          self.control.control, &options, &self.adopted)

@@ -260,6 +260,7 @@ int mgc_arena_adopt(struct mgc_arena *arena, uint8_t *base, uint64_t size, int f
         return error;
     struct mgc_arena_header *header = (struct mgc_arena_header *)base;
     mgc_arena_begin(arena, base, fd, control, &plan, header->budget, options->max_entry);
+    arena->reserve = options->reserve;
     arena->descriptor = atomic_load_explicit(&header->index, memory_order_relaxed);
     arena->index_words = mgc_index_buckets(arena->descriptor) * MGC_BUCKET_WORDS;
     arena->index_committed = atomic_load_explicit(&header->index_end, memory_order_relaxed);

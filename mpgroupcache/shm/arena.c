@@ -59,6 +59,7 @@ int mgc_arena_format(struct mgc_arena *arena, uint8_t *base, int fd, struct mgc_
     error = mgc_index_init(arena);
     if (error)
         return error;
+    arena->reserve = options->reserve;
     control->arenas[options->arena] = arena;
     atomic_store_explicit(&header->state, MGC_SEGMENT_LIVE, memory_order_release);
     return 0;

@@ -14,6 +14,7 @@ struct mgc_reservation {
 struct mgc_arena_options {
     uint32_t arena, incarnation;
     uint64_t budget, max_entry, seed;
+    uint64_t reserve;   /* bytes that it leaves free when it grows, but for its first two pages */
     uint32_t checksums; /* 1: of values, too */
     uint8_t boot_id[16];
 };

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Final
+from typing import Final, NamedTuple
 
 from mpgroupcache.errors import ArenaError
 
 DIRECTORY: Final = "/dev/shm"
 PREFIX: Final = "mpgroupcache"
+
+
+class Room(NamedTuple):
+    """Bytes of shared memory: all of it, and what of it nobody has."""
+
+    size: int
+    free: int
+
+
+def room() -> Room | None:
+    """The room in shared memory; None: it has no bound of its own."""
+    status = os.statvfs(DIRECTORY)
+    if status.f_blocks == 0:
+        return None
+    return Room(status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize)
 
 
 def instance_name(socket_path: str) -> str:

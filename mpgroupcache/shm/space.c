@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/vfs.h>
 
 /* Address space for entries, in budgets. Headers, padding and free space come on top of the budget, which counts keys and
  * values alone; at 4 it is the segment that evicts first only where these average under 16 bytes. */
@@ -40,10 +41,19 @@ int mgc_commit(int fd, uint64_t offset, uint64_t bytes) {
     return -error;
 }
 
+/* Asked at each step, and not from time to time: whatever else uses the file system has its part of it in the meantime. */
+static int leaves_reserve(const struct mgc_arena *arena, uint64_t bytes) {
+    struct statfs status;
+    if (!arena->reserve || fstatfs(arena->fd, &status) != 0 || status.f_blocks == 0 /* it has no bound */)
+        return 1;
+    uint64_t free = (uint64_t)status.f_bavail * (uint64_t)status.f_bsize;
+    return free >= bytes && free - bytes >= arena->reserve;
+}
+
 int mgc_arena_commit(struct mgc_arena *arena, uint64_t offset, uint64_t bytes) {
     if (bytes > arena->commit_limit)
         return -ENOSPC;
-    int error = mgc_commit(arena->fd, offset, bytes);
+    int error = leaves_reserve(arena, bytes) ? mgc_commit(arena->fd, offset, bytes) : -ENOSPC;
     if (error)
         arena->commit_limit = bytes / 2; /* tmpfs fills itself up before it gives up: few tries, not one for each value */
     else

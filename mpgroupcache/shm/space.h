@@ -19,6 +19,7 @@ uint64_t mgc_arena_size(uint64_t budget);
 
 /* Commits memory to a range of the segment. 0 or a negative errno. */
 int mgc_commit(int fd, uint64_t offset, uint64_t bytes);
+/* The same for an arena, which leaves its reserve: -ENOSPC. */
 int mgc_arena_commit(struct mgc_arena *arena, uint64_t offset, uint64_t bytes);
 
 static inline uint64_t mgc_page_up(uint64_t bytes) { return (bytes + MGC_PAGE - 1) & ~(uint64_t)(MGC_PAGE - 1); }

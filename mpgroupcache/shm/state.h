@@ -67,6 +67,7 @@ struct mgc_arena {
 
     struct mgc_offsets retiring; /* unpublished, not yet scanned for */
     struct mgc_offsets limbo;
+    uint64_t reserve;      /* bytes of its file system that it leaves free */
     uint64_t commit_limit; /* larger commits are not tried: one of twice that failed. UINT64_MAX: none has failed */
 };
 

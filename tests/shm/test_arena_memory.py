@@ -15,6 +15,7 @@ from tools import missing
 from workers import segments_of
 
 from mpgroupcache.errors import ArenaError
+from mpgroupcache.shm.segment import room
 
 MakeArena = Callable[..., OpenArena]
 StartChild = Callable[..., Child]
@@ -103,9 +104,9 @@ class SmallMemory:
             OpenArena(self.instance, 1 << 20)
         return str(caught.value), segments_of(self.socket_path)
 
-    def fill(self, budget: int, count: int, size: int) -> dict[str, Any]:
+    def fill(self, budget: int, count: int, size: int, reserve: int = 0) -> dict[str, Any]:
         """Put far more than there is memory for, and read it all back."""
-        self.opened = OpenArena(self.instance, budget)
+        self.opened = OpenArena(self.instance, budget, reserve=reserve)
         return self.fill_more(count, size)
 
     def fill_more(self, count: int, size: int) -> dict[str, Any]:
@@ -125,6 +126,7 @@ class SmallMemory:
             "short": opened.arena.short_of_memory,
             "faults": opened.arena.check(),
             "memory": opened.memory(),
+            "room": room(),
         }
 
     def resize(self, size: int) -> None:
@@ -157,6 +159,29 @@ def test_where_memory_runs_out_the_arena_stays_smaller(small_memory: Callable[[i
     result = process.call("fill_more", 30_000, 1000)
     assert result["faults"] == []
     assert result["live"] > 15 << 20
+
+
+def test_a_reserve_is_left(small_memory: Callable[[int], Child]) -> None:
+    """To the last step that does not touch it; and where it is more than there is, an arena is there, and empty."""
+    process = small_memory(8 << 20)
+    process.call("open_instance")
+    reserve = 3 << 20
+    result = process.call("fill", 64 << 20, 30_000, 1000, reserve)
+    assert result["faults"] == []
+    assert result["short"]
+    assert reserve <= result["room"].free < reserve + (64 << 10)
+    process.call("resize", 12 << 20)
+    result = process.call("fill_more", 30_000, 1000)
+    assert reserve <= result["room"].free < reserve + (64 << 10)
+    result = process.call("fill", 64 << 20, 100, 1000, 4 << 20)
+    assert (result["cached"], result["memory"], result["short"]) == (0, 8 << 10, True)
+
+
+def test_memory_without_a_bound_has_no_reserve_to_leave(small_memory: Callable[[int], Child]) -> None:
+    process = small_memory(0)
+    process.call("open_instance")
+    result = process.call("fill", 64 << 20, 5000, 1000, 1 << 60)
+    assert (result["cached"], result["items"], result["short"], result["room"]) == (5000, 5000, False, None)
 
 
 def test_where_memory_runs_out_large_values_are_refused_or_make_room(small_memory: Callable[[int], Child]) -> None:
