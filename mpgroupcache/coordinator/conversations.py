@@ -14,7 +14,6 @@ from mpgroupcache.coordinator.peering import Peering
 from mpgroupcache.coordinator.roster import Roster
 from mpgroupcache.errors import ArenaError
 from mpgroupcache.ipc import messages
-from mpgroupcache.shm._reader import LAYOUT_VERSION
 from mpgroupcache.shm._writer import Control
 from mpgroupcache.shm.segment import control_name
 
@@ -25,13 +24,14 @@ SPARE_REGIONS = 8  # free at any time, beside one for each worker that is about 
 
 
 class Conversations:
-    """Those of one instance with its workers."""
+    """Those of one instance with its workers. ``layout``: of the shared memory, or ``NO_LAYOUT``."""
 
     def __init__(
         self,
         instance: str,
         groups: Groups,
         control: Control,
+        layout: int,
         peering: Peering,
         workers: Roster,
         liveness: Liveness,
@@ -40,6 +40,7 @@ class Conversations:
         self._instance = instance
         self._groups = groups
         self._control = control
+        self._layout = layout
         self._peering = peering
         self._workers = workers
         self._liveness = liveness
@@ -83,7 +84,7 @@ class Conversations:
             self._joining.add(connection)
             self._control.spare_regions(SPARE_REGIONS + len(self._joining))
         control = control_name(self._instance)
-        welcome = messages.Welcome(version, self._instance, control, os.getpid(), LAYOUT_VERSION, ABILITIES)
+        welcome = messages.Welcome(version, self._instance, control, os.getpid(), self._layout, ABILITIES)
         connection.send(welcome, request_id)
 
     def _turn_away(self, connection: Connection, request_id: int, hello: messages.Hello) -> None:

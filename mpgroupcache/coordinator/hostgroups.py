@@ -13,7 +13,7 @@ from mpgroupcache.errors import ArenaError
 from mpgroupcache.ipc.messages import Declare
 from mpgroupcache.shm._writer import Arena, Control, arena_size
 from mpgroupcache.shm.ownership import ARENA_MODE, Segment, clear_arenas, left_arenas
-from mpgroupcache.shm.segment import DIRECTORY, arena_name, room
+from mpgroupcache.shm.segment import DIRECTORY, ROOM_TO_BEGIN, arena_name, room
 from mpgroupcache.sizes import format_size
 
 if TYPE_CHECKING:
@@ -125,6 +125,8 @@ class Groups:
         self._gid = gid
         self._by_name: dict[str, HostGroup] = {}
         self._by_id: dict[int, HostGroup] = {}
+        self.short_of_arenas = False
+        """Whether a group has none because there was no room in shared memory."""
 
     def __iter__(self):  # type: ignore[no-untyped-def]
         return iter(self._by_id.values())
@@ -278,11 +280,18 @@ class Groups:
                 reserve=self._reserve,
             )
         except (ArenaError, OSError) as error:
-            logger.error("group %r is served without a cache: %s", group.name, error)
+            logger.error("group %r is served without a cache until there is room: %s", group.name, error)
+            self.short_of_arenas |= not self.has_room  # else room would not help
             segment.unlink()
             segment.close()
             return
         group.segment, group.incarnation = segment, incarnation
+
+    @property
+    def has_room(self) -> bool:
+        """Whether arenas could be made, and grow."""
+        memory = room()
+        return memory is None or memory.free >= self._reserve + ROOM_TO_BEGIN
 
     def tend(self, now: float) -> None:
         """What has to be done from time to time: blocks whose views have gone, and memory that ran out."""

@@ -18,15 +18,17 @@ from typing import TYPE_CHECKING
 from mpgroupcache.coordinator.access import Access
 from mpgroupcache.coordinator.connection import Connection, Cork
 from mpgroupcache.coordinator.conversations import SPARE_REGIONS, Conversations
-from mpgroupcache.coordinator.hostgroups import Groups
+from mpgroupcache.coordinator.hostgroups import MEMORY_RETRY, Groups
 from mpgroupcache.coordinator.liveness import Liveness
 from mpgroupcache.coordinator.misses import Misses
 from mpgroupcache.coordinator.options import Options
 from mpgroupcache.coordinator.peering import Peering
 from mpgroupcache.coordinator.roster import Roster
 from mpgroupcache.errors import ProtocolError
+from mpgroupcache.ipc.messages import NO_LAYOUT
+from mpgroupcache.shm._reader import LAYOUT_VERSION
 from mpgroupcache.shm.ownership import open_instance
-from mpgroupcache.shm.segment import instance_name, remove_private_files
+from mpgroupcache.shm.segment import DIRECTORY, instance_name, remove_private_files
 
 if TYPE_CHECKING:
     from mpgroupcache.coordinator.spawner import Loaders
@@ -74,8 +76,9 @@ class Coordinator:
         workers = Roster()
         liveness = Liveness(workers, options.lease_timeout)
         self._misses = Misses(self._groups, self._control, peering, workers, liveness)
+        layout = LAYOUT_VERSION if self._segment.memfd < 0 else NO_LAYOUT
         self._conversations = Conversations(
-            self.instance, self._groups, self._control, peering, workers, liveness, self._misses
+            self.instance, self._groups, self._control, layout, peering, workers, liveness, self._misses
         )
         self._peering = peering
         self._loaders: Loaders | None = None
@@ -84,6 +87,7 @@ class Coordinator:
         self._most_connections = _most_connections()
         self._reported_most = -REPORT_INTERVAL
         self._idle_since = time.monotonic()
+        self._retry_memory_at = time.monotonic() + MEMORY_RETRY
         self._stopping = stopping
         try:
             self._listener = _bind(options.socket, self._access.gid)
@@ -177,6 +181,8 @@ class Coordinator:
 
         Its own loaders have ended before. A private one that is told to end is not followed by another.
         """
+        if self._segment.memfd >= 0:
+            return False
         if self._restarting.is_set():
             return True
         self._control.reap()
@@ -192,12 +198,23 @@ class Coordinator:
             self._groups.tend(now)
             self._peering.tick(now)
             self._misses.watch_leases(now)
+            self._retry_memory(now)
             if self._connections:
                 self._idle_since = now
             elif self._options.linger is not None and now - self._idle_since >= self._options.linger:
                 logger.info("no clients for %g s", self._options.linger)
                 self._stopping.set()
             await asyncio.sleep(TICK if touches or self._misses.under_way else IDLE_TICK)
+
+    def _retry_memory(self, now: float) -> None:
+        """Begin anew once there is room for what found none: workers were told that there is nothing to attach."""
+        if now < self._retry_memory_at or (self._segment.memfd < 0 and not self._groups.short_of_arenas):
+            return
+        self._retry_memory_at = now + MEMORY_RETRY
+        if self._groups.has_room:
+            logger.warning("there is room in %s again: the coordinator begins anew, as on SIGUSR2", DIRECTORY)
+            self._restarting.set()
+            self._stopping.set()
 
     # ---- Connections
 

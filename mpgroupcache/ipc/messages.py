@@ -26,7 +26,8 @@ Messages (w: worker, c: coordinator; ``*``: one-way; ``?``: may be nil)::
                      replicas, hash, hooks           functions, which only a coordinator that imported them has
     c>w    WELCOME   version, instance, control,     answers HELLO; version: the conversation's from here on; control:
                      pid, layout, abilities          name of the control segment; layout: the shared memory's, which a
-                                                     worker that has another is not to map; abilities: as in HELLO
+                                                     worker that has another is not to map, 0: there is none, for
+                                                     want of room; abilities: as in HELLO
     c>w    DECLARED  group, segment?, cache_bytes    answers DECLARE; segment nil: caching is off; cache_bytes: the
                      [B], arena                      budget in force; arena: the arena's incarnation
     c>w    VALUE     value, origin                   answers ASK; value: as in STORE
@@ -77,6 +78,7 @@ TOKEN_BYTES: Final = 16  # of a worker's token: random, so that no two processes
 LOWEST_VERSION: Final = 2  # of the conversation, that this release speaks
 HIGHEST_VERSION: Final = 2
 MAX_VERSION: Final = 0xFFFF
+NO_LAYOUT: Final = 0  # of a shared memory that is not there
 MAX_CODE_NAME: Final = 200  # characters of a module's or a function's name; a longer one is cut
 MAX_ABILITIES: Final = 64
 MAX_ABILITY: Final = 40  # characters of its name

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from mpgroupcache.errors import AlreadyRunning, ArenaError
 from mpgroupcache.shm._writer import CONTROL_SIZE, Control, lock_writer, retire_segment, sign_of_life
-from mpgroupcache.shm.segment import DIRECTORY, control_name, segment_path
+from mpgroupcache.shm.segment import DIRECTORY, ROOM_TO_BEGIN, control_name, room, segment_path
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -41,6 +41,9 @@ def boot_id() -> bytes:
 
 class Segment:
     """A segment of this coordinator's: its memory, and a descriptor to commit and lock it with."""
+
+    memfd = -1
+    """Of memory of this process alone, which stands in for what there is no room for; -1: it is shared."""
 
     def __init__(self, name: str, size: int) -> None:
         """Make it, sparse. Raises ``ArenaError`` where there is no shared memory, ``FileExistsError``, and
@@ -111,6 +114,17 @@ class Segment:
         unlink(self.name)
         self.name = name
 
+    def leave_shared_memory(self) -> None:
+        """Go on in memory of this process alone, which nobody can attach (`memfd`).
+
+        The file stays, without memory: its name and its lock keep others from becoming this instance's coordinator.
+        """
+        size = len(self.buffer)
+        self._memory.close()
+        self.memfd = os.memfd_create(self.name, os.MFD_CLOEXEC)
+        os.ftruncate(self.memfd, size)
+        self._memory = _Mapped(self.memfd)
+
     def unlink(self) -> None:
         """Remove the name. Attached workers keep their mappings."""
         unlink(self.name)
@@ -118,9 +132,10 @@ class Segment:
     def close(self) -> None:
         """Unmap. What was attached to the buffer is closed before, or this is a ``BufferError``."""
         self._memory.close()
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        for fd in (self.fd, self.memfd):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self.memfd = -1
 
 
 class _Mapped:
@@ -159,8 +174,9 @@ def unlink(name: str) -> None:
 def open_instance(instance: str, gid: int | None = None) -> tuple[Segment, Control]:
     """Become the coordinator of an instance: go on with what a dead one has left, or begin anew.
 
-    ``gid``: the group whose members may be workers. Raises ``AlreadyRunning`` where a living coordinator holds it,
-    ``ArenaError`` where there is no shared memory, or another user has taken its name.
+    ``gid``: the group whose members may be workers. Where shared memory is full, the segment's is this process's alone
+    (``memfd``). Raises ``AlreadyRunning`` where a living coordinator holds it, ``ArenaError`` where there is no shared
+    memory, or another user has taken its name.
 
     A new segment is locked and formatted under a name of its own, and only then gets the instance's. So under that name
     there is never one that workers cannot read yet, nor one that its maker has yet to lock, which others would take for
@@ -257,7 +273,16 @@ def _make_control(instance: str, gid: int | None) -> tuple[Segment, Control]:
     control = None
     try:
         lock_writer(segment.fd)
-        control = Control(segment.buffer, segment.fd, boot_id())
+        try:
+            control = Control(segment.buffer, segment.fd, boot_id())
+        except ArenaError as error:
+            if (memory := room()) is None or memory.free >= ROOM_TO_BEGIN:
+                raise
+            logger.error(
+                "instance %s: %s; until there is room, nothing is cached, and each miss loaded once", instance, error
+            )
+            segment.leave_shared_memory()
+            control = Control(segment.buffer, segment.memfd, boot_id())
         segment.share(gid, CONTROL_MODE)
         segment.rename(name)
     except BaseException:

@@ -18,6 +18,7 @@ from mpgroupcache.ipc.messages import (
     INLINE_BYTES,
     LOWEST_VERSION,
     MAX_HELD,
+    NO_LAYOUT,
     TOKEN_BYTES,
     Ask,
     Declare,
@@ -120,8 +121,10 @@ class Link:
             raise
         self._is_open = True
         if self.reader is None:
-            layouts = f"has layout {welcome.layout}, and this process knows {LAYOUT_VERSION}"
-            logger.warning("instance %s %s: hits are copied by the coordinator", welcome.instance, layouts)
+            why = f"has layout {welcome.layout}, and this process knows {LAYOUT_VERSION}"
+            if welcome.layout == NO_LAYOUT:
+                why = "has no room in shared memory"
+            logger.warning("instance %s %s: hits are copied by the coordinator", welcome.instance, why)
         elif self.reader.number < 0:
             logger.warning("no free region in instance %s: hits are copied by the coordinator", welcome.instance)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
+from impatient import Impatient
 from workers import PATIENCE, Daemon, Worker, value_of, wait_until
 
 SpawnOn = Callable[..., Worker]
@@ -15,10 +15,6 @@ SpawnOn = Callable[..., Worker]
 SLOW = re.compile(
     r"WARNING: group 'group': process (\d+) loads a value for (\d+\.\d) s now, and (\d+) callers wait for it; .*"
 )
-
-
-class Impatient(Daemon):
-    program = (str(Path(__file__).with_name("impatient_coordinator.py")),)
 
 
 @pytest.fixture
