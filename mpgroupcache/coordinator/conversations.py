@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from typing import Final
 
 from mpgroupcache.coordinator.connection import Connection, Handler, Handlers
@@ -20,6 +21,7 @@ from mpgroupcache.shm.segment import control_name
 logger = logging.getLogger(__name__)
 
 ABILITIES: Final = ()  # what this coordinator can do beside what its versions of the conversation say
+REPORT_INTERVAL = 10.0  # s between two log messages on what workers are refused
 SPARE_REGIONS = 8  # free at any time, beside one for each worker that is about to claim: for children of forks
 
 
@@ -45,6 +47,7 @@ class Conversations:
         self._workers = workers
         self._liveness = liveness
         self._misses = misses
+        self._reported_refusal = -REPORT_INTERVAL
         self._joining: set[Connection] = set()  # welcomed, and not heard of since: each worker is to claim a region
         signs_of_life: dict[type[messages.Message], Handler] = {
             messages.Ping: self._answer_ping,
@@ -81,6 +84,7 @@ class Conversations:
             self._workers.add_service(connection)
         else:  # a worker that finds no free region has its hits copied by the coordinator, as long as it stays
             connection.handlers = self._call
+            self._workers.add(connection)
             self._joining.add(connection)
             self._control.spare_regions(SPARE_REGIONS + len(self._joining))
         control = control_name(self._instance)
@@ -109,6 +113,7 @@ class Conversations:
         try:
             group = self._groups.declare(message)
         except ArenaError as error:
+            self._report_refusal(connection, str(error))
             connection.refuse(request_id, str(error))
             return
         self._workers.add_loader(group, connection)
@@ -116,11 +121,19 @@ class Conversations:
         budget = group.arena.budget if group.arena is not None else 0
         connection.send(messages.Declared(group.id, segment, budget, group.incarnation), request_id)
 
+    def _report_refusal(self, connection: Connection, text: str) -> None:
+        """Each worker that is refused tries again and again."""
+        now = time.monotonic()
+        if now - self._reported_refusal >= REPORT_INTERVAL:
+            self._reported_refusal = now
+            logger.warning("%r is refused: %s", connection, text)
+
     def _set_peers(self, connection: Connection, request_id: int, message: messages.SetPeers) -> None:
         self._joining.discard(connection)
         try:
             self._peering.set_peers(message)
         except ValueError as error:
+            self._report_refusal(connection, str(error))
             connection.refuse(request_id, str(error))
         else:
             connection.send(messages.PeersSet(), request_id)

@@ -131,6 +131,16 @@ class Groups:
     def __iter__(self):  # type: ignore[no-untyped-def]
         return iter(self._by_id.values())
 
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._by_id)
+
+    @property
+    def committed(self) -> int:
+        """Bytes of memory that their arenas hold."""
+        return sum(group.arena.committed for group in self if group.arena is not None)
+
     def get(self, group: int) -> HostGroup | None:
         return self._by_id.get(group)
 
@@ -140,18 +150,24 @@ class Groups:
     def declare(self, said: Declare) -> HostGroup:
         """The group of that name, as its first declaration has it. Raises ``ArenaError`` for the 257th group."""
         group = self._by_name.get(said.name)
+        if group is not None and group.declared:
+            self._compare(group, said)
+            return group
         if group is None:
             number = self._control.add_group(said.name, said.cache_bytes)
             group = HostGroup(number, said.name, said.cache_bytes, said.load_timeout, said.picks)
             self._by_name[said.name] = self._by_id[number] = group
             if budget := self._affordable(said.name, said.cache_bytes):
                 self._make_arena(group, budget)
-        elif not group.declared:
-            self._declare_again(group, said)
         else:
-            self._compare(group, said)
-        if not group.getter:
-            group.module, group.getter = said.module, said.getter
+            self._declare_again(group, said)
+        group.module, group.getter = said.module, said.getter
+        logger.info(
+            "group %r: declared with %s, loaded by %s",
+            group.name,
+            "no cache" if group.arena is None else f"a cache of {format_size(group.arena.budget)}",
+            f"{said.module}.{said.getter}" if said.getter else "what has no name",
+        )
         return group
 
     def _declare_again(self, group: HostGroup, said: Declare) -> None:
@@ -167,6 +183,8 @@ class Groups:
 
     def _compare(self, group: HostGroup, said: Declare) -> None:
         """Warn where a later declaration differs from the first: once, though each worker says the same."""
+        if not group.getter:
+            group.module, group.getter = said.module, said.getter
         stays = "and stays in force until the coordinator restarts"
         differences = []
         if group.cache_bytes != said.cache_bytes:

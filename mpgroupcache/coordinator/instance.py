@@ -28,7 +28,8 @@ from mpgroupcache.errors import ProtocolError
 from mpgroupcache.ipc.messages import NO_LAYOUT
 from mpgroupcache.shm._reader import LAYOUT_VERSION
 from mpgroupcache.shm.ownership import open_instance
-from mpgroupcache.shm.segment import DIRECTORY, instance_name, remove_private_files
+from mpgroupcache.shm.segment import DIRECTORY, instance_name, remove_private_files, room
+from mpgroupcache.sizes import format_size
 
 if TYPE_CHECKING:
     from mpgroupcache.coordinator.spawner import Loaders
@@ -73,7 +74,7 @@ class Coordinator:
             self._access.gid,
         )
         self._groups.take_over()
-        workers = Roster()
+        self._workers = workers = Roster()
         liveness = Liveness(workers, options.lease_timeout)
         self._misses = Misses(self._groups, self._control, peering, workers, liveness)
         layout = LAYOUT_VERSION if self._segment.memfd < 0 else NO_LAYOUT
@@ -199,12 +200,29 @@ class Coordinator:
             self._peering.tick(now)
             self._misses.watch_leases(now)
             self._retry_memory(now)
+            self._workers.tell(now)
             if self._connections:
                 self._idle_since = now
             elif self._options.linger is not None and now - self._idle_since >= self._options.linger:
                 logger.info("no clients for %g s", self._options.linger)
                 self._stopping.set()
             await asyncio.sleep(TICK if touches or self._misses.under_way else IDLE_TICK)
+
+    def report(self) -> None:
+        """Say in the log how it is."""
+        ring, memory = self._peering.ring, room()
+        parts = [
+            f"{len(self._workers)} workers",
+            f"{self._groups.count} groups that hold {format_size(self._groups.committed)} of memory",
+            f"{self._misses.under_way} loads under way",
+        ]
+        if ring is not None:
+            parts.append(
+                f"{len(ring.urls)} peers in the ring, {sum(not peer.available for peer in ring.peers)} failing"
+            )
+        if memory is not None:
+            parts.append(f"{format_size(memory.free)} of {format_size(memory.size)} free in {DIRECTORY}")
+        logger.info("state: %s", ", ".join(parts))
 
     def _retry_memory(self, now: float) -> None:
         """Begin anew once there is room for what found none: workers were told that there is nothing to attach."""

@@ -71,7 +71,7 @@ def report_slow(leases: Iterable[Lease], now: float) -> None:
             continue
         lease.told = now
         logger.warning(
-            "group %r: process %d loads a value for %.1f s now, and %d callers wait for it; look at what its loader "
+            "group %r: process %d loads a value for %.1f s now, and %d others wait for it; look at what its loader "
             "waits for, or give the group a load_timeout",
             lease.flight.key[0].name,
             lease.holder.owner.pid,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 MOST_DESCRIPTORS = 2 * MAX_CONNECTIONS  # for workers, and as many for peers, segments and values
 
 
@@ -44,7 +44,7 @@ class ExitCode(IntEnum):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a coordinator until SIGTERM or SIGINT; returns the exit code. SIGUSR2 begins it anew, with its cache."""
     # Until there are handlers, and while one becomes the next: their default is the process's end.
-    for number in (signal.SIGHUP, signal.SIGUSR2):
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     options = options_module.parse(arguments)
     logging.basicConfig(
@@ -116,6 +116,7 @@ async def _run(options: Options, writer: int, pool: NamedRing | None) -> bool:
     peering = Peering(options, pool)
     loop.add_signal_handler(signal.SIGHUP, peering.refresh)
     coordinator = Coordinator(options, stopping, restarting, peering)
+    loop.add_signal_handler(signal.SIGUSR1, coordinator.report)
     await coordinator.open()
     try:
         if writer >= 0:

@@ -151,7 +151,7 @@ class Peering:
         if options.listen is None:
             return
         from mpgroupcache.net import tls
-        from mpgroupcache.net.addresses import parse_address
+        from mpgroupcache.net.addresses import format_address, is_unspecified, parse_address
         from mpgroupcache.net.peerwire import DEFAULT_BASE_PATH
         from mpgroupcache.net.server import PeerServer
 
@@ -175,6 +175,20 @@ class Peering:
             ssl_context=context,
             context=None if self._pool is None or self._pool.context is None else _packing(self._pool.context),
         )
+        addresses = [format_address(*address) for address in self._server.addresses]
+        logger.info(
+            "serving peers on %s, %s TLS, %s secret",
+            ", ".join(addresses),
+            "without" if context is None else "with",
+            "without" if options.secret is None else "with a",
+        )
+        open_to_all = options.secret is None and (context is None or options.tls_ca is None)
+        if open_to_all and (everywhere := [address for address in addresses if is_unspecified(address)]):
+            logger.warning(
+                "--listen %s: whoever reaches any address of this host reads each group, and has it load any key; "
+                "expected an address of the ring's network, or --secret-file, or --tls-cert with --tls-ca",
+                " and ".join(everywhere),
+            )
 
     async def close(self) -> None:
         """Answer the peers that are waiting, and leave the ring."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from ipaddress import ip_address
 from typing import Final
 
 BACKLOG: Final = 1024  # connections in one burst that wait to be accepted; the kernel caps it at somaxconn
@@ -28,6 +29,11 @@ def parse_address(text: str, option: str = "--listen") -> tuple[str, int]:
 def format_address(host: str, port: int) -> str:
     """The opposite of `parse_address`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_unspecified(address: str) -> bool:
+    """Whether it stands for all addresses of this host."""
+    return ip_address(parse_address(address)[0]).is_unspecified
 
 
 async def listen(loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[socket.socket]:

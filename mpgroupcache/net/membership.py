@@ -282,11 +282,8 @@ class Membership:
 
     def _take(self, members: list[str]) -> None:
         if members != self._members:
-            self._apply(members)
-            before = set(self._members or ())
+            self._apply(members)  # which says what has changed
             self._members = members
-            more, fewer = len(set(members) - before), len(before - set(members))
-            logger.info("peers: %d in the ring, %d came and %d left", len(members), more, fewer)
         elif self._fault:
             logger.info("peers: %d in the ring, as before", len(members))
         self._fault = ""

@@ -16,11 +16,16 @@ from mpgroupcache.net.consistenthash import Map
 from mpgroupcache.net.urls import parse_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from mpgroupcache.net.peer import Peer, PeerOptions
 
 logger = logging.getLogger(__name__)
+
+
+def _some(urls: Sequence[str]) -> str:
+    """A few of them, for the log."""
+    return ", ".join(urls[:5]) + (f" and {len(urls) - 5} more" if len(urls) > 5 else "") if urls else "none"
 
 
 class Ring:
@@ -62,8 +67,9 @@ class Ring:
             if alike := next((url for url, part in parts.items() if part.meaning == meaning), None):
                 expected = f"{alike}, as --peer has it; the ring takes them for two peers"
                 raise ValueError(f"--self: got {own}, expected {expected}")
-            some = ", ".join(members[:5]) + (f" and {len(members) - 5} more" if len(members) > 5 else "")
-            logger.warning("--self: got %s, which is not in the ring of %s: every key is another host's", own, some)
+            logger.warning(
+                "--self: got %s, which is not in the ring of %s: every key is another host's", own, _some(members)
+            )
         points = Map(self._options.replicas, self._options.hash_fn)
         points.add(*members)
         if self._options.tls is None and any(part.tls for part in parts.values()):
@@ -72,6 +78,11 @@ class Ring:
             self._options = replace(self._options, tls=client_context())  # which reads all of the system's authorities
         peers = {url: self._peers.get(url) or self._make_peer(url) for url in parts if url != own}
         left = [peer for url, peer in self._peers.items() if url not in peers]
+        if members and members != self._urls:
+            before = set(self._urls)
+            came = [url for url in members if url not in before]
+            gone = [url for url in self._urls if url not in parts]
+            logger.info("peers: %d in the ring, came: %s, left: %s", len(members), _some(came), _some(gone))
         self._map, self._urls, self._peers = points, members, peers
         self._retired = {peer for peer in (*self._retired, *left) if peer.under_way}
         for peer in left:
