@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import signal
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from workers import BUDGET, GROUP, Daemon, HandWorker, Worker, value_of, wait_until
+from workers import (
+    BUDGET,
+    GROUP,
+    PATIENCE,
+    Daemon,
+    HandWorker,
+    Worker,
+    count_asks,
+    flush,
+    value_of,
+    wait_until,
+)
 
 import mpgroupcache
 from mpgroupcache import DeadlineExceeded, LoadCycleError, LoadError
-from mpgroupcache.ipc import messages
+from mpgroupcache.ipc import memfd, messages
 from mpgroupcache.worker import link
 
 Spawn = Callable[..., Worker]
@@ -179,6 +194,58 @@ def test_a_signal_handler_that_raises_while_a_value_is_stored(
             group.get(key)
     assert other.get(key) == value_of(key)
     assert other.loads == [key]
+
+
+def out_of_files(*_arguments: object) -> Any:
+    raise OSError(errno.EMFILE, "Too many open files", "memfd")
+
+
+def test_a_value_for_which_there_is_no_memfd_is_its_loaders_alone(
+    here: Daemon, spawn_on: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease goes to the next waiter, who may do better."""
+    begun, go = threading.Event(), threading.Event()
+
+    def load(ctx: Any, key: str, dest: mpgroupcache.Sink) -> None:
+        begun.set()
+        assert go.wait(PATIENCE)
+        dest.set_bytes(value_of(key))
+
+    group = mpgroupcache.new_group(GROUP, BUDGET, load)
+    other = spawn_on(here.socket)
+    key = "big:300000:x"
+    monkeypatch.setattr(link, "sealed", out_of_files)
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(group.get, key)
+        assert begun.wait(PATIENCE)
+        waiting = other.begin_waiting(key)
+        go.set()
+        assert loading.result(PATIENCE) == value_of(key)
+        assert waiting.result(PATIENCE) == value_of(key)
+    assert other.loads == [key]
+
+
+def test_a_value_that_cannot_be_mapped_is_loaded_here(here: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = []
+
+    def load(ctx: Any, key: str, dest: mpgroupcache.Sink) -> None:
+        loads.append(key)
+        dest.set_string("mine")
+
+    group = mpgroupcache.new_group(GROUP, 0, load)
+    asked = count_asks(monkeypatch.setattr)
+    size = 100_000
+    monkeypatch.setattr(memfd, "map", out_of_files)
+    with contextlib.closing(HandWorker(here.socket)) as other, ThreadPoolExecutor(1) as pool:
+        lease = other.lease(other.declare(0), b"k")
+        waiting = pool.submit(group.get, "k")
+        wait_until(asked, "an ASK")
+        flush()
+        fd = memfd.make(bytes(size))
+        other.send(messages.Store(lease, size, False, None), fd)
+        os.close(fd)
+        assert waiting.result(PATIENCE) == "mine"
+    assert loads == ["k"]
 
 
 def test_of_a_group_that_caches_nothing_a_value_ends_its_flight(start_coordinator: Callable[..., Daemon]) -> None:

@@ -207,11 +207,17 @@ def test_a_region_may_hold_anything(instance_path: str, seed: int) -> None:
 @pytest.mark.parametrize("size", [0, 100, 1 << 20])
 def test_a_control_segment_that_was_cut_off(instance_path: str, size: int) -> None:
     instance = Instance(instance_path)
+    opened = OpenArena(instance, BUDGET)
+    opened.arena.close()
+    opened.segment.close()
     instance.control.close()
     name = instance.segment.name
     instance.segment.close()
     os.truncate(f"/dev/shm/{name}", size)
     segment, control = open_instance(instance.name)
+    assert control.groups() == []
+    assert segments_of(instance_path) == [segment.name]
+    assert control.add_group("another", BUDGET) == 0
     control.close()
     segment.unlink()
     segment.close()

@@ -82,9 +82,10 @@ def test_a_link_that_breaks_at_once_is_no_success(here: Any, monkeypatch: pytest
         assert link is not None
         link.channel.close("as if the coordinator had")
     assert waits == [3, 4, 5]
+    made._retry_at = time.monotonic() + 10 * PATIENCE  # the thread waits for that
     for _ in range(3):
-        made._begin_reattaching()
-    assert sum(thread.name == process.ATTACHING for thread in threading.enumerate()) <= 1
+        assert made._begin_reattaching()
+        assert [thread.name for thread in threading.enumerate()].count(process.ATTACHING) == 1
 
 
 @pytest.mark.parametrize("moment", ["before", "connecting", "connected"])

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from workers import wait_until
+from workers import PATIENCE, wait_until
 
 from mpgroupcache import CoordinatorUnavailable
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.frame import Decoder, encode
 from mpgroupcache.ipc.messages import INLINE_BYTES, Ask, Cancel, Hit, Message, Origin, Ping, Pong, Store, Value
+from mpgroupcache.shm._exchange import Request
 from mpgroupcache.shm._hold import Hold
 from mpgroupcache.worker import channel as channel_module
 from mpgroupcache.worker import loops
@@ -84,15 +85,28 @@ def in_thread(channel: Channel, results: list[object], deadline: float | None = 
     return thread
 
 
-def test_a_reader_hands_on(ends: tuple[Channel, Peer]) -> None:
+def test_a_reader_hands_on(ends: tuple[Channel, Peer], monkeypatch: pytest.MonkeyPatch) -> None:
+    """1. One reads, and the others sleep. 2. It has its answer, and wakes another. 3. That one has the next answer."""
     channel, peer = ends
-    results: list[object] = []
-    threads = [in_thread(channel, results) for _ in range(5)]
-    for number in [peer.receive()[0] for _ in threads]:
-        peer.send(Hit(), number)
-    for thread in threads:
-        thread.join(10)
-    assert results == [Hit()] * 5
+    monkeypatch.setattr(channel_module, "PING_AFTER", 10 * PATIENCE)  # nobody looks on his own meanwhile
+    holds = [Hold() for _ in range(5)]
+    requests = [channel.ask(hold, ASK) for hold in holds]
+    numbers = [peer.receive()[0] for _ in requests]
+
+    def wait(hold: Hold, request: Request) -> Message:
+        answer: Message = channel.wait(hold, request, None)
+        hold.end()
+        return answer
+
+    with ThreadPoolExecutor(5) as pool:
+        try:
+            waiting = [pool.submit(wait, hold, request) for hold, request in zip(holds, requests, strict=True)]
+            wait_until(lambda: sum(request.wake is not None for request in requests) == 4, "four that sleep")
+            for number in numbers:
+                peer.send(Hit(), number)
+                assert waiting[number - 1].result(PATIENCE) == Hit()
+        finally:
+            channel.close()
 
 
 def test_one_who_gives_up_when_it_is_his_turn_to_read_passes_it_on(
