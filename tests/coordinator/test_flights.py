@@ -111,7 +111,11 @@ def test_rows_of_a_leased_flight(event: Event, role: Role) -> None:
     else:
         assert actions == []
     assert flight.state == ("ended" if row.holder is None else "leased")
-    assert (flight.lease.holder if flight.lease else None) is (getattr(scene, row.holder) if row.holder else None)
+    if row.holder is None:
+        assert flight.lease is None
+    else:
+        assert flight.lease is not None
+        assert flight.lease.holder is getattr(scene, row.holder)
     assert list(flight.waiters) == [getattr(scene, name) for name in row.waiters]
     assert list(flight.revoked) == [getattr(scene, name) for name in row.revoked]
     assert (scene.table.lease(scene.holder_lease.id) is not None) == ("holder" in [row.holder, *row.revoked])
@@ -173,6 +177,22 @@ def test_lease_ids_are_never_used_twice(flights: FlightTable) -> None:
         ids += [lease.id, granted(flights.give_back(lease.id)).id]
         flights.lose("b")
     assert ids == sorted(set(ids))
+
+
+def test_leases_are_numbered_one_by_one() -> None:
+    assert [load(FlightTable(), K).id, load(FlightTable(41), K).id] == [1, 42]
+    table = FlightTable()
+    assert [load(table, key).id for key in "xyz"] == [1, 2, 3]
+
+
+def test_what_an_owner_has_in_flights(flights: FlightTable) -> None:
+    lease = load(flights, "x", "a")
+    other = load(flights, "y", "b")
+    waiting = join(flights, "y", "a")
+    assert flights.waiters_of("a") == [lease.holder, waiting]
+    assert flights.waiters_of("b") == [other.holder]
+    assert flights.waiters_of("c") == flights.waiters_of(None) == []
+    assert repr(flights) == "<FlightTable: 2 flights, 3 callers>"
 
 
 def test_an_ask_needs_a_waiter_of_its_own(flights: FlightTable) -> None:
