@@ -24,6 +24,7 @@ class Worker:
 
     def __init__(self, misses: Misses, name: bytes) -> None:
         self.worker = name
+        self.pid = 1
         self.sent: list[tuple[int, Message]] = []
         self._misses = misses
         self._fd = -1
