@@ -19,7 +19,7 @@ from mpgroupcache.sizes import format_size
 from mpgroupcache.stats import CacheStats, CacheType, Stats
 from mpgroupcache.worker import drivers
 from mpgroupcache.worker.declared import DeclaredGroup
-from mpgroupcache.worker.miss import miss, serve
+from mpgroupcache.worker.miss import glance, miss, serve
 from mpgroupcache.worker.process import current
 
 
@@ -44,7 +44,7 @@ class Group(DeclaredGroup):
         super().__init__(name, cache_bytes, BoundGetter(getter), source_of(getter), load_timeout, find_picker)
 
     def __repr__(self) -> str:
-        size = format_size(self.cache_bytes)
+        size = format_size(self.cache_bytes if self.budget is None else self.budget)
         return f"<mpgroupcache.Group {self.name!r} ({size}, {'attached' if self.attached else 'not attached'})>"
 
     def _load(self, key: str | bytes, ctx: Any, timeout: float | None) -> ByteView:
@@ -103,9 +103,18 @@ class Group(DeclaredGroup):
 
     # ---- Stats
 
+    def _see(self) -> None:
+        """Have this process see what the host counts, if that is soon: to read is no reason to start anything."""
+        if not self.attached:
+            drivers.run(glance, current(), self)
+
     @property
     def stats(self) -> Stats:
-        """The group's counters over all workers and the coordinator (Go: ``Group.Stats``)."""
+        """The group's counters over all workers and the coordinator (Go: ``Group.Stats``).
+
+        A process that is not attached yet attaches where a coordinator serves, and waits 50 ms for that at most.
+        """
+        self._see()
         counts = self.counters()
         hits = counts[Counter.MAIN_HITS] + counts[Counter.HOT_HITS]
         return Stats(
@@ -121,8 +130,12 @@ class Group(DeclaredGroup):
         )
 
     def cache_stats(self, which: CacheType) -> CacheStats:
-        """The state of the main or the hot cache, host-wide (Go: ``Group.CacheStats``). Zeros: nothing is cached."""
+        """The state of the main or the hot cache, host-wide (Go: ``Group.CacheStats``). Zeros: nothing is cached.
+
+        It attaches as `stats` does.
+        """
         hot = CacheType(which) is CacheType.HOT_CACHE
+        self._see()
         if not self._caches:
             return CacheStats()
         counts = self.counters()

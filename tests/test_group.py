@@ -51,6 +51,17 @@ def test_get(here: Daemon) -> None:
     assert repr(group) == "<mpgroupcache.Group 'g' (1 MiB, attached)>"
 
 
+def test_its_text_says_the_budget_that_is_in_force(
+    start_coordinator: Callable[..., Daemon], here: Daemon, socket_path: str
+) -> None:
+    """Which is not what was asked for, where the first declaration or --max-bytes said less."""
+    mpgroupcache.configure(socket=start_coordinator("--max-bytes", "512KiB", socket=f"{socket_path}-2").socket)
+    group = mpgroupcache.new_group("g", "1MiB", load)
+    assert repr(group) == "<mpgroupcache.Group 'g' (1 MiB, not attached)>"
+    group.get("k")
+    assert repr(group) == "<mpgroupcache.Group 'g' (512 KiB, attached)>"
+
+
 @pytest.mark.parametrize(
     ("key", "seen"),
     [

@@ -11,6 +11,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
@@ -18,10 +19,12 @@ from typing import Any
 
 import pytest
 from children import Child
-from workers import PATIENCE, Daemon, wait_until, waiting_here
+from workers import PATIENCE, Daemon, leave, wait_until, waiting_here
 
 import mpgroupcache
 from mpgroupcache import AtomicInt, CacheStats, CacheType, DeadlineExceeded, LoadCycleError, LoadError, Sink, Stats
+from mpgroupcache.worker import config, embedded, process
+from mpgroupcache.worker.channel import LIVENESS_TIMEOUT
 
 COUNTING = 4  # processes, and threads of a process, that count at once
 EACH = 20_000
@@ -59,6 +62,40 @@ class Getting:
 
     def stats(self) -> tuple[Stats, CacheStats]:
         return self.group.stats, self.group.cache_stats(CacheType.MAIN_CACHE)
+
+
+def test_a_worker_that_has_had_no_get_reads_what_the_host_counts(here: Daemon, child: Callable[..., Child]) -> None:
+    other = child(Getting, here.socket, "1MiB")
+    other.call("get", "k", 5)
+    group = mpgroupcache.new_group("g", "1MiB", lambda ctx, key, dest: pytest.fail("a load"))
+    wait_until(lambda: group.stats.gets == 5, "the host's counts")  # 50 ms may be too short, on a busy machine
+    assert group.cache_stats(CacheType.MAIN_CACHE).items == 1
+    assert group.lookup("k") == "value"
+
+
+def test_to_read_counts_waits_for_nobody(here: Daemon) -> None:
+    group = mpgroupcache.new_group("g", "1MiB", lambda ctx, key, dest: dest.set_string("value"))
+    here.send(signal.SIGSTOP)
+    began = time.monotonic()
+    assert group.stats == Stats()
+    assert group.cache_stats(CacheType.MAIN_CACHE) == CacheStats()
+    assert time.monotonic() - began < LIVENESS_TIMEOUT / 2
+
+
+def test_to_read_counts_starts_no_coordinator(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = os.urandom(8).hex()
+    monkeypatch.delenv("MPGROUPCACHE_SOCKET", raising=False)
+    monkeypatch.setenv("MPGROUPCACHE_APPLICATION", name)
+    monkeypatch.setattr(embedded, "ensure_running", lambda _: pytest.fail("a start"))
+    mpgroupcache.configure()
+    group = mpgroupcache.new_group("g", "1MiB", lambda ctx, key, dest: dest.set_string("value"))
+    assert group.stats == Stats()
+    attempt = process.current()._attempt
+    assert attempt is not None
+    wait_until(lambda: attempt.over)
+    assert process.current()._failures == 0  # a get tries at once
+    leave()
+    assert not os.path.exists(config.private_socket(name))
 
 
 def test_they_are_read_without_a_message_and_the_dead_stay_counted(here: Daemon, child: Callable[..., Child]) -> None:

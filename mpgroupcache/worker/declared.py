@@ -47,6 +47,7 @@ class DeclaredGroup(GroupCore):
         self._source = source
         self.changes = 0  # of this group that were begun, as far as this process knows; nothing changes yet
         self.cache_bytes = cache_bytes
+        self.budget: int | None = None  # in force on the host, in bytes; None: not known here
         self._load_timeout = load_timeout
         self._find_picker: Callable[[], Picker | None] | None = find_picker
         self._picker: Picker | None = None
@@ -73,7 +74,7 @@ class DeclaredGroup(GroupCore):
     def attach_to(self, link: Link) -> None:
         """Declare this group on ``link`` and look values up there from now on."""
         declared = link.declare(self._name, self.cache_bytes, self._load_timeout, self.picks(), self._source)
-        self._caches = declared.segment is not None
+        self._caches, self.budget = declared.segment is not None, declared.cache_bytes
         if link.reader is None:
             self.detach()
         else:

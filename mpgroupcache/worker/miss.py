@@ -12,6 +12,7 @@ lease goes back. A caller of a later change count joins no flight from before: t
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -34,6 +35,8 @@ from mpgroupcache.worker.port import Alone, Port
 from mpgroupcache.worker.waits import Apart, Flush, Make, Maker, Request, Steps, Until
 
 logger = logging.getLogger(__name__)
+
+GLANCE = 0.05  # s
 
 _UNSERVED = (CoordinatorUnavailable, CoordinatorError, ProtocolError)  # of a request: no get fails because of it
 
@@ -81,8 +84,11 @@ class LocalProcess(Protocol):
     def is_attached(self, *groups: Any) -> bool:
         """Whether there is a link, on which these groups are attached."""
 
-    def attach(self, *groups: Any) -> Until | None:
-        """Begin to attach groups; what to wait for. None: it is of no use to wait now."""
+    def attach(self, *groups: Any, starts: bool = True) -> Until | None:
+        """Begin to attach groups; what to wait for. None: it is of no use to wait now.
+
+        ``starts``: whether a private coordinator is started for it.
+        """
 
 
 # ---- What a flight of this process ends with
@@ -177,6 +183,12 @@ def attached(process: LocalProcess, *groups: Any, patient: bool = False) -> Step
         if not (yield Until(wait.attempt, None) if patient else wait):
             break
     return process.is_attached(*groups)
+
+
+def glance(_hold: Hold, process: LocalProcess, group: LocalGroup) -> Steps[None]:
+    """Attach a group for whoever only looks: where that is soon."""
+    if (wait := process.attach(group, starts=False)) is not None:
+        yield Until(wait.attempt, time.monotonic() + GLANCE)
 
 
 def load(
