@@ -426,6 +426,10 @@ class _Working:
         """Offer these versions of the conversation from now on."""
         link.LOWEST_VERSION, link.HIGHEST_VERSION = lowest, highest  # type: ignore[misc]
 
+    def claim_every(self, seconds: float) -> None:
+        """Look for a region that often from now on, where none was free."""
+        link.CLAIM_INTERVAL = seconds
+
     def has_link(self) -> bool:
         return process.current().working_link is not None
 

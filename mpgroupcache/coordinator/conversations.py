@@ -82,7 +82,7 @@ class Conversations:
         if hello.role == "service":
             connection.handlers = self._service
             self._workers.add_service(connection)
-        else:  # a worker that finds no free region has its hits copied by the coordinator, as long as it stays
+        else:  # a worker that finds no free region has its hits copied by the coordinator until it finds one
             connection.handlers = self._call
             self._workers.add(connection)
             self._joining.add(connection)

@@ -17,6 +17,7 @@ cdef extern from "reader.h" nogil:
 
     ctypedef struct mgc_counters:
         pass
+    enum: MGC_NO_REGION
     struct mgc_region:
         uint32_t generation
         mgc_counters counters[1]

@@ -17,6 +17,9 @@ class GroupCore:
         where there is none; then the group stays attached as it was.
         """
 
+    def deliver(self) -> None:
+        """Add what was counted without a region to what is counted in it, if there is one now."""
+
     def detach(self) -> None:
         """Forget the arena: every ``get`` is a miss until the next ``attach``."""
 

@@ -73,7 +73,7 @@ cdef class GroupCore:
         """
         cdef Mapping mapping
         cdef mgc_map arena_map
-        cdef int error, i
+        cdef int error
         if group >= MGC_MAX_GROUPS:
             raise ArenaError(f"group id {group}: expected less than {MGC_MAX_GROUPS}")
         if self.looks_in(reader, group, arena_path):
@@ -102,12 +102,18 @@ cdef class GroupCore:
         if arena_path is not None:
             self.map = arena_map
             self.mapped = True
+        self.deliver()
+
+    cpdef deliver(self):
+        """Add what was counted without a region to what is counted in it, if there is one now."""
+        cdef int i
         self._own_pending()
-        if reader.region != NULL and reader.lookup_epoch == process_epoch[0]:
-            for i in range(MGC_COUNTERS):
-                if self.pending[i]:
-                    mgc_count(<atomic64 *> &reader.region.counters[group] + i, self.pending[i])
-                    self.pending[i] = 0
+        if not self.attached or self.reader.region == NULL:
+            return
+        for i in range(MGC_COUNTERS):
+            if self.pending[i]:
+                mgc_count(<atomic64 *> &self.reader.region.counters[self.group] + i, self.pending[i])
+                self.pending[i] = 0
 
     cdef bint looks_in(self, Reader reader, uint32_t group, str arena_path):
         return reader is self.reader and self.mapped and arena_path == self.arena_path and group == self.group

@@ -31,6 +31,7 @@ cdef class Reader:
     cdef list arenas                 # of Mapping: views refer to the reader alone
     cdef mgc_region *region          # NULL: none was free, or let go of
     cdef readonly int number         # of the region; -1: none
+    cdef int refused                 # why there is none: MGC_NO_REGION, or a negative errno
     cdef uint64_t lookup_epoch       # of the process that may look up through this reader
     cdef uint64_t pin_epoch          # of the process whose pins are in `region`; differs in a child that inherited views
     cdef uint32_t forks              # that are between their hooks: no pin is cleared then, and gets copy

@@ -46,6 +46,13 @@ class Reader:
     def number(self) -> int:
         """Of the region; -1: none."""
 
+    def claim(self) -> bool:
+        """Whether this process has a region here; where it has none, one is claimed if that can be had."""
+
+    @property
+    def refusal(self) -> str:
+        """Why there is no region."""
+
     @property
     def generation(self) -> int:
         """The region's count of claims, which tells two owners of one region apart; 0 without a region."""

@@ -7,15 +7,15 @@ Thin: the protocol is in reader.h. This module adds the free list of pins (guard
 cimport cython
 from cpython.mem cimport PyObject_Free
 from cpython.object cimport PyObject
-from libc.errno cimport errno
+from libc.errno cimport EBADF, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from posix.stat cimport fstat, struct_stat
 from posix.unistd cimport close as posix_close
 
 from mpgroupcache.shm._core cimport (
     MADV_DOFORK, MADV_DONTFORK, MADV_WIPEONFORK, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, MGC_CONTROL_MAGIC,
-    MGC_CONTROL_SIZE, MGC_COUNTERS, MGC_LAYOUT_VERSION, MGC_MAX_GROUPS, MGC_PAGE, MGC_PINS, MGC_REGION_STRIDE,
-    MGC_SEGMENT_LIVE, PROT_READ, PROT_WRITE, madvise, mgc_control_header, mgc_counters, mgc_region, mgc_region_adopt,
+    MGC_CONTROL_SIZE, MGC_COUNTERS, MGC_LAYOUT_VERSION, MGC_MAX_GROUPS, MGC_NO_REGION, MGC_PAGE, MGC_PINS,
+    MGC_REGION_STRIDE, MGC_SEGMENT_LIVE, PROT_READ, PROT_WRITE, madvise, mgc_control_header, mgc_counters, mgc_region, mgc_region_adopt,
     mgc_region_claim, mgc_region_copy_pins, mgc_region_unmap, mgc_server_requests, mgc_sum_counters, mmap, munmap,
 )
 
@@ -131,10 +131,8 @@ cdef class Reader:
                              "workers and coordinator must be of one version of mpgroupcache")
         if header.state != MGC_SEGMENT_LIVE:
             raise ArenaError(f"control segment {path} is retired: its coordinator has ended")
-        self.number = self._claim(-1, &self.region)
         self.lookup_epoch = self.pin_epoch = process_epoch[0]
-        if self.region != NULL:
-            madvise(self.region, MGC_REGION_STRIDE, MADV_DONTFORK)
+        self.claim()
         cdef int pin
         for pin in range(MGC_PINS - 1, 0, -1):  # low pins on top: scans read up to the highest ever used
             self.free_pins[self.free_count] = pin
@@ -160,11 +158,29 @@ cdef class Reader:
                 and status.st_dev == self.device)
 
     cdef int _claim(self, int above, mgc_region **region) noexcept:
-        """Claim a region; -1 where none is free. The GIL is not let go of: see ``mgc_region_claim()``."""
-        cdef int number = -1
-        if self._owns_descriptor():
-            number = mgc_region_claim(self.control_fd, <const mgc_control_header *> self.control.base, above, region)
-        return max(number, -1)
+        """As ``mgc_region_claim()``, which says why the GIL is not let go of."""
+        if not self._owns_descriptor():
+            return -EBADF
+        return mgc_region_claim(self.control_fd, <const mgc_control_header *> self.control.base, above, region)
+
+    def claim(self) -> bool:
+        """Whether this process has a region here; where it has none, one is claimed if that can be had.
+
+        At any time: a fork whose hooks it comes between leaves its child without the region, and without pins in it.
+        """
+        if self.region == NULL and self.lookup_epoch == process_epoch[0]:
+            self.refused = self._claim(-1, &self.region)
+            if self.region != NULL:
+                madvise(self.region, MGC_REGION_STRIDE, MADV_DONTFORK)
+                self.number, self.refused = self.refused, 0
+        return self.usable
+
+    @property
+    def refusal(self) -> str:
+        """Why there is no region."""
+        if self.refused == MGC_NO_REGION:
+            return "no region is free"
+        return f"no region can be claimed: {OSError(-self.refused, os.strerror(-self.refused))}"
 
     @property
     def generation(self) -> int:

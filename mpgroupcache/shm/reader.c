@@ -110,7 +110,7 @@ static int claim(int fd, const struct mgc_control_header *control, int above, st
         *region = mine;
         return i;
     }
-    return -EAGAIN;
+    return MGC_NO_REGION;
 }
 
 int mgc_region_claim(int fd, const struct mgc_control_header *control, int above, struct mgc_region **region) {

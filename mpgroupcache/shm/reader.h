@@ -10,6 +10,8 @@
 
 #include "words.h"
 
+#define MGC_NO_REGION (-10003) /* beside negative errnos: none is free */
+
 struct mgc_map { /* an attached arena */
     const uint8_t *base;
     uint64_t seed;
@@ -144,7 +146,7 @@ int mgc_map_attach(struct mgc_map *map, const void *base, uint64_t size);
 /* Claims a free region above `above` (-1: any) of the control segment behind `fd`, and maps it. The region's lock belongs
  * to an open file description of its own, opened here through /proc; the mapping keeps it when its descriptor is closed,
  * here too: a descriptor that lived longer could be copied by another thread's fork, and that child would keep the lock.
- * Returns the region's number, or a negative errno: EAGAIN when none is free. */
+ * Returns the region's number, MGC_NO_REGION, or a negative errno. */
 int mgc_region_claim(int fd, const struct mgc_control_header *control, int above, struct mgc_region **region);
 
 /* Copies the pins of `from` into `to`, the region of a child that is about to be forked. */

@@ -50,6 +50,8 @@ logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Message)
 
+CLAIM_INTERVAL = 1.0  # s between two looks for a region where none was free
+
 ABILITIES: Final = ()  # what this worker can do beside what its versions of the conversation say
 
 
@@ -77,13 +79,15 @@ class Link:
         socket_path: str,
         on_load: Callable[[Link, Load], None],
         on_broken: Callable[[], object] | None = None,
+        on_region: Callable[[], object] | None = None,
     ) -> None:
         """``on_load`` is called with what the coordinator hands over to be loaded, ``on_broken`` when the link breaks,
-        not when it is closed.
+        not when it is closed, and ``on_region`` when a region comes later than the link.
         """
         self._path = socket_path
         self._on_load = on_load
         self._on_broken = on_broken
+        self._on_region = on_region
         self._closing = False
         self._service: _Service | None = None
         self._declared: dict[str, Declared] = {}
@@ -113,7 +117,12 @@ class Link:
                 self.reader = previous if previous is not None and previous.reads(path) else Reader(path)
                 claimed(self.reader)
             self._service = _Service(
-                connect(self._path), token, self.channel, functools.partial(self._on_load, self), self._end
+                connect(self._path),
+                token,
+                self.channel,
+                functools.partial(self._on_load, self),
+                self._end,
+                self.claim_region,
             )
             self._service.start()
         except BaseException as error:
@@ -126,7 +135,20 @@ class Link:
                 why = "has no room in shared memory"
             logger.warning("instance %s %s: hits are copied by the coordinator", welcome.instance, why)
         elif self.reader.number < 0:
-            logger.warning("no free region in instance %s: hits are copied by the coordinator", welcome.instance)
+            copied = "hits are copied by the coordinator until there is one"
+            logger.warning("instance %s: %s; %s", welcome.instance, self.reader.refusal, copied)
+
+    def claim_region(self) -> bool:
+        """Whether this process has a region where it may have one; where it has none yet, it is looked for."""
+        reader = self.reader
+        if reader is None or reader.number >= 0:
+            return True
+        if not reader.claim():
+            return False
+        logger.warning("instance %s: a region was claimed, and hits are no longer copied", self.instance)
+        if self._on_region is not None:
+            self._on_region()
+        return True
 
     def _end(self, reason: str) -> None:
         """The service connection has ended."""
@@ -241,12 +263,14 @@ class _Service:
         channel: Channel,
         on_load: Callable[[Load], None],
         on_end: Callable[[str], None],
+        claim_region: Callable[[], bool],
     ) -> None:
         self._sock = sock
         self._token = token
         self._channel = channel
         self._on_load = on_load
         self._on_end = on_end
+        self._claim_region = claim_region
         self._abandoned = False
         self._thread = threading.Thread(target=self._run, name="mpgroupcache-service", daemon=True)
 
@@ -276,7 +300,7 @@ class _Service:
             self._sock.settimeout(None)
             self._sock.sendall(encode(_hello("service", self._token), 1))
             decoder = Decoder()
-            while data := self._sock.recv(4096):
+            while data := self._receive():
                 decoder.feed(data)
                 for request_id, message in decoder:
                     if isinstance(message, Ping):
@@ -293,5 +317,18 @@ class _Service:
                 threading.Event().wait()
             with contextlib.suppress(Exception):
                 self._on_end(reason)
-            del self._on_end, self._on_load  # both refer to the link, which refers to this, and to a region
+            # All three refer to the link, which refers to this, and to a region.
+            del self._on_end, self._on_load, self._claim_region
             self._sock.close()
+
+    def _receive(self) -> bytes:
+        """What the coordinator says next; while this process has no region, it looks for one now and then."""
+        while not self._claim_region():
+            self._sock.settimeout(CLAIM_INTERVAL)
+            try:
+                return self._sock.recv(4096)
+            except TimeoutError:
+                continue
+            finally:
+                self._sock.settimeout(None)
+        return self._sock.recv(4096)

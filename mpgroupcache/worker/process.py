@@ -166,7 +166,8 @@ class Process:
             elif not embedded.answers(location.path):
                 return None
         on_broken = None if location.private else self._begin_reattaching
-        link = self._link = Link(location.path, self._loads.submit, on_broken)  # closed in any case, later
+        # Closed in any case, later.
+        link = self._link = Link(location.path, self._loads.submit, on_broken, self._deliver)
         link.open(previous, _readers.add)
         if self._closed.is_set():  # this process left meanwhile, and its close() may have been too early to see it
             link.close()
@@ -246,7 +247,13 @@ class Process:
         self._loads.close()
         link, self._link = self._link, None
         if link is not None:
+            link.claim_region()  # or what was counted without one would be lost
             link.close()
+
+    def _deliver(self) -> None:
+        """There is a region for what was counted without one."""
+        for group in list(self._groups.values()):
+            group.deliver()
 
 
 _on_link: list[Callable[[Link], None]] = []

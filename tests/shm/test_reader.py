@@ -7,6 +7,7 @@ import ctypes
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -167,6 +168,60 @@ def test_where_no_region_is_free_lookups_miss(instance: Instance, arena: MakeAre
     lookup.attach(readers[-1], opened.group, opened.path)
     assert lookup.copy(b"key") == b"value"
     assert lookup.counters()[2] == 5
+
+
+class Crowded:
+    """A process that has one descriptor left."""
+
+    def claim(self, path: str) -> tuple[int, str, bool]:
+        """What came of it, why, and whether it could be made up for."""
+        null = os.open("/dev/null", os.O_RDONLY)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (null + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        os.close(null)
+        reader = Reader(path)
+        number, refusal = reader.number, reader.refusal
+        resource.setrlimit(resource.RLIMIT_NOFILE, (null + 9, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        return number, refusal, reader.claim()
+
+
+def test_a_claim_that_fails_says_why(instance: Instance, child: StartChild) -> None:
+    expected = (-1, "no region can be claimed: [Errno 24] Too many open files", True)
+    assert child(Crowded).call("claim", instance.path) == expected
+    instance.control.reap()
+    readers = [Reader(instance.path) for _ in range(REGIONS + 1)]
+    assert [reader.number for reader in readers] == [*range(REGIONS), -1]
+    assert readers[-1].refusal == "no region is free"
+
+
+def test_a_region_that_is_claimed_later_has_what_was_counted_before(
+    instance: Instance, arena: MakeArena, child: StartChild
+) -> None:
+    opened = arena(1000)
+    opened.arena.put(b"key", b"value")
+    readers = [Reader(instance.path) for _ in range(REGIONS)]
+    lookup, other = Lookup(*opened.address), Lookup(*opened.address)
+    other.attach(readers[0], opened.group, opened.path)
+    lookup.count(2, 5)
+    assert not lookup.reader.claim()
+    lookup.deliver()
+    assert (lookup.counters()[2], other.counters()[2]) == (5, 0)
+    del readers[3:5]
+    assert instance.control.reap() == 2
+    assert lookup.reader.claim()
+    assert lookup.reader.claim()
+    assert (lookup.reader.number, lookup.reader.usable, lookup.readable) == (3, True, True)
+    assert Reader(instance.path).number == 4
+    lookup.deliver()
+    lookup.deliver()
+    lookup.count(2)
+    assert (lookup.counters()[2], other.counters()[2]) == (6, 6)
+    view = hold(lookup, b"key")
+    opened.arena.remove(b"key")
+    churn(opened)
+    assert view == b"value"
+    del lookup, view
+    assert instance.control.reap() == 2
+    assert other.counters()[2] == 6
 
 
 def test_spare_regions_are_above_all_claimed_ones(instance: Instance) -> None:

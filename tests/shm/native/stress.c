@@ -59,7 +59,7 @@ struct reader {
 static int claim_above(int above, struct mgc_region **lock) {
     const struct mgc_control_header *header = (const struct mgc_control_header *)(const void *)control->base;
     int number;
-    while ((number = mgc_region_claim(control->fd, header, above, lock)) == -EAGAIN && !atomic_load(&stopping))
+    while ((number = mgc_region_claim(control->fd, header, above, lock)) == MGC_NO_REGION && !atomic_load(&stopping))
         sched_yield(); /* until the writer has freed some, or made more */
     return number;
 }
