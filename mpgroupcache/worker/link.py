@@ -145,9 +145,9 @@ class Link:
             return True
         if not reader.claim():
             return False
-        logger.warning("instance %s: a region was claimed, and hits are no longer copied", self.instance)
         if self._on_region is not None:
             self._on_region()
+        logger.warning("instance %s: a region was claimed, and hits are no longer copied", self.instance)
         return True
 
     def _end(self, reason: str) -> None:

@@ -248,6 +248,7 @@ class Process:
         link, self._link = self._link, None
         if link is not None:
             link.claim_region()  # or what was counted without one would be lost
+            self._deliver()  # also where the service thread has claimed one, and was not to come to this any more
             link.close()
 
     def _deliver(self) -> None:
