@@ -7,6 +7,8 @@ from math import isfinite
 from typing import Final
 
 SOCKET_VARIABLE: Final = "MPGROUPCACHE_SOCKET"
+APPLICATION_VARIABLE: Final = "MPGROUPCACHE_APPLICATION"  # its processes share one private coordinator
+KEEP_VARIABLE: Final = "MPGROUPCACHE_KEEP_ALONE"  # s that a process keeps what it loads without a coordinator
 MAX_SOCKET_PATH: Final = 107  # bytes; what sockaddr_un holds
 MAX_NAME_BYTES: Final = 255  # UTF-8 bytes of a group's name; NAME_MAX, since segments are named after instances
 MAX_TYPE_NAME: Final = 200  # characters of an exception type's name

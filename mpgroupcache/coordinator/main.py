@@ -10,14 +10,13 @@ import resource
 import signal
 import sys
 from collections.abc import Sequence
-from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import uvloop
 
 from mpgroupcache.coordinator import options as options_module
 from mpgroupcache.coordinator.instance import MAX_CONNECTIONS, Coordinator
-from mpgroupcache.coordinator.options import Options
+from mpgroupcache.coordinator.options import ExitCode, Options
 from mpgroupcache.coordinator.peering import Peering
 from mpgroupcache.errors import AlreadyRunning, ArenaError
 from mpgroupcache.limits import SOCKET_VARIABLE
@@ -32,15 +31,6 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal
 MOST_DESCRIPTORS = 2 * MAX_CONNECTIONS  # for workers, and as many for peers, segments and values
 
 
-class ExitCode(IntEnum):
-    """From 10 on: gunicorn before 26.1 stops its server when any child of its own ends with 3 or 4."""
-
-    OK = 0
-    ALREADY_RUNNING = 10
-    NO_SHARED_MEMORY = 11
-    BAD_OPTION = 12
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a coordinator until SIGTERM or SIGINT; returns the exit code. SIGUSR2 begins it anew, with its cache."""
     # Until there are handlers, and while one becomes the next: their default is the process's end.
@@ -50,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s mpgroupcache[%(process)d] %(levelname)s: %(message)s"
     )
+    for variable, known in options_module.misspelt():
+        logger.warning("%s: got a variable that means nothing here; is it %s?", variable, known)
     writer = _detach() if options.detach else -1
     _raise_descriptor_limit()
     try:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from enum import IntEnum
+from typing import Any, NoReturn
 
 from msgspec import Struct
 
-from mpgroupcache.limits import MAX_REPLICAS, check_socket_path
+from mpgroupcache.limits import APPLICATION_VARIABLE, KEEP_VARIABLE, MAX_REPLICAS, SOCKET_VARIABLE, check_socket_path
 from mpgroupcache.net.consistenthash import HASHES
 from mpgroupcache.sizes import parse_size
 
@@ -17,6 +18,18 @@ PREFIX = "MPGROUPCACHE_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 PRIVATE_LINGER = 30.0  # s that a private one outlives its last client: longer than a deploy that replaces every worker
 MAX_LOADERS = 1024
+MAX_MISSPELT = 2  # letters in which a variable's name differs from what was meant
+
+
+class ExitCode(IntEnum):
+    """``NOTES`` has them for ``--help``. Never 3 or 4: gunicorn before 26.1 stops its server when any child of its own
+    ends with one of these.
+    """
+
+    OK = 0
+    BAD_OPTION = 2  # argparse's own, too
+    ALREADY_RUNNING = 10
+    NO_SHARED_MEMORY = 11
 
 
 class Options(Struct, frozen=True):
@@ -207,8 +220,16 @@ OPTIONS: Mapping[str, Option] = {
 }
 
 
+NOTES = (
+    "signals: SIGTERM and SIGINT drain and end it; SIGUSR2 has the installed program go on with the cache; SIGHUP "
+    "looks at the peers now; SIGUSR1 logs its state. "
+    f"exit codes: {ExitCode.OK} it was told to end, or lingered; {ExitCode.BAD_OPTION} an option that cannot be; "
+    f"{ExitCode.ALREADY_RUNNING} the socket has a coordinator; {ExitCode.NO_SHARED_MEMORY} /dev/shm is of no use"
+)
+
+
 def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> Options:
-    """Read the command line. Ends the process with exit code 2 and a message for what cannot be."""
+    """Read the command line. Ends the process with ``BAD_OPTION`` and a line that says why for what cannot be."""
     parser = _parser()
     namespace = vars(parser.parse_args(arguments))
     try:
@@ -217,9 +238,25 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
         parser.error(str(error))
 
 
+class _Parser(argparse.ArgumentParser):
+    """``argparse`` puts the whole usage in front of each error."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(ExitCode.BAD_OPTION, f"{self.prog}: {message}; see --help\n")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version  # no start waits for that
+
+        print(parser.prog, version("mpgroupcache"))
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mpgroupcache-coordinator",
+        epilog=NOTES,
         description="Own one host's shared cache: arenas in shared memory, singleflight, leases, its place among peers."
         f" Every option can be given as {PREFIX}<OPTION> in the environment or by its name in the --config file.",
         argument_default=argparse.SUPPRESS,
@@ -231,6 +268,7 @@ def _parser() -> argparse.ArgumentParser:
             how |= {"nargs": "?", "const": "yes"}
         parser.add_argument(f"--{name}", metavar=option.metavar, help=option.help, dest=name, **how)
     parser.add_argument("--config", metavar="FILE", help="TOML file with options")
+    parser.add_argument("--version", action=_Version, nargs=0, help="say its version")
     for name in ("--embedded", "--detach"):  # what an application says that starts one for itself
         parser.add_argument(name, action="store_true", help=argparse.SUPPRESS)
     return parser
@@ -238,7 +276,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _merge(flags: dict[str, Any], environment: Mapping[str, str]) -> Options:
     switches = {name: flags.pop(name, False) for name in ("embedded", "detach")}
-    config = flags.pop("config", None) or environment.get(f"{PREFIX}CONFIG")
+    config = flags.pop("config", None) or environment.get(_variable("config"))
     said: dict[str, tuple[Any, str]] = {}
     if config is not None:
         import tomllib  # few have a file
@@ -256,8 +294,7 @@ def _merge(flags: dict[str, Any], environment: Mapping[str, str]) -> Options:
                 raise ValueError(f"{config}: got the key {key!r}, expected some of {', '.join(OPTIONS)}")
             said[name] = value, f"{config}: {key}"
     for name in OPTIONS:
-        variable = PREFIX + name.replace("-", "_").upper()
-        if variable in environment:
+        if (variable := _variable(name)) in environment:
             said[name] = environment[variable], variable
     for name, value in flags.items():
         said[name] = value, f"--{name}"
@@ -269,3 +306,28 @@ def _merge(flags: dict[str, Any], environment: Mapping[str, str]) -> Options:
         )
     values = {OPTIONS[name].field: OPTIONS[name].convert(value, source) for name, (value, source) in said.items()}
     return Options(**switches, **values)
+
+
+def _variable(option: str) -> str:
+    return PREFIX + option.replace("-", "_").upper()
+
+
+def misspelt(environment: Mapping[str, str] = os.environ) -> list[tuple[str, str]]:
+    """The environment's variables that are nobody's, but within two letters of one that is known: both names.
+
+    What is further away may be anybody's: Kubernetes sets such as ``MPGROUPCACHE_PORT`` for a service of our name.
+    """
+    known = {*map(_variable, (*OPTIONS, "config")), APPLICATION_VARIABLE, KEEP_VARIABLE, SOCKET_VARIABLE}
+    names = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+    nearest = ((name, min(sorted(known), key=lambda other: _distance(name, other))) for name in names)
+    return [(name, other) for name, other in nearest if _distance(name, other) <= MAX_MISSPELT]
+
+
+def _distance(one: str, other: str) -> int:
+    """How many letters have to be put in, left out or exchanged to make one of the other (Levenshtein)."""
+    row = list(range(len(other) + 1))
+    for number, letter in enumerate(one, 1):
+        before, row = row, [number]
+        for at, theirs in enumerate(other):
+            row.append(min(before[at + 1] + 1, row[at] + 1, before[at] + (letter != theirs)))
+    return row[-1]

@@ -10,14 +10,12 @@ from typing import NamedTuple
 
 from mpgroupcache.errors import CoordinatorError
 from mpgroupcache.late import importing
-from mpgroupcache.limits import MAX_SECONDS, SOCKET_VARIABLE, check_socket_path
+from mpgroupcache.limits import APPLICATION_VARIABLE, KEEP_VARIABLE, MAX_SECONDS, SOCKET_VARIABLE, check_socket_path
 from mpgroupcache.shm.segment import private_directory
 
 logger = logging.getLogger(__name__)
 
-KEEP_VARIABLE = "MPGROUPCACHE_KEEP_ALONE"
 KEEP_ALONE = 5.0  # s; a burst of requests is spared, and what is too old is too old for no longer than a page's cache
-APPLICATION_VARIABLE = "MPGROUPCACHE_APPLICATION"  # names an application; its processes share one private coordinator
 
 
 class Location(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import itertools
+import os
 import re
 import signal
 import threading
@@ -157,6 +158,16 @@ def test_what_workers_are_refused_is_said_and_not_to_each_of_them(start_coordina
         daemon.send(signal.SIGUSR1)
         daemon.wait_says("state: ")  # behind them
     assert len(lines_of(daemon, "is refused")) == 1
+
+
+def test_a_variable_that_is_misspelt_is_named(socket_path: str) -> None:
+    daemon = Daemon(
+        socket_path, env=dict(os.environ, MPGROUPCACHE_MAX_BITES="1MiB", MPGROUPCACHE_PORT="tcp://10.0.0.1:80")
+    )
+    daemon.wait_serving()
+    daemon.close()
+    [line] = lines_of(daemon, "WARNING")
+    assert "MPGROUPCACHE_MAX_BITES: got a variable that means nothing here; is it MPGROUPCACHE_MAX_BYTES?" in line
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mpgroupcache.coordinator.options import PRIVATE_LINGER, Options, parse
+import mpgroupcache
+from mpgroupcache.coordinator.options import PRIVATE_LINGER, ExitCode, Options, misspelt, parse
 
 
 def test_defaults() -> None:
@@ -45,13 +46,59 @@ def test_a_private_one_ends_some_time_after_its_clients() -> None:
         (["--socket", "/s", "--group", ""], "--group: got ''"),
         (["--socket", "/s", "--log-level", "loud"], "--log-level: got 'loud'"),
         (["--socket", "/s", "--config", "/nonexistent"], "/nonexistent"),
+        (["--socket", "/s", "--reserve", "much"], "--reserve: got 'much'"),
+        (["--sokcet", "/s"], "unrecognized arguments: --sokcet /s"),
+        (["--socket"], "argument --socket: expected one argument"),
     ],
 )
 def test_what_cannot_be_is_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse(arguments, {})
-    assert ended.value.code == 2
-    assert message in capsys.readouterr().err
+    assert ended.value.code == ExitCode.BAD_OPTION
+    said = capsys.readouterr().err
+    assert said.startswith("mpgroupcache-coordinator: ")
+    assert message in said
+    assert said.count("\n") == 1  # without the usage
+
+
+@pytest.mark.parametrize("flag", ["--version", "--help"])
+def test_what_it_says_of_itself(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse([flag], {})
+    assert ended.value.code == ExitCode.OK
+    said = " ".join(capsys.readouterr().out.split())
+    if flag == "--version":
+        assert said == f"mpgroupcache-coordinator {mpgroupcache.__version__}"
+    else:
+        assert all(f" {code:d} " in said.partition("exit codes:")[2] for code in ExitCode)
+
+
+def test_variables_that_are_misspelt() -> None:
+    of_kubernetes = {
+        f"MPGROUPCACHE_{name}": ""
+        for name in (
+            "SERVICE_HOST",
+            "SERVICE_PORT",
+            "SERVICE_PORT_HTTP",
+            "PORT",
+            "PORT_8080_TCP",
+            "PORT_8080_TCP_ADDR",
+            "PORT_8080_TCP_PORT",
+            "PORT_8080_TCP_PROTO",
+        )
+    }
+    known = {f"MPGROUPCACHE_{name}": "" for name in ("SOCKET", "APPLICATION", "CONFIG", "MAX_BYTES", "RESERVE")}
+    others = {"PATH": "", "MPGROUPCACHE_": "", "MPGROUPCACHE_SOMETHING_ELSE": "", "MPGROUPCAHE_SOCKET": ""}
+    assert misspelt(of_kubernetes | known | others) == []
+    wrong = {
+        "MPGROUPCACHE_SOKCET": "MPGROUPCACHE_SOCKET",  # two letters exchanged
+        "MPGROUPCACHE_PEERS": "MPGROUPCACHE_PEER",
+        "MPGROUPCACHE_MAXBYTES": "MPGROUPCACHE_MAX_BYTES",
+        "MPGROUPCACHE_APLICATION": "MPGROUPCACHE_APPLICATION",
+        "MPGROUPCACHE_KEEP_ALON": "MPGROUPCACHE_KEEP_ALONE",
+        "MPGROUPCACHE_LIST": "MPGROUPCACHE_LISTEN",
+    }
+    assert misspelt(of_kubernetes | known | dict.fromkeys(wrong, "")) == sorted(wrong.items())
 
 
 def test_an_unknown_key_of_the_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -220,5 +220,5 @@ def test_an_address_that_is_taken(tmp_path: Path) -> None:
 def test_options_that_cannot_be(options: list[str], message: str) -> None:
     command = [sys.executable, "-m", "mpgroupcache.coordinator", "--socket", "/nonexistent/s", *options]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    assert ended.returncode == 2
+    assert ended.returncode == ExitCode.BAD_OPTION
     assert message in ended.stderr
