@@ -63,8 +63,22 @@ def connect(path: str) -> socket.socket:
         sock.connect(path)
     except OSError as error:  # also EAGAIN: the backlog is full
         sock.close()
-        raise CoordinatorUnavailable(f"no coordinator on {path}: {error}") from error
+        hint = _who_may(path) if isinstance(error, PermissionError) else ""
+        raise CoordinatorUnavailable(f"no coordinator on {path}: {error}{hint}") from error
     return sock
+
+
+def _who_may(path: str) -> str:
+    """What helps a process that may not connect."""
+    user = os.geteuid()
+    try:
+        owner = os.stat(path).st_uid
+    except OSError:
+        return f"; user {user} may not enter its directory"
+    return (
+        f"; it is for user {owner}, and this process is user {user}'s: start the coordinator with --group of a group "
+        "that this process is in"
+    )
 
 
 class Link:

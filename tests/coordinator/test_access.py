@@ -19,7 +19,9 @@ import mpgroupcache
 from mpgroupcache.coordinator import access, main
 from mpgroupcache.coordinator.access import Access
 from mpgroupcache.coordinator.main import ExitCode
+from mpgroupcache.errors import CoordinatorUnavailable
 from mpgroupcache.shm.segment import control_name, instance_name, segment_path
+from mpgroupcache.worker.link import connect
 
 USER, OTHER_USER = 61_001, 61_002
 GROUP, OTHER_GROUP = 62_001, 62_002
@@ -65,6 +67,11 @@ class Process:
         except (EOFError, ConnectionError):
             return False
         return True
+
+    def error_of_connecting(self, path: str) -> str:
+        with pytest.raises(CoordinatorUnavailable) as caught:
+            connect(path)
+        return str(caught.value)
 
     def opens(self, path: str, flags: int) -> bool:
         try:
@@ -147,6 +154,11 @@ def test_another_user_is_refused(start_coordinator: Start, open_path: str, proce
     foreign.call("work", daemon.socket)
     assert not foreign.call("connect")
     assert foreign.call("get", "k") == (True, ["k"])  # alone
+    message = foreign.call("error_of_connecting", daemon.socket)
+    assert f"Permission denied; it is for user 0, and this process is user {USER}'s: start the coordinator" in message
+    os.chmod(os.path.dirname(daemon.socket), 0o700)
+    assert f"user {USER} may not enter its directory" in foreign.call("error_of_connecting", daemon.socket)
+    os.chmod(os.path.dirname(daemon.socket), 0o755)
     os.chmod(daemon.socket, 0o666)  # what the mode would let in
     assert not foreign.call("is_let_in", daemon.socket)
     daemon.wait_says(f"got user {USER}, expected 0; its connection is refused")
