@@ -26,9 +26,10 @@ from mpgroupcache.coordinator.peering import Peering
 from mpgroupcache.coordinator.roster import Roster
 from mpgroupcache.errors import ProtocolError
 from mpgroupcache.ipc.messages import NO_LAYOUT
+from mpgroupcache.shm import remains
 from mpgroupcache.shm._reader import LAYOUT_VERSION
 from mpgroupcache.shm.ownership import open_instance
-from mpgroupcache.shm.segment import DIRECTORY, instance_name, remove_private_files, room
+from mpgroupcache.shm.segment import DIRECTORY, control_name, instance_name, remove_private_files, room
 from mpgroupcache.sizes import format_size
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class Coordinator:
             self._access.gid,
         )
         self._groups.take_over()
+        for gone in remains.remove_dead(but=self.instance):
+            logger.info("instance %s: its coordinator and its workers are dead; %s", gone.instance, gone)
         self._workers = workers = Roster()
         liveness = Liveness(workers, options.lease_timeout)
         self._misses = Misses(self._groups, self._control, peering, workers, liveness)
@@ -176,6 +179,8 @@ class Coordinator:
         if not keep:
             self._segment.unlink()
         self._segment.close()
+        if keep and not self._restarting.is_set():
+            remains.leave(control_name(self.instance))  # its workers may have ended meanwhile
 
     def _is_kept(self) -> bool:
         """Whether the cache is left for the next coordinator: while there are workers, which go on with it meanwhile.

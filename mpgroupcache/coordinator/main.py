@@ -20,7 +20,8 @@ from mpgroupcache.coordinator.options import ExitCode, Options
 from mpgroupcache.coordinator.peering import Peering
 from mpgroupcache.errors import AlreadyRunning, ArenaError
 from mpgroupcache.limits import SOCKET_VARIABLE
-from mpgroupcache.shm.segment import private_files
+from mpgroupcache.shm import remains
+from mpgroupcache.shm.segment import control_name, instance_name, private_files, segment_path
 
 if TYPE_CHECKING:
     from mpgroupcache.net.hooks import NamedRing
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for variable, known in options_module.misspelt():
         logger.warning("%s: got a variable that means nothing here; is it %s?", variable, known)
+    if options.clean:
+        return _clean(options.socket)
     writer = _detach() if options.detach else -1
     _raise_descriptor_limit()
     try:
@@ -59,6 +62,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.BAD_OPTION
     if restarts:
         _restart()
+    return ExitCode.OK
+
+
+def _clean(socket: str) -> ExitCode:
+    """Remove what dead coordinators have left, and say what that was."""
+    if not socket:
+        removed = remains.remove_dead(silent=0.0)
+    else:
+        instance = instance_name(socket)
+        gone = remains.remove_if_dead(instance)
+        if gone is None and os.path.exists(segment_path(control_name(instance))):
+            logger.error(
+                "--socket %s: its coordinator or a worker lives, or it is another user's; end it first", socket
+            )
+            return ExitCode.ALREADY_RUNNING
+        removed = [] if gone is None else [gone]
+    for gone in removed:
+        print(f"{gone.instance}: {gone}")
+    if not removed:
+        print("nothing was left")
     return ExitCode.OK
 
 

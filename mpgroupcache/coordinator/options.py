@@ -35,7 +35,7 @@ class ExitCode(IntEnum):
 class Options(Struct, frozen=True):
     """What a coordinator is told. ``OPTIONS`` has their flags."""
 
-    socket: str
+    socket: str  # empty: none, as only --clean may have it
     group: str | None = None  # of this host, whose members may be workers, too
     max_bytes: int | None = None  # of all groups' budgets together; None: no bound but the host's
     reserve: int | None = None  # bytes of shared memory that arenas leave free; None: in proportion to it
@@ -57,6 +57,7 @@ class Options(Struct, frozen=True):
     app: str | None = None  # module of group declarations
     loaders: int = 1  # processes that load for it
     log_level: str = "info"
+    clean: bool = False  # remove what dead ones have left, and no more
     embedded: bool = False  # started by an application for itself: its log and lock lie beside the socket
     detach: bool = False
 
@@ -269,13 +270,19 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", metavar=option.metavar, help=option.help, dest=name, **how)
     parser.add_argument("--config", metavar="FILE", help="TOML file with options")
     parser.add_argument("--version", action=_Version, nargs=0, help="say its version")
+    parser.add_argument(
+        "--clean",
+        action="store_true",
+        help="remove what is left in shared memory of coordinators that are dead with all their workers, and end: of "
+        "the one on --socket; without, of all of this user",
+    )
     for name in ("--embedded", "--detach"):  # what an application says that starts one for itself
         parser.add_argument(name, action="store_true", help=argparse.SUPPRESS)
     return parser
 
 
 def _merge(flags: dict[str, Any], environment: Mapping[str, str]) -> Options:
-    switches = {name: flags.pop(name, False) for name in ("embedded", "detach")}
+    switches = {name: flags.pop(name, False) for name in ("clean", "embedded", "detach")}
     config = flags.pop("config", None) or environment.get(_variable("config"))
     said: dict[str, tuple[Any, str]] = {}
     if config is not None:
@@ -300,11 +307,16 @@ def _merge(flags: dict[str, Any], environment: Mapping[str, str]) -> Options:
         said[name] = value, f"--{name}"
     if switches["embedded"]:
         said.setdefault("linger", (PRIVATE_LINGER, "--linger"))
+    if switches["clean"]:
+        said.setdefault("socket", ("", ""))
     if "socket" not in said:
         raise ValueError(
             f"--socket: got nothing, expected a path; give the flag, {PREFIX}SOCKET, or socket in --config"
         )
-    values = {OPTIONS[name].field: OPTIONS[name].convert(value, source) for name, (value, source) in said.items()}
+    values = {
+        OPTIONS[name].field: OPTIONS[name].convert(value, source) if source else value
+        for name, (value, source) in said.items()
+    }
     return Options(**switches, **values)
 
 

@@ -49,5 +49,10 @@ cdef extern from "reader.h" nogil:
     void mgc_region_copy_pins(mgc_region *, const mgc_region *)
     void mgc_region_adopt(mgc_region *)
     void mgc_region_unmap(mgc_region *)
+    void mgc_region_leave(mgc_region *)
+    int mgc_regions_held(int, int)
+    uint32_t MGC_WRITER_LOCK, MGC_GATE_LOCK
+    int mgc_lock(int, uint32_t)
+    int mgc_unlock(int, uint32_t)
     void mgc_sum_counters(const void *, uint32_t, uint64_t *)
     uint64_t mgc_server_requests(const void *, uint32_t)

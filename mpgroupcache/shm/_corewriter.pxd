@@ -2,10 +2,6 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-cdef extern from "reader.h" nogil:
-    enum: MGC_WRITER_LOCK
-    int mgc_lock(int fd, uint32_t byte)
-
 cdef extern from "writer.h":
     enum: MGC_COUNTERS, MGC_MAX_GROUPS, MGC_GROUP_NAME_BYTES, MGC_RATE_SECOND
     size_t MGC_CONTROL_SIZE, MGC_TOTALS_OFFSET

@@ -43,6 +43,7 @@ cdef class Reader:
     cdef uint16_t deferred[1024]     # unpinned between the hooks
     cdef int control_fd              # to open the segment again at a fork, when its name may be another's
     cdef uint64_t inode, device
+    cdef readonly str path           # under which the segment was opened; it may be another's by now
     cdef object __weakref__
 
     cdef bint _owns_descriptor(self) noexcept

@@ -23,6 +23,24 @@ def forked() -> bool:
 def renew_epoch() -> None:
     """Make every inherited reader unusable for lookups: called in a child, before it makes its own."""
 
+def lock_writer(fd: int) -> None:
+    """Become the writer of the control segment behind ``fd``, for as long as that open file description lives.
+
+    Raises ``AlreadyRunning`` when another has the lock, ``ArenaError`` where the file cannot be locked.
+    """
+
+def try_gate(fd: int) -> bool:
+    """Take the gate's lock of the control segment behind ``fd``, if nobody has it. Raises ``ArenaError``."""
+
+def leave_gate(fd: int) -> None:
+    """Give the gate's lock back."""
+
+def regions_held(fd: int, leaving: bool) -> bool:
+    """Whether a process has a region of the control segment behind ``fd``; ``leaving``: also one that is about to end.
+
+    Raises ``OSError``. It holds while the caller has the gate's lock and the writer's.
+    """
+
 @final
 class Mapping:
     """A file mapped read-only; unmapped with its last reference. No descriptor is kept."""
@@ -64,6 +82,13 @@ class Reader:
     @property
     def usable(self) -> bool:
         """Whether this process may look up through this reader."""
+
+    @property
+    def path(self) -> str:
+        """Under which the segment was opened; it may be another's by now."""
+
+    def leave(self) -> None:
+        """Say that this process is about to end. What it has pinned stays so until then."""
 
     @property
     def retired(self) -> bool:

@@ -7,21 +7,22 @@ Thin: the protocol is in reader.h. This module adds the free list of pins (guard
 cimport cython
 from cpython.mem cimport PyObject_Free
 from cpython.object cimport PyObject
-from libc.errno cimport EBADF, errno
+from libc.errno cimport EAGAIN, EBADF, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from posix.stat cimport fstat, struct_stat
 from posix.unistd cimport close as posix_close
 
 from mpgroupcache.shm._core cimport (
     MADV_DOFORK, MADV_DONTFORK, MADV_WIPEONFORK, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, MGC_CONTROL_MAGIC,
-    MGC_CONTROL_SIZE, MGC_COUNTERS, MGC_LAYOUT_VERSION, MGC_MAX_GROUPS, MGC_NO_REGION, MGC_PAGE, MGC_PINS,
-    MGC_REGION_STRIDE, MGC_SEGMENT_LIVE, PROT_READ, PROT_WRITE, madvise, mgc_control_header, mgc_counters, mgc_region, mgc_region_adopt,
-    mgc_region_claim, mgc_region_copy_pins, mgc_region_unmap, mgc_server_requests, mgc_sum_counters, mmap, munmap,
+    MGC_CONTROL_SIZE, MGC_COUNTERS, MGC_GATE_LOCK, MGC_LAYOUT_VERSION, MGC_MAX_GROUPS, MGC_NO_REGION, MGC_PAGE, MGC_PINS,
+    MGC_REGION_STRIDE, MGC_SEGMENT_LIVE, MGC_WRITER_LOCK, PROT_READ, PROT_WRITE, madvise, mgc_control_header,
+    mgc_counters, mgc_lock, mgc_region, mgc_region_adopt, mgc_region_claim, mgc_region_copy_pins, mgc_region_leave,
+    mgc_region_unmap, mgc_regions_held, mgc_server_requests, mgc_sum_counters, mgc_unlock, mmap, munmap,
 )
 
 import os
 
-from mpgroupcache.errors import ArenaError
+from mpgroupcache.errors import AlreadyRunning, ArenaError
 
 cdef extern from "<fcntl.h>" nogil:
     int O_CLOEXEC, O_NOFOLLOW, O_RDWR
@@ -96,6 +97,42 @@ cdef class Child:
     """What one fork has made for its child, between its hooks."""
 
 
+def lock_writer(int fd) -> None:
+    """Become the writer of the control segment behind ``fd``, for as long as that open file description lives.
+
+    Raises ``AlreadyRunning`` when another has the lock, ``ArenaError`` where the file cannot be locked.
+    """
+    cdef int error = mgc_lock(fd, MGC_WRITER_LOCK)
+    if error == -EAGAIN:
+        raise AlreadyRunning("the control segment is locked by another living coordinator")
+    if error:
+        raise ArenaError(f"the control segment cannot be locked: {os.strerror(-error)}")
+
+
+def try_gate(int fd) -> bool:
+    """Take the gate's lock of the control segment behind ``fd``, if nobody has it. Raises ``ArenaError``."""
+    cdef int error = mgc_lock(fd, MGC_GATE_LOCK)
+    if error and error != -EAGAIN:
+        raise ArenaError(f"the control segment's gate cannot be locked: {os.strerror(-error)}")
+    return error == 0
+
+
+def leave_gate(int fd) -> None:
+    """Give the gate's lock back."""
+    mgc_unlock(fd, MGC_GATE_LOCK)
+
+
+def regions_held(int fd, bint leaving) -> bool:
+    """Whether a process has a region of the control segment behind ``fd``; ``leaving``: also one that is about to end.
+
+    Raises ``OSError``. It holds while the caller has the gate's lock and the writer's.
+    """
+    cdef int held = mgc_regions_held(fd, leaving)
+    if held < 0:
+        raise OSError(-held, os.strerror(-held))
+    return held != 0
+
+
 # ---- The reader -----------------------------------------------------------------------------------------------------
 
 @cython.no_gc  # refers to mappings alone: never a cycle, and views need all of it until they are gone
@@ -117,6 +154,7 @@ cdef class Reader:
         self.number = self.control_fd = -1
         self.arenas = []
         self.children = {}
+        self.path = path
         self.control_fd = open_file(path, O_RDWR)
         if fstat(self.control_fd, &status) != 0:
             raise OSError(errno, os.strerror(errno), path)
@@ -204,6 +242,11 @@ cdef class Reader:
         except OSError:
             return False
         return (self.usable and not self.retired and status.st_ino == self.inode and status.st_dev == self.device)
+
+    def leave(self) -> None:
+        """Say that this process is about to end. What it has pinned stays so until then."""
+        if self.region != NULL and self.pin_epoch == process_epoch[0]:
+            mgc_region_leave(self.region)
 
     @property
     def retired(self) -> bool:

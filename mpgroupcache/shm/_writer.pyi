@@ -13,12 +13,6 @@ MAX_GROUPS: int
 def arena_size(budget: int) -> int:
     """The size in bytes of the sparse file for an arena of this budget. ``ArenaError`` where that is too large."""
 
-def lock_writer(fd: int) -> None:
-    """Become the coordinator of the control segment behind ``fd``, for as long as that open file description lives.
-
-    Raises ``AlreadyRunning`` when another holds it, ``ArenaError`` where the file cannot be locked.
-    """
-
 def retire_segment(path: str) -> None:
     """Tell the workers that attached a dead instance's segment to let go of it. Others' files are left alone."""
 

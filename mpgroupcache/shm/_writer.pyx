@@ -7,26 +7,26 @@ This code assumes that one thread at a time calls it, with the GIL held.
 cimport cython
 from cpython.buffer cimport PyBUF_READ, PyBUF_WRITABLE, PyBUF_WRITE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from libc.errno cimport EAGAIN, ENOMEM, EPROTO, ESTALE
+from libc.errno cimport ENOMEM, EPROTO, ESTALE
 from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from mpgroupcache.shm._corewriter cimport (
     MGC_CONTROL_SIZE, MGC_COUNTERS, MGC_GROUP_NAME_BYTES, MGC_MAX_ARENA, MGC_MAX_GROUPS, MGC_RATE_SECOND,
-    MGC_TOTALS_OFFSET, MGC_WRITER_LOCK, atomic64, mgc_add, mgc_adopted, mgc_arena, mgc_arena_abandon,
+    MGC_TOTALS_OFFSET, atomic64, mgc_add, mgc_adopted, mgc_arena, mgc_arena_abandon,
     mgc_arena_adopt, mgc_arena_check, mgc_arena_close, mgc_arena_find, mgc_arena_format, mgc_arena_minute_qps,
     mgc_arena_options, mgc_arena_publish, mgc_arena_remove, mgc_arena_reserve, mgc_arena_retire,
     mgc_arena_serve, mgc_arena_size, mgc_arena_sweep, mgc_control, mgc_control_add_group, mgc_control_adopt,
     mgc_control_attached, mgc_control_close, mgc_control_count_request, mgc_control_drain, mgc_control_format,
     mgc_control_group, mgc_control_groups, mgc_control_reap, mgc_control_retire, mgc_control_sign,
-    mgc_control_spare_regions, mgc_control_stamp, mgc_group_row, mgc_list_stats, mgc_lock, mgc_reservation, mgc_segment_retire,
+    mgc_control_spare_regions, mgc_control_stamp, mgc_group_row, mgc_list_stats, mgc_reservation, mgc_segment_retire,
 )
 
 import os
 import time
 
-from mpgroupcache.errors import ArenaError, AlreadyRunning
+from mpgroupcache.errors import ArenaError
 
 cdef extern from "<errno.h>":
     enum: EUCLEAN
@@ -50,17 +50,6 @@ def arena_size(uint64_t budget) -> int:
                          f"{MGC_MAX_ARENA >> 40} TiB of address range; split the group")
     return size
 
-
-def lock_writer(int fd) -> None:
-    """Become the coordinator of the control segment behind ``fd``, for as long as that open file description lives.
-
-    Raises ``AlreadyRunning`` when another holds it, ``ArenaError`` where the file cannot be locked.
-    """
-    cdef int error = mgc_lock(fd, MGC_WRITER_LOCK)
-    if error == -EAGAIN:
-        raise AlreadyRunning("the control segment is locked by another living coordinator")
-    if error:
-        raise ArenaError(f"the control segment cannot be locked: {os.strerror(-error)}")
 
 
 def retire_segment(str path not None) -> None:

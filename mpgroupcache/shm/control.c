@@ -192,8 +192,8 @@ uint32_t mgc_control_reap(struct mgc_control *control) {
     uint32_t reaped = 0, count = control->regions;
     for (uint32_t i = 0; i < count; i++) {
         struct mgc_region *region = mgc_region_at(control, i);
-        /* A region that is locked but not LIVE yet is being claimed: it has nothing to reap. */
-        if (atomic_load_explicit(&region->state, memory_order_acquire) != MGC_REGION_LIVE ||
+        /* A region that is locked but still FREE is being claimed: it has nothing to reap. */
+        if (atomic_load_explicit(&region->state, memory_order_acquire) == MGC_REGION_FREE ||
             mgc_lock(control->fd, MGC_REGION_LOCK(i)) != 0)
             continue;
         for (uint32_t pin = 0; pin < MGC_PINS; pin++)

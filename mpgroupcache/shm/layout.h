@@ -9,11 +9,13 @@
  *   REGIONS_OFFSET  MGC_REGION_STRIDE * struct mgc_region, one for each worker; the first `region_count` are committed, without
  *                                       the padding behind each
  *
- *   File locks (F_OFD_SETLK) on single bytes of this file: byte 0 is the writer's, byte 1 + i is region i's.
+ *   File locks (F_OFD_SETLK) on single bytes of this file: byte 0 is the writer's, byte 1 + i is region i's, and the one
+ *   behind them the gate's: whoever becomes the writer, or may have to remove the instance, goes through it one at a time.
  *
  *   state of a region    who writes it                        next
  *   FREE                 the coordinator, holding its lock    LIVE
- *   LIVE                 the worker, holding its lock         FREE, by the coordinator, once it can take the lock itself:
+ *   LIVE                 the worker, holding its lock         LEAVING, or FREE as below
+ *   LEAVING              the worker, which is about to end    FREE, by the coordinator, once it can take the lock itself:
  *                                                             the worker is dead, or has unmapped the region
  *
  * ARENA SEGMENT, one for a group with cache_bytes > 0
@@ -115,7 +117,7 @@ struct mgc_touch {
     _Atomic uint64_t time; /* mgc_ticks(), its low 8 bits replaced by the arena's id */
 };
 
-enum { MGC_REGION_FREE = 0, MGC_REGION_LIVE = 1 };
+enum { MGC_REGION_FREE = 0, MGC_REGION_LIVE = 1, MGC_REGION_LEAVING = 2 };
 
 struct mgc_region {
     _Atomic uint32_t state;      /* see the table */
@@ -147,6 +149,7 @@ struct mgc_region {
 
 #define MGC_WRITER_LOCK 0u
 #define MGC_REGION_LOCK(i) (1u + (i))
+#define MGC_GATE_LOCK MGC_REGION_LOCK(MGC_MAX_REGIONS)
 
 /* ---- Arena segment ------------------------------------------------------------------------------------------------ */
 

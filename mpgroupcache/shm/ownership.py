@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import mmap
 import os
 import sys
-import time
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 from typing import TYPE_CHECKING
 
 from mpgroupcache.errors import AlreadyRunning, ArenaError
-from mpgroupcache.shm._writer import CONTROL_SIZE, Control, lock_writer, retire_segment, sign_of_life
+from mpgroupcache.shm._reader import lock_writer
+from mpgroupcache.shm._writer import CONTROL_SIZE, Control
+from mpgroupcache.shm.remains import become_writer, boot_id, clear, foreign, is_named, locked, named, remove, unlink
 from mpgroupcache.shm.segment import DIRECTORY, ROOM_TO_BEGIN, control_name, room, segment_path
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +31,6 @@ ARENA_MODE = 0o640  # with a group: its workers read
 ATTEMPTS = 100  # to make a control segment while others make them, and die
 
 _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-
-
-def boot_id() -> bytes:
-    """16 bytes that name the kernel's boot."""
-    with open("/proc/sys/kernel/random/boot_id") as file:
-        return bytes.fromhex(file.read().strip().replace("-", ""))
 
 
 class Segment:
@@ -77,7 +71,7 @@ class Segment:
         segment.fd = os.open(segment_path(name), _OPEN)
         try:
             if (owner := os.fstat(segment.fd).st_uid) != os.geteuid():
-                raise _foreign(name, owner)
+                raise foreign(name, owner)
             segment._memory = _Mapped(segment.fd)
         except BaseException:
             os.close(segment.fd)
@@ -165,12 +159,6 @@ def _create(name: str, size: int) -> SharedMemory:
         resource_tracker.register = register
 
 
-def unlink(name: str) -> None:
-    """Remove a segment's name if it is there; not by the class, which would tell the tracker of a name it never had."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(segment_path(name))
-
-
 def open_instance(instance: str, gid: int | None = None) -> tuple[Segment, Control]:
     """Become the coordinator of an instance: go on with what a dead one has left, or begin anew.
 
@@ -202,8 +190,8 @@ def _take_over(instance: str, gid: int | None) -> tuple[Segment, Control] | None
         _clear_dead(instance)
         return None
     try:
-        lock_writer(segment.fd)
-        if not _is_named(segment.fd, name):  # another has removed it before this lock
+        become_writer(segment.fd)
+        if not is_named(segment.fd, name):  # another has removed it before this lock
             raise FileNotFoundError(name)
         segment.share(gid, CONTROL_MODE)
         return segment, Control(segment.buffer, segment.fd, boot_id(), adopt=True)
@@ -216,55 +204,16 @@ def _take_over(instance: str, gid: int | None) -> tuple[Segment, Control] | None
         raise
 
 
-def silent_for(name: str) -> float | None:
-    """How long ago, in seconds, the coordinator of a control segment of any layout ticked last. Raises ``OSError``.
-
-    Infinite where no coordinator of this boot can have said so; None where it is no control segment of ours.
-    """
-    sign = sign_of_life(segment_path(name))
-    if sign is None:
-        return None
-    boot, alive = sign
-    silence = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - alive) / 1e9
-    return silence if boot == boot_id() and silence >= 0 else math.inf
-
-
-def _named(beginning: str) -> list[str]:
-    """The names of all segments that begin so."""
-    return [name for name in os.listdir(DIRECTORY) if name.startswith(beginning)]
-
-
 def left_arenas(instance: str, group: int) -> list[str]:
     """The names of a group's arenas that a dead coordinator has left."""
-    return sorted(_named(f"{instance}-g{group}-"))
+    return sorted(named(f"{instance}-g{group}-"))
 
 
 def clear_arenas(instance: str, but: Collection[str]) -> None:
     """Retire and remove all arenas of an instance that are not among these."""
-    for name in _named(f"{instance}-g"):
+    for name in named(f"{instance}-g"):
         if name not in but:
             clear(name)
-
-
-def clear(name: str) -> None:
-    """Retire and remove a segment that nobody writes any more."""
-    _retire(name)
-    _remove(name)
-
-
-def _retire(name: str) -> None:
-    """Another user's is not touched: he could cut it off meanwhile, and that would be a SIGBUS."""
-    with contextlib.suppress(FileNotFoundError):
-        if os.lstat(segment_path(name)).st_uid == os.geteuid():
-            retire_segment(segment_path(name))
-
-
-def _remove(name: str) -> None:
-    """Another user's stays, unless this is root; it is nothing to us, since no segment of ours gets its name."""
-    try:
-        unlink(name)
-    except PermissionError as error:
-        logger.warning("segment %s: another user's file stays: %s", name, error)
 
 
 def _make_control(instance: str, gid: int | None) -> tuple[Segment, Control]:
@@ -297,54 +246,14 @@ def _make_control(instance: str, gid: int | None) -> tuple[Segment, Control]:
 def _clear_dead(instance: str) -> None:
     """Retire and remove the segments of an instance whose coordinator is dead; ``AlreadyRunning`` if it is not."""
     name = control_name(instance)
-    with _locked(name) as fd:
+    with locked(name) as fd:
         if fd is not None:
-            # The control segment last: until it is gone, others find the lock on it taken.
-            names = [*_named(f"{instance}-g"), name]
-            for left in names:
-                _retire(left)
-            for left in names:
-                _remove(left)
+            remove(name)
 
 
 def _clear_drafts(instance: str) -> None:
     """Remove control segments that were never finished. Whoever has yet to lock his finds out, and that we live."""
-    for name in _named(f"{control_name(instance)}-"):
-        with contextlib.suppress(AlreadyRunning, ArenaError), _locked(name) as fd:
+    for name in named(f"{control_name(instance)}-"):
+        with contextlib.suppress(AlreadyRunning, ArenaError), locked(name) as fd:
             if fd is not None:
                 unlink(name)
-
-
-@contextlib.contextmanager
-def _locked(name: str) -> Iterator[int | None]:
-    """Hold the lock of a control segment. None where there is no such segment.
-
-    Raises ``AlreadyRunning`` if it is locked, ``ArenaError`` if it is another user's; root removes that.
-    """
-    try:
-        if (owner := os.lstat(segment_path(name)).st_uid) != os.geteuid() != 0:
-            raise _foreign(name, owner)
-        fd = os.open(segment_path(name), _OPEN)
-    except FileNotFoundError:
-        yield None
-        return
-    try:
-        lock_writer(fd)
-        yield fd if _is_named(fd, name) else None  # another may have removed it before this lock
-    finally:
-        os.close(fd)
-
-
-def _foreign(name: str, owner: int) -> ArenaError:
-    return ArenaError(
-        f"segment {name}: got one of user {owner}, expected one of user {os.geteuid()}; remove {segment_path(name)}, "
-        "or choose another --socket"
-    )
-
-
-def _is_named(fd: int, name: str) -> bool:
-    try:
-        named = os.stat(segment_path(name))
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(named, os.fstat(fd))

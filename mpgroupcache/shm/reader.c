@@ -18,6 +18,14 @@ int mgc_lock(int fd, uint32_t byte) { return set_lock(fd, byte, F_WRLCK); }
 
 int mgc_unlock(int fd, uint32_t byte) { return set_lock(fd, byte, F_UNLCK); }
 
+/* Whether another description has the lock on one of these bytes: 1, 0, or a negative errno. */
+static int is_locked(int fd, uint32_t byte, uint32_t count) {
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = count};
+    if (fcntl(fd, F_OFD_GETLK, &lock) != 0)
+        return -errno;
+    return lock.l_type != F_UNLCK;
+}
+
 int mgc_map_attach(struct mgc_map *map, const void *base, uint64_t size) {
     const struct mgc_arena_header *header = base;
     if (size < sizeof *header || header->magic != MGC_ARENA_MAGIC || header->version != MGC_LAYOUT_VERSION ||
@@ -138,6 +146,27 @@ void mgc_region_copy_pins(struct mgc_region *to, const struct mgc_region *from) 
 
 void mgc_region_adopt(struct mgc_region *region) {
     atomic_store_explicit(&region->pid, (uint32_t)getpid(), memory_order_relaxed);
+}
+
+void mgc_region_leave(struct mgc_region *region) {
+    atomic_store_explicit(&region->state, MGC_REGION_LEAVING, memory_order_release);
+}
+
+int mgc_regions_held(int fd, int leaving) {
+    int locked = is_locked(fd, MGC_REGION_LOCK(0), MGC_MAX_REGIONS);
+    if (locked <= 0 || leaving)
+        return locked;
+    for (int i = 0; i < (int)MGC_MAX_REGIONS; i++) {
+        uint32_t state = MGC_REGION_LIVE;
+        if ((locked = is_locked(fd, MGC_REGION_LOCK(i), 1)) < 0)
+            return locked;
+        /* Read, and not mapped: nothing is committed beyond the regions that there are. */
+        if (locked && (pread(fd, &state, sizeof state, region_offset(i) + (off_t)offsetof(struct mgc_region, state)) !=
+                           (ssize_t)sizeof state ||
+                       state != MGC_REGION_LEAVING))
+            return 1;
+    }
+    return 0;
 }
 
 void mgc_region_unmap(struct mgc_region *region) { munmap(region, MGC_REGION_STRIDE); }

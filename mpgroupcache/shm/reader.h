@@ -155,6 +155,15 @@ void mgc_region_copy_pins(struct mgc_region *to, const struct mgc_region *from);
 /* Puts the name of the calling process, a child for which its parent claimed it, on a region. */
 void mgc_region_adopt(struct mgc_region *region);
 
+/* Says that the process is about to end: its region, which stays locked until then, is no reason to keep the instance. */
+void mgc_region_leave(struct mgc_region *region);
+
+/* Whether a process has a region of the control segment behind `fd`: 1, 0, or a negative errno. `leaving`: those that are
+ * about to end count, too; else the segment is of this layout. The answer holds while the caller has the gate's lock and
+ * the writer's: a process that claims a region asks a coordinator first, and one that is about to end says so, and comes to
+ * the gate. */
+int mgc_regions_held(int fd, int leaving);
+
 /* Unmaps a region. The lock goes with the mapping, and the coordinator zeroes the pins when it sees that. */
 void mgc_region_unmap(struct mgc_region *region);
 

@@ -10,12 +10,14 @@ import atexit
 import logging
 import os
 import random
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
 
 from mpgroupcache.errors import CacheError, CoordinatorUnavailable, describe_error
+from mpgroupcache.late import importing
 from mpgroupcache.shm._hold import Flights
 from mpgroupcache.shm._reader import Reader, forked, renew_epoch
 from mpgroupcache.shm.segment import private_files
@@ -72,6 +74,8 @@ class Process:
         self._attempt: Attempt | None = None
         self._reattacher: threading.Thread | None = None  # at work while it lives
         self._reattach_lock = threading.Lock()
+        if (util := sys.modules.get("multiprocessing.util")) is not None:  # whose children do not run what atexit knows
+            util.Finalize(None, _at_exit, exitpriority=-1)
 
     def attach(self, *groups: DeclaredGroup, starts: bool = True) -> Until | None:
         """Begin to connect, and to attach these groups and all others, unless somebody is at it; what to wait for.
@@ -250,6 +254,17 @@ class Process:
             link.claim_region()  # or what was counted without one would be lost
             self._deliver()  # also where the service thread has claimed one, and was not to come to this any more
             link.close()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Remove what a dead coordinator has left, if this process was the last that had to do with it."""
+        with importing:
+            from mpgroupcache.shm import remains  # which nobody else here asks for
+
+        for reader in list(_readers):
+            reader.leave()
+        for path in {reader.path for reader in list(_readers)}:
+            remains.leave(os.path.basename(path), self._private)
 
     def _deliver(self) -> None:
         """There is a region for what was counted without one."""

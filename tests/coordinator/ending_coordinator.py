@@ -1,4 +1,7 @@
-"""The coordinator, all of it, which gets SIGTERM at a moment of its end that ``ENDING`` names: a method of its own."""
+"""The coordinator, all of it, to which something happens at a moment of its end, a method, that ``ENDING`` names.
+
+It gets SIGTERM; or, where it is "kept", it waits with what it has decided until it has a SIGUSR1 more.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,14 @@ class _Ending(Coordinator):
     def close(self) -> None:
         self._signal("close")
         super().close()
+
+    def _is_kept(self) -> bool:
+        kept = super()._is_kept()
+        if os.environ["ENDING"] == "kept":
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+            print("decided", file=sys.stderr, flush=True)
+            signal.sigwait([signal.SIGUSR1])
+        return kept
 
     def _signal(self, moment: str) -> None:
         if os.environ["ENDING"] == moment:

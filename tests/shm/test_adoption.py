@@ -11,7 +11,7 @@ from arenas import Instance, churn, whole_value
 from children import Child
 
 import mpgroupcache
-from mpgroupcache.shm._writer import lock_writer
+from mpgroupcache.shm._reader import lock_writer
 from mpgroupcache.shm.ownership import Segment, open_instance
 
 

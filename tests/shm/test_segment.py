@@ -15,8 +15,8 @@ from children import Child
 from workers import segments_of
 
 from mpgroupcache.errors import AlreadyRunning, ArenaError
-from mpgroupcache.shm import ownership, segment
-from mpgroupcache.shm._reader import LAYOUT_VERSION, Reader
+from mpgroupcache.shm import ownership, remains, segment
+from mpgroupcache.shm._reader import LAYOUT_VERSION, Reader, lock_writer
 from mpgroupcache.shm.ownership import Segment, open_instance
 from mpgroupcache.shm.segment import instance_name, segment_path
 
@@ -64,7 +64,7 @@ class Draft:
         self.segment = Segment(name, 4096)
 
     def lock(self) -> None:
-        ownership.lock_writer(self.segment.fd)
+        lock_writer(self.segment.fd)
 
 
 def test_instance_name_follows_from_the_sockets_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,37 +282,37 @@ def test_workers_of_another_layout_let_go_of_an_arena(
 def test_a_control_segment_tells_when_its_coordinator_ticked(instance: Instance) -> None:
     name = instance.segment.name
     second = 10**9
-    assert 0 <= (ownership.silent_for(name) or -1) < 30
+    assert 0 <= (remains.silent_for(name) or -1) < 30
     write(name, ALIVE, "<Q", time.clock_gettime_ns(time.CLOCK_BOOTTIME) - 700 * second)
     for layout in (*LAYOUTS, LAYOUT_VERSION):
         write(name, VERSION, "<I", layout)
-        assert 700 <= (silence := ownership.silent_for(name) or -1) < 730
+        assert 700 <= (silence := remains.silent_for(name) or -1) < 730
     instance.control.stamp()
-    assert (ownership.silent_for(name) or -1) < silence - 600
+    assert (remains.silent_for(name) or -1) < silence - 600
     instance.control.close()
     instance.segment.close()
     write(name, ALIVE, "<Q", 0)
     uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
-    assert uptime <= (ownership.silent_for(name) or -1) < math.inf
+    assert uptime <= (remains.silent_for(name) or -1) < math.inf
     instance.segment, instance.control = open_instance(instance.name)
-    assert 0 <= (ownership.silent_for(name) or -1) < 30
+    assert 0 <= (remains.silent_for(name) or -1) < 30
     write(name, ALIVE, "<Q", 1 << 63)  # no time of this boot
-    assert ownership.silent_for(name) == math.inf
+    assert remains.silent_for(name) == math.inf
     instance.control.stamp()
     write(name, BOOT_ID, "<Q", 7)
-    assert ownership.silent_for(name) == math.inf
+    assert remains.silent_for(name) == math.inf
 
 
 def test_what_is_no_control_segment_tells_nothing(instance: Instance, arena: Callable[..., OpenArena]) -> None:
-    assert ownership.silent_for(arena(1000).segment.name) is None
+    assert remains.silent_for(arena(1000).segment.name) is None
     name = f"{instance.name}-control-other"
     path = Path(segment_path(name))
     for content in (b"", Path(instance.path).read_bytes()[:ALIVE], b"x" * 4096):
         path.write_bytes(content)
-        assert ownership.silent_for(name) is None
+        assert remains.silent_for(name) is None
     path.unlink()
     with pytest.raises(FileNotFoundError):
-        ownership.silent_for(name)
+        remains.silent_for(name)
     os.mkfifo(path)
-    assert ownership.silent_for(name) is None
+    assert remains.silent_for(name) is None
     path.unlink()
