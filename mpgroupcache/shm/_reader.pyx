@@ -217,8 +217,8 @@ cdef class Reader:
     def refusal(self) -> str:
         """Why there is no region."""
         if self.refused == MGC_NO_REGION:
-            return "no region is free"
-        return f"no region can be claimed: {OSError(-self.refused, os.strerror(-self.refused))}"
+            return "no free region"
+        return f"no region ({OSError(-self.refused, os.strerror(-self.refused))})"
 
     @property
     def generation(self) -> int:

@@ -150,7 +150,7 @@ class Link:
             logger.warning("instance %s %s: hits are copied by the coordinator", welcome.instance, why)
         elif self.reader.number < 0:
             copied = "hits are copied by the coordinator until there is one"
-            logger.warning("instance %s: %s; %s", welcome.instance, self.reader.refusal, copied)
+            logger.warning("%s in instance %s: %s", self.reader.refusal, welcome.instance, copied)
 
     def claim_region(self) -> bool:
         """Whether this process has a region where it may have one; where it has none yet, it is looked for."""
