@@ -56,3 +56,11 @@ def test_every_constant_that_is_named_exists() -> None:
         text = (ROOT / "mpgroupcache" / file).read_text()
         for name in filter(None, names):
             assert re.search(rf"\b{name}\b", text), (file, name)
+
+
+def test_what_is_where_is_there() -> None:
+    """Each file of the table that traces a value."""
+    table = (ROOT / "docs/design.md").read_text().partition("### Where is what")[2].partition("\n## ")[0]
+    names = re.findall(r"`([\w/]+\.(?:py|pyx|c|h|txt))`", table)
+    assert len(names) > 20
+    assert [name for name in names if not any((ROOT / top / name).exists() for top in ("mpgroupcache", ""))] == []

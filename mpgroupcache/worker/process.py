@@ -26,6 +26,7 @@ from mpgroupcache.worker import config, embedded
 from mpgroupcache.worker.channel import CoordinatorSilent
 from mpgroupcache.worker.declared import DeclaredGroup
 from mpgroupcache.worker.link import Link
+from mpgroupcache.worker.logs import date_warnings
 from mpgroupcache.worker.peerloads import PeerLoads
 from mpgroupcache.worker.port import Alone
 from mpgroupcache.worker.waits import Attempt, Until
@@ -51,6 +52,7 @@ class Process:
     """This process's state. ``current()`` has it."""
 
     def __init__(self) -> None:
+        date_warnings()
         self.flights = Flights()
         """Loads under way here: whoever misses the same key meanwhile shares one."""
         self.threads = Threads(LOADS, "mpgroupcache-aget")
