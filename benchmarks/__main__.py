@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import contention, coordinate, fetch, footprint, hit, memory, miss, peer, promotion, startup
+from benchmarks import contention, coordinate, evictions, fetch, footprint, hit, memory, miss, peer, promotion, startup
 
-for module in (hit, contention, miss, coordinate, peer, fetch, memory, footprint, promotion, startup):
+for module in (hit, contention, evictions, miss, coordinate, peer, fetch, memory, footprint, promotion, startup):
     module.main([])

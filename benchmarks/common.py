@@ -44,7 +44,7 @@ def coordinator(*options: str, python: str = sys.executable) -> Iterator[tuple[s
 
 
 @contextlib.contextmanager
-def new_arena(path: str, budget: int) -> Iterator[tuple[Arena, Segment]]:
+def new_arena(path: str, budget: int) -> Iterator[tuple[Arena, Control, Segment]]:
     """The one arena of an instance of its own, named after the socket's ``path``, without a coordinator around it."""
     with contextlib.ExitStack() as stack:
         instance = instance_name(path)
@@ -63,7 +63,7 @@ def new_arena(path: str, budget: int) -> Iterator[tuple[Arena, Segment]]:
             seed=1,
         )
         stack.callback(_close, arena, segment)
-        yield arena, segment
+        yield arena, control, segment
 
 
 def _close(user: Arena | Control, segment: Segment) -> None:

@@ -34,7 +34,7 @@ SETTLING = 0.02  # s
 
 def write(path: str, count: int, ready: Event, evict: Event, stop: Event) -> None:
     """A coordinator's arena: filled once, then, while ``evict`` is set, full and written to without a pause."""
-    with new_arena(path, BUDGET) as (arena, _):
+    with new_arena(path, BUDGET) as (arena, *_):
         others = (b"other-%d" % number for number in itertools.count())
         while arena.list_stats(0)[2] == 0:  # until it is full, and evicts
             arena.put(next(others), VALUE)

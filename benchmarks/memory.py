@@ -43,7 +43,7 @@ def live_of(arena: Arena) -> tuple[int, int]:
 def churn(budget: int, times: int, seed: int) -> None:
     """Values of all sizes, until ``times`` the budget has gone through."""
     rng = random.Random(seed)
-    with tempfile.TemporaryDirectory() as directory, new_arena(f"{directory}/socket", budget) as (arena, segment):
+    with tempfile.TemporaryDirectory() as directory, new_arena(f"{directory}/socket", budget) as (arena, _, segment):
         done = puts = refused = 0
         peak, lowest = 0.0, 1.0
         spent = 0.0
@@ -74,7 +74,7 @@ def small(budget: int, key_bytes: int, value_bytes: int) -> None:
     """Entries of one size: filled, and then as many again."""
     value = PATTERN[:value_bytes]
     private = private_bytes()
-    with tempfile.TemporaryDirectory() as directory, new_arena(f"{directory}/socket", budget) as (arena, segment):
+    with tempfile.TemporaryDirectory() as directory, new_arena(f"{directory}/socket", budget) as (arena, _, segment):
         count = budget // (key_bytes + value_bytes)
         keys = (b"%0*d" % (key_bytes, number) for number in range(2 * count))
         spent = []

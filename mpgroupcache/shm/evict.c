@@ -65,7 +65,7 @@ int mgc_evict_for_budget(struct mgc_arena *arena, uint64_t bytes, uint32_t keep)
     unsigned evictions = 0, passed_over = 0;
     if (live_bytes(arena) + bytes <= arena->budget)
         return 0;
-    mgc_control_drain(arena->control); /* hits of workers up to now count in the choice of victims */
+    mgc_control_drain_for_victims(arena->control); /* hits of workers up to now count in the choice of victims */
     mgc_control_scan(arena->control);
     while (live_bytes(arena) + bytes > arena->budget && evictions < MAX_EVICTIONS &&
            evict_next(arena, keep, &passed_over, UINT64_MAX))
@@ -209,7 +209,7 @@ uint64_t mgc_evict_for_block(struct mgc_arena *arena, uint64_t bytes, uint32_t k
             continue;
         }
         if (!prepared++)
-            mgc_control_drain(arena->control);
+            mgc_control_drain_for_victims(arena->control);
         if (round > 4 * SMALL_EVICTIONS)
             return 0;
         if (bytes < WINDOW_BYTES && round < SMALL_EVICTIONS ? mgc_evict_one(arena, keep) != 0

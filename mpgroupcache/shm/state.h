@@ -30,6 +30,7 @@ struct mgc_control {
     struct mgc_touched *touched;
     size_t touched_room;
     uint64_t touches_lost; /* overwritten before they were drained */
+    uint64_t drains_paid;  /* mgc_nanoseconds() at which drains will have been a tenth of the time: see touches.h */
     uint32_t now;          /* by which rates age, in MGC_RATE_SECONDs since the segment was made; the caller tells */
 };
 

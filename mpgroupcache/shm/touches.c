@@ -54,7 +54,7 @@ static int compare_newest_first(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
-size_t mgc_control_drain(struct mgc_control *control) {
+static size_t drain(struct mgc_control *control) {
     size_t count = 0;
     uint32_t regions = control->regions;
     for (uint32_t i = 0; i < regions; i++) {
@@ -87,4 +87,16 @@ size_t mgc_control_drain(struct mgc_control *control) {
         mgc_lru_merge(arena, &cursors[id], &control->touched[n]);
     }
     return count;
+}
+
+size_t mgc_control_drain(struct mgc_control *control) {
+    uint64_t begun = mgc_nanoseconds();
+    size_t touches = drain(control);
+    mgc_drain_took(control, touches, begun, mgc_nanoseconds());
+    return touches;
+}
+
+void mgc_control_drain_for_victims(struct mgc_control *control) {
+    if (!mgc_drain_is_put_off(control, mgc_nanoseconds()))
+        mgc_control_drain(control);
 }

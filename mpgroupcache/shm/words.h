@@ -24,6 +24,13 @@ static inline void mgc_prefetch_to_write(const void *line) {
 #endif
 }
 
+/* A time whose unit is known, on a clock that does not go back. */
+static inline uint64_t mgc_nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
 /* A cheap time that all processors of the host share. It only orders touches: where it is wrong, LRU is a little off. */
 static inline uint64_t mgc_ticks(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -33,9 +40,7 @@ static inline uint64_t mgc_ticks(void) {
     __asm__ volatile("mrs %0, cntvct_el0" : "=r"(ticks));
     return ticks << 8; /* it counts at some 25 MHz to 1 GHz, and touches drop the low 8 bits */
 #else
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return ((uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec) << 2;
+    return mgc_nanoseconds() << 2;
 #endif
 }
 

@@ -334,6 +334,146 @@ static void a_rate_is_its_keys_while_that_is_cached(void) {
     close_arena(arena);
 }
 
+/* ---- Drains for victims ---- */
+
+enum { MILLISECOND = 1000000 };
+
+static void drains_for_victims_take_a_tenth_of_the_time(void) {
+    struct mgc_control drained = {0};
+    uint64_t begun = 5ull << 32, now = begun, spent = 0;
+    for (; now < begun + 100 * MGC_DRAINS_SPAN; now += MILLISECOND) /* of a millisecond each, whenever one may be */
+        if (!mgc_drain_is_put_off(&drained, now)) {
+            mgc_drain_took(&drained, MGC_TOUCHES, now, now + MILLISECOND);
+            spent += MILLISECOND;
+        }
+    REQUIRE(spent >= 10 * MGC_DRAINS_SPAN && spent <= 10 * MGC_DRAINS_SPAN + 12 * MILLISECOND, "%llu ns",
+            (unsigned long long)spent);
+    for (; mgc_drain_is_put_off(&drained, now); now += MILLISECOND)
+        ;
+    mgc_drain_took(&drained, MGC_TOUCHES, now, now + 50 * MILLISECOND); /* paid in 500 ms, but for the last 100 */
+    REQUIRE(mgc_drain_is_put_off(&drained, now + 399 * MILLISECOND), "after a long one");
+    REQUIRE(!mgc_drain_is_put_off(&drained, now + 501 * MILLISECOND), "paid, and not due");
+}
+
+static void drains_that_take_little_are_never_put_off(void) {
+    struct mgc_control drained = {0};
+    for (uint64_t now = 1; now < 100 * MGC_DRAINS_SPAN; now += 10 * MILLISECOND) {
+        REQUIRE(!mgc_drain_is_put_off(&drained, now), "at %llu", (unsigned long long)now);
+        mgc_drain_took(&drained, 64 * MGC_TOUCHES, now, now + MILLISECOND - 1); /* a tenth of the time */
+        mgc_drain_took(&drained, MGC_TOUCHES - 1, now, now + 9 * MILLISECOND); /* few touches: others had the processor */
+    }
+}
+
+/* Those that a coordinator does regularly go on, and what they take does not add up. */
+static void drains_that_are_never_put_off_are_not_owed_for_ever(void) {
+    struct mgc_control drained = {0};
+    uint64_t now = 1;
+    for (int tick = 0; tick < 10000; tick++, now += 250 * MILLISECOND)
+        mgc_drain_took(&drained, 64 * MGC_TOUCHES, now, now + 100 * MILLISECOND);
+    REQUIRE(mgc_drain_is_put_off(&drained, now), "drains were 40 %% of the time");
+    REQUIRE(!mgc_drain_is_put_off(&drained, now + 1000 * MILLISECOND), "a second later");
+}
+
+/* Entries of one size, which is more than the share of the budget that is evicted ahead: so one goes for one that comes. */
+static void put_even(struct mgc_arena *arena, uint64_t number) {
+    REQUIRE(put(arena, 25 * number, 1, 12, MGC_MAIN), "no room");
+}
+
+static void hit_even(struct mgc_arena *arena, int worker, uint64_t number, int times) {
+    hit(arena, region_of(control, worker), 25 * number, times);
+}
+
+static int is_cached(struct mgc_arena *arena, uint64_t number) { /* without a touch if it is not */
+    struct mgc_map map;
+    struct mgc_hit found;
+    uint8_t key[32];
+    REQUIRE(mgc_map_attach(&map, arena->base, arena->header->size) == 0, "attach");
+    if (mgc_get(&map, region_of(control, 0), 1, key, make_key(25 * number, key), &found) != MGC_HIT)
+        return 0;
+    mgc_unpin(region_of(control, 0), 1);
+    return 1;
+}
+
+/* An arena that holds keys 0 to `entries` - 1, oldest first, and has no room for another. */
+static struct mgc_arena *full_arena(uint64_t *entries) {
+    struct mgc_arena *arena = open_arena(control, 1 << 16, 0);
+    uint64_t fit = 0;
+    while (arena->header->lists[MGC_MAIN].evictions == 0)
+        put_even(arena, fit++);
+    *entries = fit - 1;
+    for (uint64_t number = 0; number < *entries; number++)
+        put_even(arena, number);
+    return arena;
+}
+
+/* Though drains are most of what is done here. */
+static void with_few_workers_each_victim_is_the_least_recently_used(void) {
+    enum { WORKERS = 4, ROUNDS = 2000, MOST = 1000 };
+    uint64_t entries, cached[MOST], random = 11;
+    struct mgc_arena *arena = full_arena(&entries);
+    REQUIRE(entries > 100 && entries < MOST, "%llu entries", (unsigned long long)entries);
+    for (uint64_t i = 0; i < entries; i++)
+        cached[i] = i;
+    for (uint64_t round = 0; round < ROUNDS; round++) {
+        uint64_t victim = below(&random, entries);
+        for (uint64_t i = 0; i < entries; i++)
+            if (i != victim)
+                hit_even(arena, (int)(i % WORKERS), cached[i], 1);
+        put_even(arena, entries + round);
+        REQUIRE(!is_cached(arena, cached[victim]), "round %llu: another went", (unsigned long long)round);
+        cached[victim] = entries + round;
+        /* A touch's time is rounded, and later than it was where hits follow each other faster: the next round's are to
+         * come behind all of this one's. */
+        for (uint64_t begun = mgc_ticks(); mgc_ticks() - begun < (entries + 1) << 8;)
+            ;
+    }
+    require_sound(arena);
+    close_arena(arena);
+}
+
+static void a_drain_that_is_put_off_comes_later(void) {
+    uint64_t entries;
+    struct mgc_arena *arena = full_arena(&entries);
+    hit_even(arena, 1, 0, 1);
+    control->drains_paid = mgc_nanoseconds() + 3600ull * 1000 * MILLISECOND;
+    put_even(arena, entries);
+    REQUIRE(!is_cached(arena, 0), "the hit was drained");
+    hit_even(arena, 1, 1, 1);
+    mgc_control_drain(control); /* as the coordinator does regularly */
+    put_even(arena, entries + 1);
+    REQUIRE(is_cached(arena, 1) && !is_cached(arena, 2), "not drained");
+    hit_even(arena, 1, 3, 1);
+    control->drains_paid = mgc_nanoseconds();
+    put_even(arena, entries + 2);
+    REQUIRE(is_cached(arena, 3) && !is_cached(arena, 4), "not drained");
+    require_sound(arena);
+    close_arena(arena);
+}
+
+/* Real drains, of as many full rings as 64 busy workers have. */
+static void drains_are_put_off_beside_many_busy_workers_and_come_again(void) {
+    enum { WORKERS = 64 };
+    uint64_t entries, number;
+    struct mgc_arena *arena = full_arena(&entries);
+    REQUIRE(mgc_control_spare_regions(control, WORKERS) >= WORKERS, "no memory");
+    struct mgc_region *last = region_of(control, WORKERS - 1);
+    uint64_t *drained = &control->tails[WORKERS - 1];
+    control->drains_paid = 0;
+    for (number = entries; *drained == last->touch_head; number++) { /* while each put drains */
+        REQUIRE(number < entries + 1000, "drains are all that is done");
+        for (int worker = 0; worker < WORKERS; worker++)
+            hit_even(arena, worker, number - 1, MGC_TOUCHES);
+        put_even(arena, number);
+    }
+    uint64_t hit_at = last->touch_head, begun = mgc_nanoseconds();
+    for (; *drained != hit_at; number++) { /* no drain but for victims: until one is due */
+        REQUIRE(mgc_nanoseconds() < begun + 60000ull * MILLISECOND, "no drain for a minute");
+        put_even(arena, number);
+    }
+    require_sound(arena);
+    close_arena(arena);
+}
+
 int main(void) {
     control = open_control();
     hits_in_immediate_succession_keep_their_order();
@@ -348,6 +488,12 @@ int main(void) {
     every_touch_that_is_drained_is_counted();
     touches_that_were_lost_are_made_up_for();
     a_rate_is_its_keys_while_that_is_cached();
+    drains_for_victims_take_a_tenth_of_the_time();
+    drains_that_take_little_are_never_put_off();
+    drains_that_are_never_put_off_are_not_owed_for_ever();
+    with_few_workers_each_victim_is_the_least_recently_used();
+    a_drain_that_is_put_off_comes_later();
+    drains_are_put_off_beside_many_busy_workers_and_come_again();
     close_control(control);
     return 0;
 }
