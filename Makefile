@@ -11,7 +11,7 @@ NATIVE := $(wildcard mpgroupcache/shm/*.c mpgroupcache/shm/*.h mpgroupcache/shm/
 GO_PACKAGES := golang-go golang-github-golang-groupcache-dev
 PACKAGING := pyproject.toml setup.py $(wildcard build_backend/*.py)
 
-.PHONY: help demo test long lint format proto bench clean
+.PHONY: help demo test long lint format proto bench replay clean
 
 help:
 	@echo 'make demo     serve the example on http://$(HOST):$(PORT)/ (PORT=..., HOST=...)'
@@ -21,6 +21,7 @@ help:
 	@echo 'make format   let ruff format the sources'
 	@echo 'make proto    generate the code of the protobuf messages'
 	@echo 'make bench    run the benchmarks'
+	@echo 'make replay   replay a trace against another LRU'
 	@echo 'make clean    remove the environment and whatever was built'
 
 demo: $(VENV)/installed-demo
@@ -50,6 +51,9 @@ proto: $(VENV)/installed-proto
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks
+
+replay: $(VENV)/installed-replay
+	$(BIN)/python -m benchmarks.replay
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
