@@ -49,6 +49,7 @@ from mpgroupcache.ipc.messages import (
     Served,
     SetPeers,
     Store,
+    Waiting,
     Welcome,
 )
 from mpgroupcache.net.groupcachepb_pb2 import GetResponse
@@ -369,6 +370,7 @@ def converse(at: Recorder) -> None:
     at.visit("group", "visited")
     load = at.hear("service")
     assert isinstance(load, Load)
+    at.say("service", Waiting(((1, 2),)), one_way=True)  # of a lease that has ended
     at.say("call", Store(load.lease, VALUE, False, None), one_way=True)
     at.answer()
 

@@ -55,7 +55,7 @@ class Conversations:
         }
         self.new = Handlers("new", {messages.Hello: self._welcome, **signs_of_life})
         self._turned_away = Handlers("refused", {})
-        self._service = Handlers("service", signs_of_life)
+        self._service = Handlers("service", {messages.Waiting: misses.hear_waiting, **signs_of_life})
         self._call = Handlers(
             "call",
             {

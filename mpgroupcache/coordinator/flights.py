@@ -67,6 +67,7 @@ class Lease(Struct, eq=False):
     flight: Flight
     holder: Waiter
     granted: Any = None  # the driver's own, such as the time of the grant
+    beside: int = 0  # the driver's own: callers that wait for the holder, and have not asked
     told: Any = None  # the driver's own: when it was said last that it takes long
     asks: dict[Waiter, None] = field(default_factory=dict)  # waiters whose caller holds it
 

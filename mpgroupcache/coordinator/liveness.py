@@ -67,7 +67,8 @@ def report_slow(leases: Iterable[Lease], now: float) -> None:
     """Say which loads keep others waiting for long. Without the key: keys are users' data."""
     for lease in leases:
         due = lease.granted + SLOW_LOAD if lease.told is None else lease.told + SLOW_LOAD_AGAIN
-        if now < due or not lease.flight.waiters:
+        waiting = len(lease.flight.waiters) + lease.beside
+        if now < due or not waiting:
             continue
         lease.told = now
         logger.warning(
@@ -76,5 +77,5 @@ def report_slow(leases: Iterable[Lease], now: float) -> None:
             lease.flight.key[0].name,
             lease.holder.owner.pid,
             now - lease.granted,
-            len(lease.flight.waiters),
+            waiting,
         )

@@ -154,6 +154,13 @@ class Misses:
                     self._carry_out(self._flights.value(waiter.lease.id, value))
         self._carry_out(self._flights.lose(connection))
 
+    def hear_waiting(self, service: Connection, _: int, message: messages.Waiting) -> None:
+        """A worker says how many of its own callers wait for its loads: they have not asked."""
+        for lease_id, waiting in message.loads:
+            lease = self._flights.lease(lease_id)
+            if lease is not None and lease.holder.owner.worker == service.worker:
+                lease.beside = waiting
+
     def watch_leases(self, now: float) -> None:
         """Take leases away from silent workers, and from loads that are over their group's time; name slow ones."""
         loading = [lease for lease in self._flights.live_leases() if lease.id not in self._stores.arriving]

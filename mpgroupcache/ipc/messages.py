@@ -21,6 +21,8 @@ Messages (w: worker, c: coordinator; ``*``: one-way; ``?``: may be nil)::
                      minute_qps?                     integer the size [B] of the memfd passed along
     w>c *  FAIL      lease, type_name, message       the loader's exception; over-long texts are cut by the encoder
     w>c *  RETURN    lease                           the loader was left without a value or an error
+    w>c *  WAITING   loads                           on a service connection, behind a PONG: of each lease of this
+                                                     worker, how many more of its own callers wait for it
     w>c *  SERVED    group                           a peer's request reached the worker itself
     w>c    SET_PEERS self, peers, base_path,         the ring as the application names it; hooks: what of it are
                      replicas, hash, hooks           functions, which only a coordinator that imported them has
@@ -96,6 +98,7 @@ class MessageType(IntEnum):
     RETURN = 0x07
     SET_PEERS = 0x08
     SERVED = 0x09
+    WAITING = 0x0A
     WELCOME = 0x11
     DECLARED = 0x12
     VALUE = 0x13
@@ -141,6 +144,7 @@ Replicas: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_REPLICAS)]
 Role: TypeAlias = Literal["call", "service"]
 Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
 Size: TypeAlias = Annotated[int, Meta(ge=0, le=_MAX_INT)]
+Loads: TypeAlias = Annotated[tuple[tuple[LeaseId, Size], ...], Meta(max_length=MAX_HELD)]
 # A value has one way to travel: inline, or in a memfd, of which the frame has the size, since it is too large.
 MemfdSize: TypeAlias = Annotated[int, Meta(gt=INLINE_BYTES, le=_MAX_INT)]
 Carried: TypeAlias = Annotated[bytes, Meta(max_length=INLINE_BYTES)] | MemfdSize
@@ -231,6 +235,10 @@ class Return(Message, frozen=True):
     lease: LeaseId
 
 
+class Waiting(Message, frozen=True):
+    loads: Loads
+
+
 class SetPeers(Message, frozen=True):
     self_url: Url
     peers: Urls
@@ -315,6 +323,7 @@ MESSAGES: Final[Mapping[MessageType, type[Message]]] = {
     MessageType.STORE: Store,
     MessageType.FAIL: Fail,
     MessageType.RETURN: Return,
+    MessageType.WAITING: Waiting,
     MessageType.SET_PEERS: SetPeers,
     MessageType.SERVED: Served,
     MessageType.WELCOME: Welcome,

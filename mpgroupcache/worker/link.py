@@ -27,6 +27,7 @@ from mpgroupcache.ipc.messages import (
     Failed,
     Hello,
     Load,
+    Loads,
     Message,
     PeersSet,
     Ping,
@@ -36,6 +37,7 @@ from mpgroupcache.ipc.messages import (
     Served,
     SetPeers,
     Store,
+    Waiting,
     Welcome,
 )
 from mpgroupcache.product import Product
@@ -94,14 +96,17 @@ class Link:
         on_load: Callable[[Link, Load], None],
         on_broken: Callable[[], object] | None = None,
         on_region: Callable[[], object] | None = None,
+        waiting_here: Callable[[], Loads] = tuple,
     ) -> None:
         """``on_load`` is called with what the coordinator hands over to be loaded, ``on_broken`` when the link breaks,
-        not when it is closed, and ``on_region`` when a region comes later than the link.
+        not when it is closed, and ``on_region`` when a region comes later than the link. ``waiting_here``: how many
+        callers of this process wait for each of its leases' loads.
         """
         self._path = socket_path
         self._on_load = on_load
         self._on_broken = on_broken
         self._on_region = on_region
+        self._waiting_here = waiting_here
         self._closing = False
         self._service: _Service | None = None
         self._declared: dict[str, Declared] = {}
@@ -137,6 +142,7 @@ class Link:
                 functools.partial(self._on_load, self),
                 self._end,
                 self.claim_region,
+                self._waiting_here,
             )
             self._service.start()
         except BaseException as error:
@@ -278,6 +284,7 @@ class _Service:
         on_load: Callable[[Load], None],
         on_end: Callable[[str], None],
         claim_region: Callable[[], bool],
+        waiting_here: Callable[[], Loads],
     ) -> None:
         self._sock = sock
         self._token = token
@@ -285,6 +292,7 @@ class _Service:
         self._on_load = on_load
         self._on_end = on_end
         self._claim_region = claim_region
+        self._waiting_here = waiting_here
         self._abandoned = False
         self._thread = threading.Thread(target=self._run, name="mpgroupcache-service", daemon=True)
 
@@ -318,7 +326,7 @@ class _Service:
                 decoder.feed(data)
                 for request_id, message in decoder:
                     if isinstance(message, Ping):
-                        self._sock.sendall(encode(Pong(), request_id))
+                        self._sock.sendall(encode(Pong(), request_id) + encode(Waiting(self._waiting_here())))
                         self._channel.flush()  # what was given back, and its socket did not take
                     elif isinstance(message, Load):
                         self._on_load(message)

@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable, Iterable
 
 from mpgroupcache.errors import CacheError, CoordinatorUnavailable, describe_error
+from mpgroupcache.ipc.messages import MAX_HELD, Loads
 from mpgroupcache.late import importing
 from mpgroupcache.shm._hold import Flights
 from mpgroupcache.shm._reader import Reader, forked, renew_epoch
@@ -173,7 +174,7 @@ class Process:
                 return None
         on_broken = None if location.private else self._begin_reattaching
         # Closed in any case, later.
-        link = self._link = Link(location.path, self._loads.submit, on_broken, self._deliver)
+        link = self._link = Link(location.path, self._loads.submit, on_broken, self._deliver, self._waiting_here)
         link.open(previous, _readers.add)
         if self._closed.is_set():  # this process left meanwhile, and its close() may have been too early to see it
             link.close()
@@ -190,6 +191,11 @@ class Process:
         for tell in _on_link:
             tell(link)
         return link
+
+    def _waiting_here(self) -> Loads:
+        """Of each lease of this process, how many of its callers wait beside the one who loads."""
+        led = [(flight.leader, len(flight.waiting)) for flight in self.flights]
+        return tuple([(seat.lease, waiting) for seat, waiting in led if seat is not None and seat.lease][:MAX_HELD])
 
     def _is_slow(self) -> bool:
         """Whether to connect is known to take long: nobody waits for that again."""

@@ -75,6 +75,17 @@ def test_a_load_that_others_wait_for_long_is_named_again_and_again(impatient: Im
     assert not any("hidden" in line or "alone" in line for line in impatient.log)
 
 
+def test_callers_of_the_same_process_that_wait_count_too(impatient: Impatient, spawn_on: SpawnOn) -> None:
+    """They share its ASK, so that nobody else has asked."""
+    holder = spawn_on(impatient.socket)
+    loading = holder.begin_loading("hold:shared")
+    waiting = [holder.begin_waiting("hold:shared") for _ in range(3)]
+    wait_until(lambda: slow_loads(impatient) and slow_loads(impatient)[-1][2] == 3, "a line that counts them")
+    holder.release("shared")
+    assert {future.result(PATIENCE) for future in (loading, *waiting)} == {value_of("hold:shared")}
+    assert {pid for pid, _, _ in slow_loads(impatient)} == {holder.pid}
+
+
 def test_a_peer_that_waits_is_one_of_those_others(impatient: Impatient, spawn_on: SpawnOn) -> None:
     worker = spawn_on(impatient.socket)
     worker.get("k")
