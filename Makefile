@@ -60,11 +60,19 @@ clean:
 	rm -f mpgroupcache/shm/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# One stamp for each extra. The install is editable: Python sources count at once, native ones by way of the stamp.
-$(VENV)/installed-%: $(PACKAGING) $(NATIVE) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+# What an extra adds to the build. pip is quiet but for errors, so each slow step says first what it does.
+$(VENV)/installed-%: $(VENV)/built
+	@echo 'Installing what the extra "$*" needs: some seconds'
+	$(BIN)/python -m pip install --quiet 'mpgroupcache[$*]'
+	@touch $@
+
+# Built once for all extras. The install is editable: Python sources count at once, native ones by way of this stamp.
+$(VENV)/built: $(PACKAGING) $(NATIVE) | $(BIN)/python
+	@echo 'Building mpgroupcache, its C and Cython too: half a minute to a minute'
+	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
 # Without Debian's python3-venv this fails half way, and the half would pass for an environment the next time.
 $(BIN)/python:
+	@echo 'Making $(VENV), an environment for Python: some seconds'
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
