@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 SHM = Path("mpgroupcache/shm")
 BINDINGS = sorted(path.stem for path in SHM.glob("*.pyx"))
@@ -12,6 +14,18 @@ BINDINGS = sorted(path.stem for path in SHM.glob("*.pyx"))
 core = sorted(path.as_posix() for path in SHM.glob("*.c") if not path.stem.startswith("_"))
 headers = sorted(path.as_posix() for pattern in ("*.h", "*.pxd") for path in SHM.glob(pattern))
 flags = ["-O3", "-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden"]
+
+
+class Build(build_ext):
+    """One C compiler for each processor. Cython, which is no program for threads, comes first, and alone."""
+
+    def build_extensions(self) -> None:
+        # Generated C belongs among what is built, not among the sources.
+        for extension, made in zip(self.extensions, cythonize(self.extensions, build_dir=self.build_temp), strict=True):
+            extension.sources = made.sources
+        self.parallel = self.parallel or True
+        super().build_extensions()
+
 
 setup(
     libraries=[("mpgroupcache_core", {"sources": core, "obj_deps": {"": headers}, "cflags": flags})],
@@ -25,5 +39,5 @@ setup(
         )
         for name in BINDINGS
     ],
-    options={"build_ext": {"cython_c_in_temp": True}},  # generated C belongs in build/, not among the sources
+    cmdclass={"build_ext": Build},
 )
