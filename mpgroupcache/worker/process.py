@@ -36,7 +36,8 @@ logger = logging.getLogger(__name__)
 
 ATTACHING = "mpgroupcache-attach"  # the name of threads that connect, and attach
 RETRY_FIRST = 0.05  # s; a coordinator that restarts is back in about this
-RETRY_MOST = 5.0  # s; between two tries to reach one that stays away
+RETRY_MOST = 5.0  # s; between two tries to reach one that stays away ...
+RETRY_START = 60.0  # s; ... and to start one that does not start: each is the start of an interpreter
 LIVED = 1.0  # s; a link that breaks before that was none
 LOADS = min(32, (os.cpu_count() or 1) + 4)  # of aget, side by side: as many as an event loop's executor runs
 # s of an attempt that its caller's company waits, too: longer than it takes to start a private coordinator on a machine
@@ -93,9 +94,9 @@ class Process:
         if self._is_slow() and self._private is None and self._begin_reattaching():
             return None
         with self._beginning:
-            attempt, moment = self._attempt, None
+            attempt, moment, now = self._attempt, None, time.monotonic()
             if attempt is None or attempt.over:
-                attempt = Attempt(time.monotonic())
+                attempt = Attempt(now)
                 thread = threading.Thread(target=self._try, args=(attempt, starts), name=ATTACHING, daemon=True)
                 try:
                     thread.start()
@@ -105,7 +106,7 @@ class Process:
                 self._attempt = attempt
             else:
                 moment = attempt.began + COMPANY
-        return None if self._is_slow() else Until(attempt, moment)
+        return None if self._is_slow() or (moment is not None and moment <= now) else Until(attempt, moment)
 
     def _retry_of(self, groups: Iterable[DeclaredGroup]) -> float:
         """When to try again."""
@@ -244,7 +245,7 @@ class Process:
         self._failures += 1
 
     def _wait(self, times: int) -> None:
-        delay = min(RETRY_MOST, RETRY_FIRST * 2.0 ** min(times, 16))
+        delay = min(RETRY_MOST if self._private is None else RETRY_START, RETRY_FIRST * 2.0 ** min(times, 16))
         self._retry_at = max(self._retry_at, time.monotonic() + delay * random.uniform(0.5, 1.5))
 
     def abandon(self) -> None:

@@ -57,11 +57,18 @@ def test_threads_that_come_first_at_once_share_what_a_process_keeps(monkeypatch:
     assert all(one is made[0] for one in made)
 
 
-def test_tries_to_reach_a_coordinator_become_rare_and_are_not_in_step(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("private", [None, "/run/private.sock"])
+def test_tries_to_reach_a_coordinator_become_rare_and_are_not_in_step(
+    monkeypatch: pytest.MonkeyPatch, private: str | None
+) -> None:
+    """Rarer still where each is the start of an interpreter."""
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     processes = [process.Process() for _ in range(20)]
+    for worker in processes:
+        worker._private = private
+    most = process.RETRY_MOST if private is None else process.RETRY_START
     for failures in range(30):
-        expected = min(process.RETRY_MOST, process.RETRY_FIRST * 2**failures)
+        expected = min(most, process.RETRY_FIRST * 2**failures)
         delays = []
         for worker in processes:
             worker._retry_at = 0.0  # it is over
