@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 LIVENESS_TIMEOUT = 2.0  # s; longer than any stall of a healthy coordinator, short enough for a request to wait out
 PING_AFTER = LIVENESS_TIMEOUT / 2  # s of silence while somebody waits
+COARSE = 0.1  # s by which a socket's own timeout may be late: the kernel's timers for that have steps of up to 80 ms
 
 
 class CoordinatorSilent(CoordinatorUnavailable):
@@ -126,7 +127,7 @@ class Channel(Exchange):
                     if deadline is None:
                         self._read(PING_AFTER)
                     elif (left := deadline - time.monotonic()) > 0:
-                        self._read(min(PING_AFTER, left))
+                        self._read(PING_AFTER if left > PING_AFTER + COARSE else left)
                     else:
                         break
                 hold.stop_reading()
@@ -161,11 +162,13 @@ class Channel(Exchange):
             self._deliver()
 
     def _receive(self, timeout: float) -> int:
-        if self._cooperative or timeout <= 0.0:
+        if self._cooperative or timeout <= COARSE:
             count = self.receive(False)
             if count < 0 and timeout > 0.0 and self._poll(select.POLLIN, timeout):
                 count = self.receive(False)
             return count
+        if timeout != PING_AFTER:
+            timeout -= COARSE  # the rest of it is waited for by a poll, the next time
         self.set_timeout(timeout)
         self._timeout = timeout
         return self.receive(True)  # waits in the kernel: a poll in front of it costs a switch
