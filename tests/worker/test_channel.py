@@ -5,59 +5,23 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import socket
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from playing import ASK, Peer, in_thread
 from workers import PATIENCE, wait_until
 
 from mpgroupcache import CoordinatorUnavailable
-from mpgroupcache.ipc import memfd
-from mpgroupcache.ipc.frame import Decoder, encode
-from mpgroupcache.ipc.messages import INLINE_BYTES, Ask, Cancel, Hit, Message, Origin, Ping, Pong, Store, Value
+from mpgroupcache.ipc.frame import encode
+from mpgroupcache.ipc.messages import INLINE_BYTES, Cancel, Hit, Message, Ping, Pong, Store, Value
 from mpgroupcache.shm._exchange import Request
 from mpgroupcache.shm._hold import Hold
 from mpgroupcache.worker import channel as channel_module
 from mpgroupcache.worker import loops
 from mpgroupcache.worker.channel import Channel
 from mpgroupcache.worker.waits import Flush
-
-ASK = Ask(1, b"key", (), False, False)
-LARGE = bytes(100_000)
-
-
-class Peer:
-    """The coordinator's end."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        sock.settimeout(10)
-        self._decoder = Decoder()
-
-    def receive(self) -> tuple[int, Message]:
-        while (frame := next(iter(self._decoder), None)) is None:
-            self._decoder.feed(self.sock.recv(4096))
-        return frame
-
-    def send(self, message: Message, request_id: int = 0) -> None:
-        self.sock.sendall(encode(message, request_id))
-
-    def send_large(self, request_id: int) -> None:
-        fd = memfd.make(LARGE)
-        self.sock.sendmsg([encode(Value(len(LARGE), Origin.CACHE), request_id)], memfd.passed(fd))
-        os.close(fd)
-
-
-@pytest.fixture
-def ends() -> Iterator[tuple[Channel, Peer]]:
-    ours, theirs = socket.socketpair()
-    channel = Channel(ours)
-    yield channel, Peer(theirs)
-    channel.close()
-    theirs.close()
 
 
 def descriptors() -> int:
@@ -71,18 +35,6 @@ async def on_loop(channel: Channel) -> Message:
         return answer
     finally:
         hold.end()
-
-
-def in_thread(channel: Channel, results: list[object], deadline: float | None = None) -> threading.Thread:
-    def run() -> None:
-        try:
-            results.append(channel.request(ASK, deadline))
-        except Exception as error:
-            results.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread
 
 
 def test_a_reader_hands_on(ends: tuple[Channel, Peer], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,6 +214,7 @@ def test_a_socket_that_is_full(ends: tuple[Channel, Peer], on: str) -> None:
     else:
         asyncio.run(loops._wait(Flush(channel)))
     assert isinstance(channel.broken, channel_module.CoordinatorSilent)
+    assert str(channel.broken) == "the coordinator took nothing of what was sent to it for 2 s"
 
 
 def test_a_request_that_is_dropped_while_a_frame_is_half_sent_comes_behind_it(ends: tuple[Channel, Peer]) -> None:
