@@ -363,7 +363,7 @@ def pack_context(ctx: object) -> bytes:
     """Return a loader's ``ctx`` as it travels. Raises ``ValueError`` for what is no plain data, or too much of it."""
     try:
         packed = _pack(ctx)
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         expected = "None, bool, numbers, str, bytes, and lists and dicts of these"
         raise ValueError(f"context: got {_short(ctx)} ({error}), expected {expected}; loaders are processes") from None
     if len(packed) > MAX_CONTEXT:
