@@ -326,7 +326,7 @@ def loader_error(status: int, headers: Iterable[tuple[bytes, bytes]], body: byte
     value = next((value for name, value in headers if name.lower() == wanted), None)
     if value is None:
         return None
-    type_name = unquote(value.decode("ascii", "replace"), errors="replace")[:MAX_TYPE_NAME]
+    type_name = unquote(value.decode("ascii", "replace"))[:MAX_TYPE_NAME]
     return LoadError(type_name, body.decode(errors="replace").removesuffix("\n")[:MAX_TEXT])
 
 

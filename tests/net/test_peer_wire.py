@@ -13,6 +13,7 @@ from peerkeys import ODD_KEYS
 
 from mpgroupcache.errors import LoadError, ProtocolError
 from mpgroupcache.keys import MAX_KEY_BYTES
+from mpgroupcache.limits import MAX_TEXT
 from mpgroupcache.net import peerwire
 from mpgroupcache.net.groupcachepb_pb2 import GetResponse
 
@@ -103,7 +104,8 @@ def test_a_plus_in_the_base_path_is_a_plus() -> None:
         (b"", peerwire.MALFORMED, "target: got b'', expected a path, or a URL"),
         (b"/_groupcache/g/%4", peerwire.MALFORMED, "expected two hexadecimal digits after each %"),
         (b"/_groupcache/g/a\nb", peerwire.MALFORMED, "expected no spaces and control characters"),
-        (b"x" * 200, peerwire.MALFORMED, "x'...200, expected a path"),
+        (b"x" * 100, peerwire.MALFORMED, f"target: got {b'x' * 100!r}, expected a path"),
+        (b"x" * 101, peerwire.MALFORMED, f"target: got {b'x' * 100!r}...101, expected a path"),
     ],
 )
 def test_targets_that_are_refused(target: bytes, response: peerwire.ErrorResponse, message: str) -> None:
@@ -122,12 +124,34 @@ def test_keys_over_the_limit() -> None:
     ]:
         with pytest.raises(peerwire.RequestError) as caught:
             peerwire.parse_target(BASE, b"/_groupcache/g/" + b"k" * length)
+        assert str(caught.value) == text.decode().strip()
         assert caught.value.response == peerwire.ErrorResponse(414, text, TEXT_HEADERS)
+    most = b"/_groupcache/g/k?".ljust(peerwire.MAX_TARGET_BYTES, b"q")
+    assert peerwire.parse_target(BASE, most) == (b"g", b"k")
+    with pytest.raises(peerwire.RequestError, match="target: got 201473 bytes, expected at most 201472"):
+        peerwire.parse_target(BASE, most + b"q")
 
 
 def test_a_group_with_a_slash_is_not_asked_for() -> None:
-    with pytest.raises(ValueError, match="group: got 'a/b', expected a name without a slash; peers would read the gr"):
-        peerwire.request_target(BASE, "a/b", b"k")
+    text = "group: got 'a/b/c', expected a name without a slash; peers would read the group b'a'$"
+    with pytest.raises(ValueError, match=text):
+        peerwire.request_target(BASE, "a/b/c", b"k")
+
+
+def test_a_path_that_a_server_has_unescaped() -> None:
+    target = peerwire.escape_path(b"/_groupcache/a b/\xff%/+.?")
+    assert target == b"/_groupcache/a%20b/%FF%25/%2B.%3F"
+    assert peerwire.parse_target(BASE, target) == (b"a b", b"\xff%/+.?")
+
+
+def test_where_a_target_leads() -> None:
+    assert peerwire.locate("/x/", b"/x/caf%C3%A9/k%FF") == ("caf\N{LATIN SMALL LETTER E WITH ACUTE}", b"k\xff")
+    with pytest.raises(peerwire.RequestError, match=r"^group: got b'\\xff', expected UTF-8$") as caught:
+        peerwire.locate(BASE, b"/_groupcache/%FF/k")
+    assert caught.value.response == peerwire.no_such_group(b"\xff")
+    with pytest.raises(peerwire.RequestError) as caught:
+        peerwire.locate(BASE, b"/elsewhere/g/k")
+    assert caught.value.response == peerwire.NOT_FOUND
 
 
 @pytest.mark.parametrize("path", ["/", "/_groupcache/", "/a/b.c/~d-/", "/.../"])
@@ -188,6 +212,8 @@ def test_a_value_beyond_protobuf() -> None:
     assert (before.hex(), len(behind)) == ("0af0ffffff07", 9)
     with pytest.raises(ValueError, match="value: got 2147483647 bytes, expected less than 2 GiB"):
         peerwire.response_head((1 << 31) - 1)
+    with pytest.raises(ValueError, match="value: got 2147483633 bytes, expected less than 2 GiB"):
+        peerwire.response_head((1 << 31) - 15, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -255,6 +281,7 @@ def test_error_responses() -> None:
         ("ValueError", ""),
         ("app.B\N{LATIN SMALL LETTER O WITH DIAERESIS}se", "two\nlines\n"),
         ("a b\r\nX: y", "\x00"),
+        ("a/b", "x" * MAX_TEXT),
     ],
 )
 def test_a_loader_s_error_comes_back(type_name: str, message: str) -> None:
@@ -273,6 +300,14 @@ def test_a_loader_s_words_are_made_to_fit() -> None:
     error = peerwire.loader_error(500, response.headers, response.body)
     assert isinstance(error, LoadError)
     assert (len(error.type_name), len(error.message), error.message[-4:]) == (200, 8000, "\N{CAT}...")
+
+
+def test_a_loader_s_words_that_are_no_text() -> None:
+    assert (peerwire.LOAD_ERROR, b"a%2Fb") in peerwire.load_failed("a/b", "").headers
+    for value in (b"%FF", b"\xff"):
+        error = peerwire.loader_error(500, [(peerwire.LOAD_ERROR, value)], b"\xff\n")
+        assert isinstance(error, LoadError)
+        assert (error.type_name, error.message) == ("\N{REPLACEMENT CHARACTER}",) * 2
 
 
 def test_other_errors_are_the_peer_s() -> None:
@@ -342,6 +377,11 @@ def test_what_is_in_between_says_nothing_of_a_peer(status: int) -> None:
     assert peerwire.read_abilities(status, TEXT_HEADERS) is None
 
 
+def test_abilities_for_people() -> None:
+    for abilities, text in ((None, "unknown"), ([], "none"), ([TIMEOUT, RATE], "rate, timeout")):
+        assert peerwire.describe_abilities(None if abilities is None else frozenset(abilities)) == text
+
+
 # ---- Headers
 
 
@@ -371,6 +411,9 @@ def test_secrets() -> None:
 
 @pytest.mark.parametrize("secret", ["", "two words", "line\n", "caf\N{LATIN SMALL LETTER E WITH ACUTE}", "x" * 1025])
 def test_secrets_that_are_refused_are_not_told(secret: str) -> None:
-    with pytest.raises(ValueError, match="secret: got [0-9]+ characters, expected 1 to 1024") as caught:
+    text = (
+        r"secret: got \d+ characters, expected 1 to 1024 of printable ASCII without spaces; has a file's newline come"
+    )
+    with pytest.raises(ValueError, match=text) as caught:
         peerwire.encode_secret(secret)
     assert not secret or secret not in str(caught.value)
