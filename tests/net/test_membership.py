@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
+import dns.asyncresolver
+import dns.resolver
 import pytest
 from driven import SELF, A, B, C, Driven, errors
 from fakepeers import INSTANCE, on_each_loop
@@ -54,10 +57,11 @@ def test_sources() -> None:
 @pytest.mark.parametrize(
     ("peers", "text"),
     [
-        (["10.0.0.1"], "--peer: got '10.0.0.1', expected http://"),
-        ([A, "file:/etc/peers"], "expected either URLs, or one of file: dns: srv: alone"),
-        (["dns:cache.example"], "--peer dns: got 'cache.example', expected http://"),
-        (["srv:http://_peer._tcp.cache.example:80"], "--peer srv: .* expected no port"),
+        (["10.0.0.1"], "^--peer: got '10.0.0.1', expected http://"),
+        ([A, "file:/f"], f"^--peer: got {A}, file:/f, expected either URLs, or one of file: dns: srv: alone$"),
+        (["dns:cache.example"], "^--peer dns: got 'cache.example', expected http://"),
+        (["srv:cache.example"], "^--peer srv: got 'cache.example', expected http://"),
+        (["srv:http://_peer._tcp.cache.example:80"], "^--peer srv: got .*:80, expected no port"),
     ],
 )
 def test_what_is_no_source(peers: list[str], text: str) -> None:
@@ -66,13 +70,24 @@ def test_what_is_no_source(peers: list[str], text: str) -> None:
 
 
 def test_dns_needs_an_address_for_self() -> None:
+    with pytest.raises(ValueError, match="^--self: got 'me', expected http://"):
+        open_source(["dns:http://cache.example:8080"], "me")
     with pytest.raises(ValueError, match="--self: got http://me:8080, expected this host's address"):
         open_source(["dns:http://cache.example:8080"], "http://me:8080")
 
 
 def test_srv_without_dnspython(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dns.asyncresolver", None)
-    with pytest.raises(ValueError, match=r"pip install 'mpgroupcache\[srv\]'"):
+    with pytest.raises(ValueError, match=r"^--peer srv: expected dnspython; pip install 'mpgroupcache\[srv\]'$"):
+        open_source(["srv:http://_peer._tcp.cache.example"], SELF)
+
+
+def test_srv_without_a_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise dns.resolver.NoResolverConfiguration("no /etc/resolv.conf")
+
+    monkeypatch.setattr(dns.asyncresolver, "Resolver", fail)
+    with pytest.raises(ValueError, match=r"^--peer srv: no /etc/resolv.conf$"):
         open_source(["srv:http://_peer._tcp.cache.example"], SELF)
 
 
@@ -111,6 +126,22 @@ def test_a_files_lines() -> None:
 def test_files_that_cannot_be(content: bytes, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         parse_list(content, "peers")
+
+
+@pytest.mark.parametrize("part", ["st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns"])
+def test_what_tells_that_a_file_changed(path: Path, part: str) -> None:
+    path.write_text(A)
+    status = os.stat(path)
+    parts = {name: getattr(status, name) for name in dir(status) if name.startswith("st_")}
+    before, same = (membership._Status.of(cast(os.stat_result, SimpleNamespace(**parts))) for _ in range(2))
+    parts[part] += 1
+    assert before == same != membership._Status.of(cast(os.stat_result, SimpleNamespace(**parts)))
+
+
+@on_each_loop
+async def test_the_file_that_was_named(path: Path) -> None:
+    path.write_text(f"{B}\n{A}\n")
+    assert await open_source([f"file:{path}"], SELF).look(False) == [B, A]
 
 
 @on_each_loop
@@ -217,7 +248,9 @@ async def test_a_refresh_does_not_wait(path: Path) -> None:
 
 @on_each_loop
 async def test_a_file_without_end(path: Path) -> None:
-    path.write_text(A)
+    path.write_text(f"{A}\n#")
+    os.truncate(path, membership.MAX_FILE_BYTES)
+    assert await WatchedFile(str(path)).look(False) == [A]
     os.truncate(path, membership.MAX_FILE_BYTES + 1)
     with pytest.raises(ValueError, match="expected a list of URLs"):
         await WatchedFile(str(path)).look(False)

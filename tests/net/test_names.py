@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
+from typing import Any
 
 import dns.asyncresolver
 import dns.flags
@@ -85,6 +87,20 @@ async def test_a_name_that_fails_keeps_the_ring(names: FakeNames, caplog: pytest
 
 
 @on_each_loop
+async def test_that_it_is_as_before_is_told_once(names: FakeNames, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "mpgroupcache.net.membership")
+    driven = Driven(open_source(["dns:http://cache.example:8080"], SELF))
+    for answer in (["10.0.0.1", "10.0.0.2"], ["10.0.0.1"], ["10.0.0.1"], OSError("gone"), ["10.0.0.1"], ["10.0.0.1"]):
+        names.answer = answer
+        await driven.tick(NAMES_INTERVAL)
+    assert [record.getMessage() for record in caplog.records] == [
+        "peers: gone; the ring stays, of 1",
+        "peers: 1 in the ring, as before",
+    ]
+    caplog.clear()
+
+
+@on_each_loop
 async def test_one_look_at_a_time_and_it_ends_at_close(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = 0
 
@@ -100,15 +116,53 @@ async def test_one_look_at_a_time_and_it_ends_at_close(monkeypatch: pytest.Monke
         watching.tick(now)
         await asyncio.sleep(0)
     assert looks == 1
+    looking = watching._looking
+    assert looking is not None
     await watching.close()
+    assert looking.cancelled()
+
+
+@on_each_loop
+async def test_one_that_never_looked_can_be_closed() -> None:
+    await Membership(open_source([], SELF), lambda urls: None).close()
 
 
 @on_each_loop
 async def test_the_systems_resolver() -> None:
-    assert "127.0.0.1" in await membership.resolve_addresses("127.0.0.1")
+    assert await membership.resolve_addresses("127.0.0.1") == ["127.0.0.1"]
+
+
+@on_each_loop
+@pytest.mark.parametrize(
+    ("url", "member"),
+    [
+        ("http://cache.example", "http://10.0.0.2"),
+        ("https://cache.example:8443/x", "https://10.0.0.2:8443/x"),
+        ("http://[fd00::7]", "http://10.0.0.2"),
+        ("https://[fd00::7]:8443/x", "https://10.0.0.2:8443/x"),
+    ],
+)
+async def test_a_member_is_as_the_url_but_for_its_host(names: FakeNames, url: str, member: str) -> None:
+    names.answer = ["10.0.0.2"]
+    assert await Addresses(parse_url(url), parse_url("http://10.0.0.2")).look(False) == [member]
 
 
 # ---- SRV
+
+
+@on_each_loop
+async def test_how_srv_is_asked_for() -> None:
+    """With the search list, as for other names, and for a bounded time."""
+    asked: list[tuple[Any, ...]] = []
+
+    class Resolver:
+        async def resolve(self, *question: Any, **options: Any) -> list[Any]:
+            asked.append((*question, options))
+            return []
+
+    resolver: Any = Resolver()
+    assert await membership.resolve_services("_peer._tcp.cache", resolver) == []
+    assert asked == [("_peer._tcp.cache", "SRV", {"search": True, "lifetime": membership.SRV_LIFETIME})]
 
 
 class NameServer(asyncio.DatagramProtocol):
