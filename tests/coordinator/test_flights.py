@@ -97,7 +97,11 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize(("event", "role"), TRANSITIONS["leased"])
+def test_each_row_of_a_leased_flight_is_tested() -> None:
+    assert ROWS.keys() == TRANSITIONS["leased"].keys()
+
+
+@pytest.mark.parametrize(("event", "role"), ROWS)
 def test_rows_of_a_leased_flight(event: Event, role: Role) -> None:
     scene, row = Scene(), ROWS[event, role]
     flight = scene.table.flight(K)

@@ -118,3 +118,16 @@ def test_stale_leases_make_no_circle(flights: FlightTable) -> None:
     granted(flights.revoke(stale.id))
     unknown = 1 << 62
     join(flights, "a", "one", (stale.id, unknown))  # the new holder will answer it
+
+
+def test_who_waits_for_a_lease_that_was_taken_away_may_still_leave(flights: FlightTable) -> None:
+    """1. A holds x, and waits for y. 2. x is taken from it, and B holds it: nobody waits through A. 3. A gives up."""
+    x = load(flights, "x", "a")
+    join(flights, "x", "b")
+    load(flights, "y", "c")
+    waiting = join(flights, "y", "a", (x.id,))
+    assert list(x.asks) == [waiting]
+    granted(flights.revoke(x.id))
+    assert x.asks == {}
+    assert flights.cancel(waiting) == []
+    assert waiting.role == "nobody"
