@@ -16,6 +16,7 @@ def always_most() -> float:
 def test_the_first_failure_opens() -> None:
     breaker = Breaker(always_most)
     assert breaker.closed
+    assert breaker.delay == 0.0
     assert breaker.failed(began=1.0)
     assert not breaker.closed
     assert breaker.delay == FIRST_DELAY
@@ -50,6 +51,18 @@ def test_delays_double_up_to_a_bound() -> None:
     assert delays == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0]
 
 
+def test_failures_that_come_meanwhile_leave_the_delay_as_it_is() -> None:
+    """Of requests that were under way: while it is open, and while a probe is."""
+    breaker = Breaker(always_most)
+    breaker.failed(1.0)
+    assert not breaker.failed(1.0)
+    breaker.probe()
+    assert not breaker.failed(1.0)
+    assert breaker.delay == FIRST_DELAY
+    assert breaker.failed(2.0, probe=True)
+    assert breaker.delay == 2 * FIRST_DELAY
+
+
 def test_only_a_real_answer_makes_the_delay_short_again() -> None:
     breaker = Breaker(always_most)
     for began in (1.0, 2.0, 3.0):  # its door is open, its loaders hang
@@ -67,6 +80,8 @@ def test_an_answer_to_a_request_that_was_under_way_closes() -> None:
     breaker.failed(1.0)
     assert breaker.answered(2.0)
     assert breaker.closed
+    breaker.failed(2.0)
+    assert breaker.delay == FIRST_DELAY
 
 
 @pytest.mark.parametrize(("jitter", "share"), [(0.0, 0.5), (0.5, 0.75), (1.0, 1.0)])
