@@ -4,6 +4,7 @@ PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 PYTEST_ARGS ?=
+MUTANTS_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,12 +12,13 @@ NATIVE := $(wildcard mpgroupcache/shm/*.c mpgroupcache/shm/*.h mpgroupcache/shm/
 GO_PACKAGES := golang-go golang-github-golang-groupcache-dev
 PACKAGING := pyproject.toml setup.py $(wildcard build_backend/*.py)
 
-.PHONY: help demo test long lint format proto bench replay clean
+.PHONY: help demo test long mutants lint format proto bench replay clean
 
 help:
 	@echo 'make demo     serve the example on http://$(HOST):$(PORT)/ (PORT=..., HOST=...)'
 	@echo 'make test     run the tests (PYTEST_ARGS=...)'
 	@echo 'make long     run those that take minutes, and have a short variant (PYTEST_ARGS=...)'
+	@echo 'make mutants  break the code in one place at a time, and list where no test minds (MUTANTS_ARGS=...)'
 	@echo 'make lint     ruff, mypy, and who may import whom'
 	@echo 'make format   let ruff format the sources'
 	@echo 'make proto    generate the code of the protobuf messages'
@@ -34,6 +36,9 @@ test: $(VENV)/installed-test
 
 long: $(VENV)/installed-test
 	$(BIN)/pytest -n auto -m long -o faulthandler_timeout=0 $(PYTEST_ARGS)
+
+mutants: $(VENV)/installed-mutants
+	$(BIN)/python tests/mutation/run.py $(MUTANTS_ARGS)
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check

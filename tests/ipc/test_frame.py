@@ -170,7 +170,7 @@ def test_a_decoded_failure_code_is_one() -> None:
     assert type(message.code) is messages.FailureCode
 
 
-@pytest.mark.parametrize("message", [message for message, *_ in GOLDEN], ids=repr)
+@pytest.mark.parametrize("message", [message for message, *_ in GOLDEN], ids=lambda message: type(message).__name__)
 def test_descriptors_come_with_values_that_are_not_inline(message: messages.Message) -> None:
     large = isinstance(message, messages.Store | messages.Value) and message.value == messages.INLINE_BYTES + 1
     assert message.passes_descriptor == large
@@ -283,7 +283,7 @@ def test_length_is_judged_before_the_payload_is_there(length: int) -> None:
         (b"\x92\x07\x07", "Expected `array` of at most length 1, got 2"),
         (b"\x91\xc0", "Expected `int`, got `None` - at `lease`"),
     ],
-    ids=lambda v: v[:8] if isinstance(v, bytes) else "",
+    ids=lambda v: v[:8].hex() if isinstance(v, bytes) else "",
 )
 def test_payloads_of_the_wrong_shape(payload: bytes, why: str) -> None:
     reason = refused(raw_frame(messages.MessageType.LEASE, payload))
