@@ -76,7 +76,7 @@ _has_gil = getattr(_sys, "_is_gil_enabled", lambda: True)
 if not _has_gil():
     __import__(f"{__name__}.shm._reader")
     if not _has_gil():
-        raise ImportError(f"{__name__}: got a Python that runs without the GIL, expected one with it; set PYTHON_GIL=1")
+        raise ImportError(f"{__name__}: got a Python that runs without the GIL, expected one with it; say -X gil=1")
 
 __all__ = [
     "AlreadyRunning",

@@ -47,7 +47,7 @@ def source_of(getter: object) -> tuple[str, str]:
     while isinstance(getter, partial):
         getter = getter.func
     named: Any = getter if hasattr(getter, "__qualname__") else type(getter)
-    return str(named.__module__ or ""), str(named.__qualname__)
+    return str(getattr(named, "__module__", None) or ""), str(named.__qualname__)  # a method of a C type has no module
 
 
 class BoundGetter:

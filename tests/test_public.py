@@ -113,7 +113,7 @@ def test_without_the_gil_the_package_is_refused(imported: str) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        "ImportError: mpgroupcache: got a Python that runs without the GIL, expected one with it; set PYTHON_GIL=1"
+        "ImportError: mpgroupcache: got a Python that runs without the GIL, expected one with it; say -X gil=1"
     )
 
 

@@ -61,6 +61,8 @@ class Coordinator:
         self._access = Access(options.group)
         self.instance = instance_name(options.socket)
         self._loop = asyncio.get_running_loop()
+        for gone in remains.remove_dead(but=self.instance):  # first, since it may be what fills the memory
+            logger.info("instance %s: its coordinator and its workers are dead; %s", gone.instance, gone)
         # Before the socket: binding would take a live one.
         self._segment, self._control = open_instance(self.instance, self._access.gid)
         self._restarting = restarting
@@ -75,8 +77,6 @@ class Coordinator:
             self._access.gid,
         )
         self._groups.take_over()
-        for gone in remains.remove_dead(but=self.instance):
-            logger.info("instance %s: its coordinator and its workers are dead; %s", gone.instance, gone)
         self._workers = workers = Roster()
         liveness = Liveness(workers, options.lease_timeout)
         self._misses = Misses(self._groups, self._control, peering, workers, liveness)
@@ -173,7 +173,8 @@ class Coordinator:
         self._groups.close(keep)
         if not keep:
             self._control.retire()
-            if self._options.embedded:  # while this holds the writer's lock: the next one's have the same names
+            # While this holds the writer's lock: the next one's have the same names.
+            if self._options.embedded and not self._restarting.is_set():
                 remove_private_files(self._options.socket)
         self._control.close()
         if not keep:
@@ -231,6 +232,8 @@ class Coordinator:
 
     def _retry_memory(self, now: float) -> None:
         """Begin anew once there is room for what found none: workers were told that there is nothing to attach."""
+        if self._stopping.is_set():
+            return  # whoever wants it ended wants no other
         if now < self._retry_memory_at or (self._segment.memfd < 0 and not self._groups.short_of_arenas):
             return
         self._retry_memory_at = now + MEMORY_RETRY

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from mpgroupcache.coordinator.connection import Connection
 from mpgroupcache.coordinator.flights import Lease
+from mpgroupcache.coordinator.hostgroups import HostGroup
 from mpgroupcache.coordinator.roster import Roster
 from mpgroupcache.ipc import messages
 
@@ -64,18 +65,27 @@ class Liveness:
 
 
 def report_slow(leases: Iterable[Lease], now: float) -> None:
-    """Say which loads keep others waiting for long. Without the key: keys are users' data."""
+    """Say which loads keep others waiting for long, a line for each group. Without the key: keys are users' data."""
+    slow: dict[HostGroup, list[Lease]] = {}
     for lease in leases:
         due = lease.granted + SLOW_LOAD if lease.told is None else lease.told + SLOW_LOAD_AGAIN
-        waiting = len(lease.flight.waiters) + lease.beside
-        if now < due or not waiting:
-            continue
-        lease.told = now
+        if now >= due and _waiting(lease):
+            lease.told = now
+            slow.setdefault(lease.flight.key[0], []).append(lease)
+    for group, found in slow.items():
+        oldest = min(found, key=lambda lease: lease.granted)
+        others = f", and {len(found) - 1} more loads are as slow" if len(found) > 1 else ""
         logger.warning(
-            "group %r: process %d loads a value for %.1f s now, and %d others wait for it; look at what its loader "
+            "group %r: process %d loads a value for %.1f s now, and %d others wait for it%s; look at what its loader "
             "waits for, or give the group a load_timeout",
-            lease.flight.key[0].name,
-            lease.holder.owner.pid,
-            now - lease.granted,
-            waiting,
+            group.name,
+            oldest.holder.owner.pid,
+            now - oldest.granted,
+            _waiting(oldest),
+            others,
         )
+
+
+def _waiting(lease: Lease) -> int:
+    """How many callers wait for a load beside the one who loads."""
+    return len(lease.flight.waiters) + lease.beside

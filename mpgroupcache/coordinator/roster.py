@@ -10,7 +10,7 @@ from mpgroupcache.coordinator.hostgroups import HostGroup
 
 logger = logging.getLogger(__name__)
 
-TELL_INTERVAL = 1.0  # s between two lines on who came and left: a server's start is one, and not one for each worker
+TELL_INTERVAL = 10.0  # s between two lines on who came and left: a server's start is one, and not one for each worker
 
 
 class Roster:

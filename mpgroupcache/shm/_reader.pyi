@@ -35,6 +35,9 @@ def try_gate(fd: int) -> bool:
 def leave_gate(fd: int) -> None:
     """Give the gate's lock back."""
 
+def unlock(fd: int) -> None:
+    """Give back the gate's lock, and the writer's."""
+
 def regions_held(fd: int, leaving: bool) -> bool:
     """Whether a process has a region of the control segment behind ``fd``; ``leaving``: also one that is about to end.
 

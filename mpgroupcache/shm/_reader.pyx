@@ -122,6 +122,12 @@ def leave_gate(int fd) -> None:
     mgc_unlock(fd, MGC_GATE_LOCK)
 
 
+def unlock(int fd) -> None:
+    """Give back the gate's lock, and the writer's."""
+    mgc_unlock(fd, MGC_WRITER_LOCK)
+    mgc_unlock(fd, MGC_GATE_LOCK)
+
+
 def regions_held(int fd, bint leaving) -> bool:
     """Whether a process has a region of the control segment behind ``fd``; ``leaving``: also one that is about to end.
 

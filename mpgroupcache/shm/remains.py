@@ -17,22 +17,24 @@ import logging
 import math
 import os
 import re
+import stat
 import time
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
 from mpgroupcache.errors import AlreadyRunning, ArenaError
-from mpgroupcache.shm._reader import leave_gate, lock_writer, regions_held, try_gate
+from mpgroupcache.shm._reader import leave_gate, lock_writer, regions_held, try_gate, unlock
 from mpgroupcache.shm.segment import (
     DIRECTORY,
     PREFIX,
     control_name,
+    give_start_lock,
     instance_name,
     private_directory,
-    private_files,
     remove_private_files,
     segment_path,
+    try_start_lock,
 )
 from mpgroupcache.sizes import format_size
 
@@ -46,7 +48,7 @@ GATE_TIMEOUT: Final = 5.0  # s; whoever is in the gate is stopped there
 GATE_INTERVAL: Final = 0.001  # s between two looks at it
 
 _OPEN: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-_CONTROL: Final = re.compile(rf"({PREFIX}-[0-9a-f]{{16}})-control")
+_CONTROL: Final = re.compile(rf"({PREFIX}-[0-9a-f]{{16}})-control(-[0-9a-f]{{16}})?")
 
 
 class Removed(Struct, frozen=True):
@@ -103,6 +105,7 @@ def locked(name: str) -> Iterator[int | None]:
         lock_writer(fd)
         yield fd if is_named(fd, name) else None  # another may have removed it before this lock
     finally:
+        unlock(fd)  # closing is not enough: a child that was forked meanwhile has it open, too
         os.close(fd)
 
 
@@ -137,7 +140,7 @@ def leave(control: str, private_socket: str | None = None) -> bool:
             return False
         removed = remove(control)
         if private_socket is not None and control == control_name(instance_name(private_socket)):
-            _unlink_private(private_socket)
+            _remove_private_files(private_socket)
         logger.info("instance %s: its last process removed its %d segments", removed.instance, removed.segments)
         return True
     return False
@@ -148,21 +151,27 @@ def remove_dead(but: str | None = None, silent: float = SILENT) -> list[Removed]
 
     ``but``: one that is not looked at. ``silent``: seconds since its coordinator's last tick.
     """
-    found = [match[1] for name in named(PREFIX) if (match := _CONTROL.fullmatch(name))]
-    removed = [remove_if_dead(instance, silent) for instance in found if instance != but]
+    found = [match for name in named(PREFIX) if (match := _CONTROL.fullmatch(name)) and match[1] != but]
+    removed = [_remove_if_dead(match[0], match[1], silent) for match in found]
     _remove_private_files_of_dead()
     return [gone for gone in removed if gone is not None]
 
 
-def remove_if_dead(instance: str, silent: float = 0.0) -> Removed | None:
-    """Remove one of them; None: it lives, or did so lately, or is another user's."""
-    control = control_name(instance)
+def remove_if_dead(instance: str) -> Removed | None:
+    """Remove one of them; None: it lives, or is another user's."""
+    return _remove_if_dead(control_name(instance), instance, 0.0)
+
+
+def _remove_if_dead(control: str, instance: str, silent: float) -> Removed | None:
     with contextlib.suppress(AlreadyRunning, ArenaError, OSError):
-        if os.lstat(segment_path(control)).st_uid != os.geteuid() or (silent_for(control) or 0.0) < silent:
+        status = os.lstat(segment_path(control))
+        if (age := silent_for(control)) is None:  # killed before there was memory for that, or while it was made
+            age = time.time() - status.st_mtime
+        if status.st_uid != os.geteuid() or age < silent:
             return None
         with locked(control) as fd:
             if fd is not None and not regions_held(fd, True):
-                return remove(control)
+                return remove(control) if control == control_name(instance) else _remove(instance, [control])
     return None
 
 
@@ -170,7 +179,10 @@ def remove(control: str) -> Removed:
     """Retire and remove the segments of an instance. The caller holds its locks."""
     instance = control.removesuffix("-control")
     # The control segment last: until it is gone, others find the lock on it taken.
-    names = [*named(f"{instance}-g"), control]
+    return _remove(instance, [*named(f"{instance}-g"), control])
+
+
+def _remove(instance: str, names: list[str]) -> Removed:
     size = 0
     for name in names:
         with contextlib.suppress(FileNotFoundError):
@@ -183,7 +195,10 @@ def remove(control: str) -> Removed:
 
 def named(beginning: str) -> list[str]:
     """The names of all segments that begin so."""
-    return [name for name in os.listdir(DIRECTORY) if name.startswith(beginning)]
+    try:
+        return [name for name in os.listdir(DIRECTORY) if name.startswith(beginning)]
+    except FileNotFoundError:  # there is no shared memory
+        return []
 
 
 def retire(name: str) -> None:
@@ -241,24 +256,24 @@ def silent_for(name: str) -> float | None:
 
 def _remove_private_files_of_dead() -> None:
     """Remove the sockets of private coordinators that are dead, and what lies beside them."""
-    import fcntl  # as who starts one does
-
-    try:
-        sockets = [entry.path for entry in os.scandir(private_directory()) if entry.name.endswith(".sock")]
-    except FileNotFoundError:
-        return
+    sockets: list[str] = []
+    with contextlib.suppress(OSError):  # it is not there, or is somebody else's: everybody may make one of that name
+        status = os.lstat(directory := private_directory())
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
+            sockets = [entry.path for entry in os.scandir(directory) if entry.name.endswith(".sock")]
     for path in sockets:
-        with contextlib.suppress(OSError):  # also BlockingIOError: somebody starts one
-            lock = os.open(private_files(path)[0], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not os.path.exists(segment_path(control_name(instance_name(path)))):
-                    _unlink_private(path)
-            finally:
-                os.close(lock)
+        _remove_private_files(path)
 
 
-def _unlink_private(socket_path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(socket_path)
-    remove_private_files(socket_path)
+def _remove_private_files(socket_path: str) -> None:
+    """Remove a private coordinator's files, if there is no instance of it any more, and nobody starts one."""
+    with contextlib.suppress(OSError):
+        if (lock := try_start_lock(socket_path)) is None:
+            return
+        try:
+            if not os.path.exists(segment_path(control_name(instance_name(socket_path)))):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(socket_path)
+                remove_private_files(socket_path)
+        finally:
+            give_start_lock(lock)

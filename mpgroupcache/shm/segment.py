@@ -56,6 +56,36 @@ def private_files(socket_path: str) -> tuple[str, str]:
     return f"{socket_path}.lock", f"{socket_path}.log"
 
 
+def try_start_lock(socket_path: str) -> int | None:
+    """Take the lock of whoever starts a private coordinator, or removes what a dead one has left.
+
+    Returns a descriptor for `give_start_lock`; None where somebody has it. Raises ``OSError``.
+    """
+    import fcntl  # few processes come here
+
+    path = private_files(socket_path)[0]
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # to wait in it would stop gevent's other greenlets
+        if os.path.samestat(os.fstat(lock), os.stat(path)):  # else it was removed, and others lock another one
+            return lock
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
+        os.close(lock)
+        raise
+    os.close(lock)
+    return None
+
+
+def give_start_lock(lock: int) -> None:
+    """Give it back. Closing is not enough: a child that was forked meanwhile has the file open, too."""
+    import fcntl
+
+    fcntl.flock(lock, fcntl.LOCK_UN)
+    os.close(lock)
+
+
 def remove_private_files(socket_path: str) -> None:
     """Remove these, and the directory if nothing else is in there."""
     for path in private_files(socket_path):

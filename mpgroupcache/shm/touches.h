@@ -23,14 +23,16 @@ static inline int mgc_drain_is_put_off(const struct mgc_control *control, uint64
 }
 
 static inline void mgc_drain_took(struct mgc_control *control, size_t touches, uint64_t begun, uint64_t ended) {
-    uint64_t from = control->drains_paid, most = begun + MGC_DRAINS_SPAN;
+    uint64_t from = control->drains_paid, most = begun + MGC_DRAINS_SPAN, took = ended - begun;
     if (touches < MGC_TOUCHES) /* less than one full ring is quick: if it took long, others had the processor */
         return;
     if (from < begun)
         from = begun;
     if (from > most) /* regular drains, which are not put off: what they take is not owed for ever */
         from = most;
-    control->drains_paid = from + MGC_DRAINS_SHARE * (ended - begun);
+    if (took > MGC_DRAINS_SPAN) /* a process that was stopped meanwhile has not drained for so long */
+        took = MGC_DRAINS_SPAN;
+    control->drains_paid = from + MGC_DRAINS_SHARE * took;
 }
 
 #endif

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import stat
@@ -63,6 +62,11 @@ def _seconds(value: float | str, option: str) -> float:
     return seconds
 
 
+def is_private() -> bool:
+    """Whether this application starts its coordinator on its own."""
+    return _configured is None and not os.environ.get(SOCKET_VARIABLE)
+
+
 def location() -> Location:
     """Where this process finds its coordinator."""
     if _configured is not None:
@@ -79,11 +83,12 @@ def _private_path() -> str:
     them to be apart. It is handed on in the environment, so that a worker's own children, whatever their process group,
     come to the same one.
     """
-    apart = [os.environ.get(name, "") for name in ("XDG_RUNTIME_DIR", "TMPDIR")]
-    process_group = f"{os.stat('/proc/self/ns/pid').st_ino}:{os.getpgrp()}"  # each namespace counts from 1
-    unnamed = ":".join([process_group, os.getcwd(), *apart])
-    path = private_socket(os.environ.setdefault(APPLICATION_VARIABLE, unnamed))
-    _own(os.path.dirname(path))
+    if not (application := os.environ.get(APPLICATION_VARIABLE)):
+        apart = [os.environ.get(name, "") for name in ("XDG_RUNTIME_DIR", "TMPDIR")]
+        process_group = f"{os.stat('/proc/self/ns/pid').st_ino}:{os.getpgrp()}"  # each namespace counts from 1
+        application = os.environ.setdefault(APPLICATION_VARIABLE, ":".join([process_group, os.getcwd(), *apart]))
+    path = private_socket(application)
+    check_own(os.path.dirname(path))
     return path
 
 
@@ -100,11 +105,12 @@ def private_socket(application: str) -> str:
     return f"{private_directory()}/{digest}.sock"
 
 
-def _own(directory: str) -> None:
-    """Make a directory of this user's alone. Raises ``CoordinatorError`` where somebody else owns that name."""
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(directory, 0o700)
-    status = os.lstat(directory)
+def check_own(directory: str) -> None:
+    """Raise ``CoordinatorError`` where somebody else owns a directory's name, or others may enter it."""
+    try:
+        status = os.lstat(directory)
+    except FileNotFoundError:
+        return
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise CoordinatorError(
             f"{directory}: expected a directory of user {os.getuid()} with mode 0700; remove it, or set "

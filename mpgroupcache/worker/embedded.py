@@ -6,7 +6,7 @@ is nobody's zombie, no arbiter's unknown child, and untouched by reloads. What k
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import logging
 import os
 import sys
@@ -15,7 +15,8 @@ import time
 from mpgroupcache.errors import CoordinatorUnavailable
 from mpgroupcache.late import importing
 from mpgroupcache.limits import SOCKET_VARIABLE
-from mpgroupcache.shm.segment import private_files, remove_private_files
+from mpgroupcache.shm.segment import give_start_lock, private_files, remove_private_files, try_start_lock
+from mpgroupcache.worker import config
 from mpgroupcache.worker.link import connect
 
 logger = logging.getLogger(__name__)
@@ -34,40 +35,37 @@ def ensure_running(path: str) -> None:
     if answers(path):
         return
     deadline = time.monotonic() + START_TIMEOUT
-    lock = os.open(private_files(path)[0], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    directory = os.path.dirname(path)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(directory, 0o700)
+    config.check_own(directory)
+    lock = _acquire(path, deadline)
     try:
-        _acquire(lock, path, deadline)
-        try:
-            if not answers(path):
-                _start(path, deadline - time.monotonic())
-        except CoordinatorUnavailable:
-            remove_private_files(path)  # there is nobody who would; who waits for the lock has its file open
-            raise
-        finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough: a child forked meanwhile has the file open too
+        if not answers(path):
+            _start(path, deadline - time.monotonic())
+    except CoordinatorUnavailable:
+        if not answers(path):  # else another has started it, and these are its files
+            remove_private_files(path)
+        raise
     finally:
-        os.close(lock)
+        give_start_lock(lock)
 
 
 def _is_needed(variable: str) -> bool:
     """Whether a coordinator is to have it: what Python and our options read, and none of the application's secrets."""
-    return variable in _NEEDED or variable.startswith(("LC_", "LD_", "MPGROUPCACHE_", "PYTHON"))
+    return variable in _NEEDED or variable.startswith(("LC_", "LD_", "MPGROUPCACHE_", "PYTHON", "SSL_CERT_"))
 
 
-def _acquire(lock: int, path: str, deadline: float) -> None:
+def _acquire(path: str, deadline: float) -> int:
     """Take the lock, or raise ``CoordinatorUnavailable``: whoever starts the coordinator may be stopped himself."""
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # to wait in it would stop gevent's other greenlets
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise CoordinatorUnavailable(
-                    f"another process holds {private_files(path)[0]} for more than {START_TIMEOUT:g} s and started no "
-                    "coordinator"
-                ) from None
-            time.sleep(LOCK_INTERVAL)
-        else:
-            return
+    while (lock := try_start_lock(path)) is None:
+        if time.monotonic() >= deadline:
+            raise CoordinatorUnavailable(
+                f"another process holds {private_files(path)[0]} for more than {START_TIMEOUT:g} s and started no "
+                "coordinator"
+            )
+        time.sleep(LOCK_INTERVAL)
+    return lock
 
 
 def answers(path: str) -> bool:
@@ -107,4 +105,8 @@ def _start(path: str, timeout: float) -> None:
     if started.returncode:
         reason = started.stderr.decode(errors="replace").strip() or f"exit code {started.returncode}"
         raise CoordinatorUnavailable(f"the private coordinator did not start: {reason}")
+    said = started.stderr.decode(errors="replace").splitlines()
+    for line in said:  # before it had a log of its own
+        if " WARNING: " in line or " ERROR: " in line:
+            logger.warning("the private coordinator says: %s", line)
     logger.info("started a private coordinator on %s; its log is %s", path, private_files(path)[1])

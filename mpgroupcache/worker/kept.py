@@ -29,7 +29,7 @@ class Kept:
         self._most = most
         self._seconds = seconds
         self._entries: dict[bytes, _Entry] = {}  # the oldest first: it is the first to end
-        self._bytes = 0  # too many, where a signal's handler raised: then less is kept, until it is cleared
+        self._bytes = 0  # too many, where a signal's handler raised: then less is kept, until nothing is left
         self._lock = threading.Lock()
 
     def find(self, key: bytes, changes: int) -> bytes | None:
@@ -41,19 +41,31 @@ class Kept:
 
     def keep(self, key: bytes, value: bytes, changes: int) -> None:
         """Keep a value; the oldest make room for it."""
+        # Not waited for: a signal's handler that gets may have interrupted the one who holds it. Where one raises as it
+        # is taken, nothing more is kept until there is a coordinator.
+        lock = self._lock
+        if not lock.acquire(blocking=False):
+            return
+        try:
+            self._keep(key, value, changes)
+        finally:
+            lock.release()
+
+    def _keep(self, key: bytes, value: bytes, changes: int) -> None:
         size = len(key) + len(value)
-        with self._lock:
-            self._drop(key)
-            if size > self._most:
-                return
-            now = time.monotonic()
-            while self._entries:
-                oldest = next(iter(self._entries))
-                if self._bytes + size <= self._most and self._entries[oldest].until > now:
-                    break
-                self._drop(oldest)
-            self._bytes += size
-            self._entries[key] = _Entry(value, now + self._seconds, changes)
+        self._drop(key)
+        if size > self._most:
+            return
+        now = time.monotonic()
+        while self._entries:
+            oldest = next(iter(self._entries))
+            if self._bytes + size <= self._most and self._entries[oldest].until > now:
+                break
+            self._drop(oldest)
+        if not self._entries:
+            self._bytes = 0
+        self._bytes += size
+        self._entries[key] = _Entry(value, now + self._seconds, changes)
 
     def _drop(self, key: bytes) -> None:
         if (entry := self._entries.pop(key, None)) is not None:
@@ -61,6 +73,6 @@ class Kept:
 
     def clear(self) -> None:
         """Forget everything."""
-        with self._lock:
-            self._entries.clear()
-            self._bytes = 0
+        self._entries = {}
+        self._bytes = 0
+        self._lock = threading.Lock()

@@ -150,10 +150,10 @@ class Link:
             raise
         self._is_open = True
         if self.reader is None:
-            why = f"has layout {welcome.layout}, and this process knows {LAYOUT_VERSION}"
+            why = f"has layout {welcome.layout}, and this process knows {LAYOUT_VERSION}: hits are copied"
             if welcome.layout == NO_LAYOUT:
-                why = "has no room in shared memory"
-            logger.warning("instance %s %s: hits are copied by the coordinator", welcome.instance, why)
+                why = "has no room in shared memory: nothing is cached until there is some"
+            logger.warning("instance %s %s", welcome.instance, why)
         elif self.reader.number < 0:
             copied = "hits are copied by the coordinator until there is one"
             logger.warning("%s in instance %s: %s", self.reader.refusal, welcome.instance, copied)
@@ -339,8 +339,8 @@ class _Service:
                 threading.Event().wait()
             with contextlib.suppress(Exception):
                 self._on_end(reason)
-            # All three refer to the link, which refers to this, and to a region.
-            del self._on_end, self._on_load, self._claim_region
+            # All of them refer to the link, which refers to this, and to a region.
+            del self._on_end, self._on_load, self._claim_region, self._waiting_here
             self._sock.close()
 
     def _receive(self) -> bytes:

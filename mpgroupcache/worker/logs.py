@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 
@@ -21,8 +22,9 @@ class LastResort(logging.Handler):
             if any(handler is not self for handler in logger.handlers):
                 return
             logger = logger.parent if logger.propagate else None
-        if sys.stderr is not None:
-            print(self.format(record), file=sys.stderr, flush=True)
+        if sys.stderr is not None:  # print() would take stdout
+            with contextlib.suppress(Exception):  # it is closed, or what is behind it is full: no get fails of that
+                print(self.format(record), file=sys.stderr, flush=True)
 
 
 def date_warnings() -> None:

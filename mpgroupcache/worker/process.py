@@ -7,6 +7,7 @@ so declarations work under ``gunicorn --preload`` and before gevent's patching.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import random
@@ -40,8 +41,8 @@ RETRY_MOST = 5.0  # s; between two tries to reach one that stays away ...
 RETRY_START = 60.0  # s; ... and to start one that does not start: each is the start of an interpreter
 LIVED = 1.0  # s; a link that breaks before that was none
 LOADS = min(32, (os.cpu_count() or 1) + 4)  # of aget, side by side: as many as an event loop's executor runs
-# s of an attempt that its caller's company waits, too: longer than it takes to start a private coordinator on a machine
-# that is not busy elsewhere, or the first gets of an application's threads would each load for themselves.
+# s of a private coordinator's start that its caller's company waits, too: longer than it takes on a machine that is not
+# busy elsewhere, or the first gets of an application's threads would each load for themselves.
 COMPANY = 0.4
 SLOW = 0.02  # s; an attempt that fails later than this is not waited for the next time: it was no refusal
 
@@ -74,7 +75,6 @@ class Process:
         self._refused: dict[str, float] = {}  # until when to be content without what a group was refused
         self._slow = False  # the last attempt was
         self._private: str | None = None  # the private coordinator's socket, where the last try was for one
-        self._beginning = threading.Lock()
         self._attempt: Attempt | None = None
         self._reattacher: threading.Thread | None = None  # at work while it lives
         self._reattach_lock = threading.Lock()
@@ -85,28 +85,42 @@ class Process:
         """Begin to connect, and to attach these groups and all others, unless somebody is at it; what to wait for.
 
         None: there is nothing to wait for: it was tried lately, or is known to take long. A thread of its own is at it,
-        so that nobody waits for longer than he will: who began it to its end, his company for ``COMPANY``.
+        so that nobody waits for longer than he will: to its end; but of those who come while a private coordinator is
+        started, who began that alone, and his company for ``COMPANY``.
         ``starts``: whether a private coordinator is started where there is none.
         """
         self._groups.update({group.name: group for group in groups})
         if self._closed.is_set() or time.monotonic() < self._retry_of(groups):
             return None
-        if self._is_slow() and self._private is None and self._begin_reattaching():
+        if self._is_slow() and self._is_reattaching():
             return None
-        with self._beginning:
-            attempt, moment, now = self._attempt, None, time.monotonic()
-            if attempt is None or attempt.over:
-                attempt = Attempt(now)
-                thread = threading.Thread(target=self._try, args=(attempt, starts), name=ATTACHING, daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError as error:  # no thread can be started
-                    self._report(error)
-                    return None
-                self._attempt = attempt
-            else:
-                moment = attempt.began + COMPANY
+        now = time.monotonic()
+        attempt, moment = self._attempt, None
+        if attempt is not None and not attempt.over:
+            moment = attempt.began + COMPANY if config.is_private() else None
+        elif (attempt := self._begin(now, starts)) is None:
+            return None
         return None if self._is_slow() or (moment is not None and moment <= now) else Until(attempt, moment)
+
+    def _begin(self, now: float, starts: bool) -> Attempt | None:
+        """A new attempt; None where no thread can be started for it.
+
+        Without a lock, for which a signal's handler that gets would wait if it interrupted the one who has it: of two
+        attempts that begin at once, the second finds all done.
+        """
+        attempt = Attempt(now)
+        thread = threading.Thread(target=self._try, args=(attempt, starts), name=ATTACHING, daemon=True)
+        self._attempt = attempt
+        try:
+            thread.start()
+        except RuntimeError as error:
+            attempt.end()
+            self._report(error)
+            return None
+        except BaseException:  # of a signal's handler: maybe nobody is at it
+            attempt.end()
+            raise
+        return attempt
 
     def _retry_of(self, groups: Iterable[DeclaredGroup]) -> float:
         """When to try again."""
@@ -119,6 +133,8 @@ class Process:
             self._attach_all(starts)
         finally:
             attempt.end()
+        if self._slow and self._private is None:
+            self._begin_reattaching()  # here, since no get is to wait for its lock
 
     def _attach_all(self, starts: bool = True) -> bool:
         """Connect, and attach all groups; whether all that was had. No get fails because of what this meets."""
@@ -130,7 +146,8 @@ class Process:
                     link = self._connect(starts)
                 except Exception as error:
                     self._report(error)
-                self._slow = link is None and time.monotonic() - began > SLOW
+                if starts:  # else a get may have more to try
+                    self._slow = link is None and time.monotonic() - began > SLOW
             attached = [link is not None and self._attach(link, group) for group in list(self._groups.values())]
             return link is not None and all(attached)
 
@@ -210,7 +227,7 @@ class Process:
         In a thread of its own, one at a time: the link's waits for nothing while somebody joins it.
         """
         with self._reattach_lock:
-            if self._reattacher is not None and self._reattacher.is_alive():
+            if self._is_reattaching():
                 return True
             thread = threading.Thread(target=self._reattach, name=ATTACHING, daemon=True)
             try:
@@ -219,6 +236,9 @@ class Process:
                 return False
             self._reattacher = thread
         return True
+
+    def _is_reattaching(self) -> bool:
+        return self._reattacher is not None and self._reattacher.is_alive()
 
     def _reattach(self) -> None:
         while not self._closed.wait(max(self._retry_at - time.monotonic(), RETRY_FIRST * random.random())):
@@ -237,7 +257,8 @@ class Process:
             if not isinstance(error, CoordinatorUnavailable):  # whose text says so
                 reason = f"no coordinator: {what}{reason}"
             until = "hits go on; until it is back, what is not cached is loaded in this process, which keeps it for"
-            log = "" if self._private is None else f"; its log is {private_files(self._private)[1]}"
+            log = "" if self._private is None else private_files(self._private)[1]
+            log = f"; its log is {log}" if os.path.exists(log) else ""
             logger.warning("%s; %s %g s%s", reason, until, config.keep_alone(), log)
         if kind is not None:
             logger.debug("no coordinator: %s", what, exc_info=error)
@@ -260,20 +281,11 @@ class Process:
         self._loads.close()
         link, self._link = self._link, None
         if link is not None:
-            link.claim_region()  # or what was counted without one would be lost
+            if link.reader is not None:
+                link.reader.claim()  # or what was counted without a region would be lost
             self._deliver()  # also where the service thread has claimed one, and was not to come to this any more
             link.close()
-        self._leave()
-
-    def _leave(self) -> None:
-        """Remove what a dead coordinator has left, if this process was the last that had to do with it."""
-        with importing:
-            from mpgroupcache.shm import remains  # which nobody else here asks for
-
-        for reader in list(_readers):
-            reader.leave()
-        for path in {reader.path for reader in list(_readers)}:
-            remains.leave(os.path.basename(path), self._private)
+        _leave_instances(self._private)
 
     def _deliver(self) -> None:
         """There is a region for what was counted without one."""
@@ -301,15 +313,33 @@ def current() -> Process:
     return _process.get(None) or _process.setdefault(None, Process())
 
 
+def _all_readers() -> list[Reader]:
+    while True:
+        with contextlib.suppress(RuntimeError):  # another thread has just added one
+            return list(_readers)
+
+
+def _leave_instances(private_socket: str | None) -> None:
+    """Remove what dead coordinators have left, if this process was the last that had to do with it."""
+    with importing:
+        from mpgroupcache.shm import remains  # which nobody else here asks for
+
+    readers = _all_readers()
+    for reader in readers:
+        reader.leave()
+    for path in {reader.path for reader in readers}:
+        remains.leave(os.path.basename(path), private_socket)
+
+
 def _before_fork() -> None:
     who = threading.get_ident()  # under gevent's patching, the greenlet: what other hooks wait for may switch
-    for reader in list(_readers):
+    for reader in _all_readers():
         reader.before_fork(who)
 
 
 def _after_fork_in_parent() -> None:
     who = threading.get_ident()
-    for reader in list(_readers):
+    for reader in _all_readers():
         reader.after_fork_in_parent(who)
 
 
@@ -318,7 +348,7 @@ def _after_fork_in_child() -> None:
     process = _process.pop(None, None)
     renew_epoch()
     who = threading.get_ident()
-    for reader in list(_readers):
+    for reader in _all_readers():
         reader.after_fork_in_child(who)
     if process is not None:
         process.abandon()
@@ -332,3 +362,5 @@ def _at_exit() -> None:
     """End the service thread while there is an interpreter for it to end in."""
     if (process := _process.get(None)) is not None:
         process.close()
+    else:
+        _leave_instances(None)  # a child that has nothing but its parent's views

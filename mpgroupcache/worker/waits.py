@@ -76,14 +76,18 @@ class Attempt:
         """Have ``wake`` called when it is over; maybe twice."""
         self._wakes.append(wake)
         if self.over:  # else `end` meets it in the list
-            wake()
+            _rouse(wake)
 
     def end(self) -> None:
         """It is over, however it went: whoever waits looks for himself."""
         self.over = True
         for wake in self._wakes:
-            with contextlib.suppress(RuntimeError):  # a lock that was released already
-                wake()
+            _rouse(wake)
+
+
+def _rouse(wake: Callable[[], object]) -> None:
+    with contextlib.suppress(RuntimeError):  # a lock that was released already
+        wake()
 
 
 class Until(Struct, frozen=True):

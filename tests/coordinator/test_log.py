@@ -135,9 +135,9 @@ def counted(daemon: Daemon) -> list[tuple[int, ...]]:
     return [tuple(map(int, re.findall(r"\d+", line.partition("workers: ")[2]))) for line in lines]
 
 
-def test_workers_come_and_go_by_count(start_coordinator: Start) -> None:
+def test_workers_come_and_go_by_count(impatient: Impatient) -> None:
     crowd = 50
-    daemon = start_coordinator()
+    daemon = impatient
     with contextlib.ExitStack() as stack:
         for _ in range(crowd):
             stack.enter_context(contextlib.closing(HandWorker(daemon.socket)))
@@ -147,9 +147,9 @@ def test_workers_come_and_go_by_count(start_coordinator: Start) -> None:
     assert counted(daemon)[-1][0] == 0
 
 
-def test_a_crowd_of_workers_is_a_line_a_second(start_coordinator: Start) -> None:
+def test_a_crowd_of_workers_is_a_line_now_and_then(impatient: Impatient) -> None:
     """Also where the coordinator looks more often, since a load is under way."""
-    daemon = start_coordinator()
+    daemon = impatient
     with contextlib.closing(HandWorker(daemon.socket)) as holder:
         holder.lease(holder.declare(), b"k")
         while len(counted(daemon)) < 4:

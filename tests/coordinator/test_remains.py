@@ -23,7 +23,7 @@ from mpgroupcache.coordinator.main import ExitCode
 from mpgroupcache.shm import remains
 from mpgroupcache.shm._reader import lock_writer, try_gate
 from mpgroupcache.shm.remains import SILENT
-from mpgroupcache.shm.segment import control_name, instance_name, segment_path
+from mpgroupcache.shm.segment import control_name, instance_name, private_directory, segment_path
 
 ALIVE = 48  # the offset of the last tick's time in a control segment
 Start = Callable[..., Daemon]
@@ -168,6 +168,39 @@ def test_a_child_of_multiprocessing_says_that_it_ends(start_coordinator: Start, 
         parent.communicate("\n", timeout=PATIENCE)
 
 
+VIEWS = """
+import os, sys, mpgroupcache
+mpgroupcache.configure(socket=sys.argv[1])
+group = mpgroupcache.new_group("g", "1MiB", lambda ctx, key, dest: dest.set_string(key))
+group.get("k")
+while (view := group.lookup("k")) is None:
+    pass
+reader, writer = os.pipe()
+if os.fork():
+    print("ready", flush=True)
+    sys.stdin.readline()
+    del view, group
+    sys.exit()
+os.close(writer)
+os.read(reader, 1)  # until the parent has ended
+assert view == "k"
+print("ended", flush=True)
+"""
+
+
+def test_a_child_that_has_its_parents_views_alone(start_coordinator: Start, socket_path: str) -> None:
+    """It has never asked for anything, and is the last that has a region."""
+    daemon = start_coordinator()
+    command = [sys.executable, "-c", VIEWS, socket_path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "ready\n"
+        daemon.send(signal.SIGKILL)
+        daemon.wait()
+        assert parent.communicate("\n", timeout=PATIENCE)[0] == "ended\n"  # its pipe ends with the child
+    wait_until(lambda: segments_of(socket_path) == [], "the child's end")
+
+
 def test_whoever_looks_whether_he_was_the_last_keeps_no_coordinator_from_starting(
     start_coordinator: Start, spawn_many: Spawn, socket_path: str
 ) -> None:
@@ -237,6 +270,17 @@ class Apart:
         daemon.wait()
         silence(path, silent)
 
+    def take_private_name(self, kind: str) -> None:
+        if kind == "a file":
+            Path(private_directory()).touch()
+        else:
+            Path(private_directory()).symlink_to(self._directory)
+
+    def make_empty(self, name: str, age: float) -> None:
+        path = Path(segment_path(name))
+        path.touch()
+        os.utime(path, (time.time() - age,) * 2)
+
     def start(self) -> str:
         """Start one, and end it; returns its log."""
         daemon = Daemon(f"{self._directory}/socket").wait_serving()
@@ -268,6 +312,29 @@ def test_another_coordinator_removes_what_was_killed_long_ago(apart: Child, tmp_
     assert apart.call("left") == [control_name(new)]
 
 
+@pytest.mark.parametrize("kind", ["a file", "a link"])
+def test_a_private_directorys_name_that_is_somebody_elses(apart: Child, tmp_path: Path, kind: str) -> None:
+    """Everybody may make something of that name: it keeps no coordinator from starting, and nothing there goes."""
+    precious = tmp_path / "precious.sock"
+    precious.write_text("kept")
+    apart.call("take_private_name", kind)
+    assert "serving on" in apart.call("start")
+    assert apart.call("clean") == "nothing was left\n"
+    assert precious.read_text() == "kept"
+
+
+def test_what_was_killed_before_it_was_whole(apart: Child, tmp_path: Path) -> None:
+    """A coordinator that had no memory, or that was making its control segment: by the file's age."""
+    name = control_name(instance_name(f"{tmp_path}/any"))
+    for segment in (name, f"{name}-{16 * 'a'}"):
+        apart.call("make_empty", segment, SILENT - 60)
+        apart.call("start")
+        assert apart.call("left") == [segment]
+        apart.call("make_empty", segment, SILENT + 1)
+        apart.call("start")
+        assert apart.call("left") == []
+
+
 def test_cleaning_all(apart: Child) -> None:
     """Without a wait, and what others serve stays."""
     for name in "ab":
@@ -292,7 +359,6 @@ def test_nobody_removes_what_somebody_uses(
     worker.process.join(PATIENCE)
     assert remains.remove_if_dead(name) is None  # it is another user's
     monkeypatch.undo()
-    assert remains.remove_if_dead(name, 600.0) is None
     removed = remains.remove_if_dead(name)
     assert removed is not None
     assert (removed.instance, removed.segments) == (name, 2)

@@ -6,10 +6,11 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
-from workers import PATIENCE, wait_until
+from workers import PATIENCE, leave, wait_until
 
 import mpgroupcache
 from mpgroupcache import singleflight
@@ -147,3 +148,17 @@ def test_a_child_that_is_forked_inside_a_load_has_no_lease_of_its_parents() -> N
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     assert group.do("outer", fork) == 0
+
+
+def test_a_signals_handler_that_gets_waits_for_nobody_it_has_interrupted(tmp_path: Path) -> None:
+    """1. A get begins an attempt, or keeps its value, and has a lock for that. 2. A handler in its thread gets, too."""
+    made = process.current()
+    mpgroupcache.configure(socket=tmp_path / "nobody")
+    group = mpgroupcache.new_group("g", "1MiB", lambda ctx, key, dest: dest.set_string("value"))
+    assert group.get("k") == "value"
+    for lock in (made._reattach_lock, made.alone._kept["g"]._lock):
+        for made._slow in (False, True):
+            made._retry_at = 0.0
+            with lock, ThreadPoolExecutor(1) as pool:
+                assert pool.submit(group.get, f"{lock}, {made._slow}").result(PATIENCE) == "value"
+    leave()

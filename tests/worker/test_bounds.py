@@ -68,7 +68,9 @@ def test_a_coordinator_that_is_stopped_while_a_process_connects(here: Daemon, ge
     group = mpgroupcache.new_group("g", "1MiB", load)
     here.send(signal.SIGSTOP)
     exceeds(get, group, "k")
-    wait_until(lambda: all(thread.name != process.ATTACHING for thread in threading.enumerate()))
+    attempt = process.current()._attempt
+    assert attempt is not None
+    wait_until(lambda: attempt.over)
     assert get(group, "k", TIMEOUT) == "value of k"  # nobody waits for that again
 
 

@@ -240,7 +240,9 @@ def test_an_instance_without_shared_memory(coordinator: Coordinator, caplog: pyt
     assert linked.link.reader is None
     assert linked.link.claim_region()  # there is none to be had
     (record,) = caplog.records
-    assert record.getMessage() == ("instance instance has no room in shared memory: hits are copied by the coordinator")
+    assert record.getMessage() == (
+        "instance instance has no room in shared memory: nothing is cached until there is some"
+    )
     linked.link.close()
 
 

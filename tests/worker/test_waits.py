@@ -16,7 +16,7 @@ from mpgroupcache import DeadlineExceeded
 from mpgroupcache.product import Product
 from mpgroupcache.shm._hold import Flights, Hold
 from mpgroupcache.worker import drivers, loops
-from mpgroupcache.worker.waits import Apart, Blocking, Make, Steps
+from mpgroupcache.worker.waits import Apart, Attempt, Blocking, Make, Steps
 
 
 def in_a_thread(program: Callable[..., Steps[Any]], *arguments: Any, timeout: float | None = None) -> Any:
@@ -261,3 +261,19 @@ def test_whoever_takes_a_seat_while_its_leader_leaves_leads_then() -> None:
     assert seat.leads
     follower.end()
     assert len(flights) == 0
+
+
+def test_whoever_comes_as_an_attempt_ends_is_woken_twice_at_most() -> None:
+    """1. A caller is noted. 2. The attempt ends, and wakes him. 3. He looks, and sees that it has ended."""
+    attempt = Attempt(0.0)
+    lock = threading.Lock()
+    lock.acquire()
+
+    class Ending(list):  # type: ignore[type-arg]
+        def append(self, wake: Any) -> None:
+            super().append(wake)
+            attempt.end()
+
+    attempt._wakes = Ending()
+    attempt.wake_with(lock.release)
+    assert lock.acquire(blocking=False)
