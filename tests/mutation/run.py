@@ -69,7 +69,7 @@ source_paths = ["mpgroupcache"]
 only_mutate = {modules}
 also_copy = ["tests"]
 do_not_mutate_patterns = ['^ *logger[.]']
-pytest_add_cli_args = ["-p", "no:cacheprovider", "-p", "no:unraisableexception"]
+pytest_add_cli_args = ["-p", "no:cacheprovider", "-p", "no:unraisableexception", "--hypothesis-seed=0"]
 pytest_add_cli_args_test_selection = {tests}
 use_git_change_detection = false
 timeout_multiplier = 5.0

@@ -51,6 +51,16 @@ def test_delays_double_up_to_a_bound() -> None:
     assert delays == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0]
 
 
+def test_a_real_answer_while_a_probe_is_under_way_closes() -> None:
+    breaker = Breaker(always_most)
+    breaker.failed(1.0)
+    breaker.probe()
+    assert breaker.answered(2.0)
+    assert breaker.closed
+    breaker.failed(2.0)
+    assert breaker.delay == FIRST_DELAY
+
+
 def test_failures_that_come_meanwhile_leave_the_delay_as_it_is() -> None:
     """Of requests that were under way: while it is open, and while a probe is."""
     breaker = Breaker(always_most)

@@ -6,7 +6,9 @@ import asyncio
 import itertools
 import select
 import socket
+import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from mpgroupcache.ipc.frame import encode
 from mpgroupcache.ipc.messages import INLINE_BYTES, Cancel, Hit, Origin, Ping, Value
 from mpgroupcache.shm._hold import Hold
 from mpgroupcache.worker import channel as channel_module
-from mpgroupcache.worker.channel import LIVENESS_TIMEOUT, PING_AFTER, Channel, CoordinatorSilent
+from mpgroupcache.worker.channel import COARSE, LIVENESS_TIMEOUT, PING_AFTER, Channel, CoordinatorSilent
 
 # ---- How requests end
 
@@ -272,7 +274,7 @@ def test_what_broke_it_first_is_what_is_told(ends: tuple[Channel, Peer]) -> None
     channel, _ = ends
     channel.close()
     channel.close("again")
-    with pytest.raises(CoordinatorUnavailable, match="the channel was closed"):
+    with pytest.raises(CoordinatorUnavailable, match="^the channel was closed$"):
         channel.request(ASK)
 
 
@@ -343,6 +345,45 @@ def test_a_plain_socket_waits_in_the_kernel(ends: tuple[Channel, Peer], monkeypa
         thread.join(PATIENCE)
         assert results == [Hit()]
     assert told == [PING_AFTER]
+
+
+def test_the_last_part_of_a_wait_is_a_poll(
+    ends: tuple[Channel, Peer], waits: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, _ = ends
+    told: list[float] = []
+    polled: list[tuple[int, float]] = []
+    set_timeout = Channel.set_timeout
+    monkeypatch.setattr(Channel, "set_timeout", lambda channel, s: [told.append(s), set_timeout(channel, s)])
+    monkeypatch.setattr(channel, "_poll", lambda *look: polled.append(look))
+    assert channel._receive(COARSE + 0.05) == channel._receive(COARSE) == -1
+    assert told == [pytest.approx(0.05)]
+    assert polled == [(select.POLLIN, COARSE)]
+    assert waits == [True, False]
+
+
+def test_one_who_sleeps_does_so_until_his_deadline(ends: tuple[Channel, Peer], monkeypatch: pytest.MonkeyPatch) -> None:
+    channel, _ = ends
+    reader = Hold()
+    assert reader.read(channel)
+    slept: list[float] = []
+    make_lock = threading.Lock
+
+    class Lock:
+        def __init__(self) -> None:
+            self._lock = make_lock()
+            self.release = self._lock.release
+
+        def acquire(self, timeout: float = -1.0) -> bool:
+            slept.append(timeout)
+            return self._lock.acquire(timeout=timeout)
+
+    monkeypatch.setattr(channel_module, "threading", SimpleNamespace(Lock=Lock))
+    with pytest.raises(DeadlineExceeded):
+        channel.request(ASK, time.monotonic() + 0.1)
+    assert slept[0] == -1.0  # which makes it one to sleep on
+    assert 0.0 < slept[1] <= 0.1
+    reader.end()
 
 
 # ---- Loops
