@@ -255,12 +255,12 @@ def silent_for(name: str) -> float | None:
 
 
 def _remove_private_files_of_dead() -> None:
-    """Remove the sockets of private coordinators that are dead, and what lies beside them."""
-    sockets: list[str] = []
+    """Remove the sockets of private coordinators that are dead, and what lies beside them, or is alone there."""
+    sockets: set[str] = set()
     with contextlib.suppress(OSError):  # it is not there, or is somebody else's: everybody may make one of that name
         status = os.lstat(directory := private_directory())
         if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
-            sockets = [entry.path for entry in os.scandir(directory) if entry.name.endswith(".sock")]
+            sockets = {"".join(entry.path.partition(".sock")[:2]) for entry in os.scandir(directory)}
     for path in sockets:
         _remove_private_files(path)
 

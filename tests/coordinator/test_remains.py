@@ -276,6 +276,11 @@ class Apart:
         else:
             Path(private_directory()).symlink_to(self._directory)
 
+    def make_private(self, name: str) -> None:
+        directory = Path(private_directory())
+        directory.mkdir(mode=0o700, exist_ok=True)
+        (directory / name).touch()
+
     def make_empty(self, name: str, age: float) -> None:
         path = Path(segment_path(name))
         path.touch()
@@ -321,6 +326,13 @@ def test_a_private_directorys_name_that_is_somebody_elses(apart: Child, tmp_path
     assert "serving on" in apart.call("start")
     assert apart.call("clean") == "nothing was left\n"
     assert precious.read_text() == "kept"
+
+
+def test_what_starters_that_were_killed_have_left(apart: Child) -> None:
+    apart.call("make_private", "a.sock.lock")
+    apart.call("make_private", "b.sock.log")
+    apart.call("start")
+    assert apart.call("left") == []
 
 
 def test_what_was_killed_before_it_was_whole(apart: Child, tmp_path: Path) -> None:
