@@ -153,7 +153,7 @@ def remove_dead(but: str | None = None, silent: float = SILENT) -> list[Removed]
     """
     found = [match for name in named(PREFIX) if (match := _CONTROL.fullmatch(name)) and match[1] != but]
     removed = [_remove_if_dead(match[0], match[1], silent) for match in found]
-    _remove_private_files_of_dead()
+    _remove_private_files_of_dead(but)
     return [gone for gone in removed if gone is not None]
 
 
@@ -254,7 +254,7 @@ def silent_for(name: str) -> float | None:
     return silence if boot == boot_id() and silence >= 0 else math.inf
 
 
-def _remove_private_files_of_dead() -> None:
+def _remove_private_files_of_dead(but: str | None) -> None:
     """Remove the sockets of private coordinators that are dead, and what lies beside them, or is alone there."""
     sockets: set[str] = set()
     with contextlib.suppress(OSError):  # it is not there, or is somebody else's: everybody may make one of that name
@@ -262,7 +262,8 @@ def _remove_private_files_of_dead() -> None:
         if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
             sockets = {"".join(entry.path.partition(".sock")[:2]) for entry in os.scandir(directory)}
     for path in sockets:
-        _remove_private_files(path)
+        if instance_name(path) != but:
+            _remove_private_files(path)
 
 
 def _remove_private_files(socket_path: str) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +32,9 @@ from mpgroupcache.ipc.messages import (
     Value,
     Welcome,
 )
+from mpgroupcache.shm.segment import private_files
+from mpgroupcache.worker.config import private_socket
+from mpgroupcache.worker.link import connect
 
 FILLER = "/dev/shm/filler"
 
@@ -68,6 +74,23 @@ class Host:
         """Return when the coordinator has begun anew."""
         self.daemon.wait_says("serving on", 2)
         return "".join(self.daemon.log)
+
+    def begin_embedded_anew(self) -> None:
+        """Have an application start its own coordinator, which begins anew, and ends after it."""
+        os.environ.pop("MPGROUPCACHE_SOCKET", None)
+        os.environ |= {"MPGROUPCACHE_APPLICATION": "full", "MPGROUPCACHE_LINGER": "3"}
+        mpgroupcache.configure()
+        assert mpgroupcache.connect()
+        path = private_socket("full")
+        with connect(path) as sock:
+            pid, _, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        log = Path(private_files(path)[1])
+        os.truncate(FILLER, 0)
+        os.kill(pid, signal.SIGUSR2)  # as it does itself when it sees that there is room
+        wait_until(lambda: "serving on" in log.read_text().partition("ended")[2], "the next one")
+        assert mpgroupcache.connect()
+        leave()
+        wait_until(lambda: not log.exists(), "its end")
 
     def declare(self) -> tuple[int, str | None]:
         """The layout that a worker is told, and the arena that a group has."""
@@ -155,3 +178,8 @@ def test_a_group_for_which_there_is_no_room_has_an_arena_when_there_is(host: Chi
     loads = host.call("get", "kept")
     assert loads.count("kept") == 1  # of the other group nothing is lost
     assert host.call("end") == (0, [])
+
+
+def test_an_embedded_one_that_begins_anew_has_its_files_still(host: Child) -> None:
+    host.call("fill")
+    host.call("begin_embedded_anew")
