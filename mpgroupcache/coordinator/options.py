@@ -331,8 +331,8 @@ def misspelt(environment: Mapping[str, str] = os.environ) -> list[tuple[str, str
     """
     known = {*map(_variable, (*OPTIONS, "config")), APPLICATION_VARIABLE, KEEP_VARIABLE, SOCKET_VARIABLE}
     names = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
-    nearest = ((name, min(sorted(known), key=lambda other: _distance(name, other))) for name in names)
-    return [(name, other) for name, other in nearest if _distance(name, other) <= MAX_MISSPELT]
+    nearest = ((name, *min((_distance(name, other), other) for other in known)) for name in names)
+    return [(name, other) for name, distance, other in nearest if distance <= MAX_MISSPELT]
 
 
 def _distance(one: str, other: str) -> int:

@@ -18,7 +18,18 @@ from typing import TYPE_CHECKING
 from mpgroupcache.errors import AlreadyRunning, ArenaError
 from mpgroupcache.shm._reader import lock_writer
 from mpgroupcache.shm._writer import CONTROL_SIZE, Control
-from mpgroupcache.shm.remains import become_writer, boot_id, clear, foreign, is_named, locked, named, remove, unlink
+from mpgroupcache.shm.remains import (
+    OPEN,
+    become_writer,
+    boot_id,
+    clear,
+    foreign,
+    is_named,
+    locked,
+    named,
+    remove,
+    unlink,
+)
 from mpgroupcache.shm.segment import DIRECTORY, ROOM_TO_BEGIN, control_name, room, segment_path
 
 if TYPE_CHECKING:
@@ -29,8 +40,6 @@ logger = logging.getLogger(__name__)
 CONTROL_MODE = 0o660  # with a group: its workers lock and write their regions
 ARENA_MODE = 0o640  # with a group: its workers read
 ATTEMPTS = 100  # to make a control segment while others make them, and die
-
-_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class Segment:
@@ -54,7 +63,7 @@ class Segment:
         except OSError as error:
             raise ArenaError(f"segment {name} of {size} bytes: {error}; is {DIRECTORY} a writable tmpfs?") from error
         try:
-            self.fd = os.open(segment_path(name), _OPEN)
+            self.fd = os.open(segment_path(name), OPEN)
         except BaseException:
             self._memory.close()
             raise
@@ -68,7 +77,7 @@ class Segment:
         """
         segment = cls.__new__(cls)
         segment.name = name
-        segment.fd = os.open(segment_path(name), _OPEN)
+        segment.fd = os.open(segment_path(name), OPEN)
         try:
             if (owner := os.fstat(segment.fd).st_uid) != os.geteuid():
                 raise foreign(name, owner)

@@ -47,7 +47,7 @@ SILENT: Final = 600.0  # s since a dead coordinator's last tick, before others t
 GATE_TIMEOUT: Final = 5.0  # s; whoever is in the gate is stopped there
 GATE_INTERVAL: Final = 0.001  # s between two looks at it
 
-_OPEN: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+OPEN: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW  # how a segment is opened, whose name anybody may make
 _CONTROL: Final = re.compile(rf"({PREFIX}-[0-9a-f]{{16}})-control(-[0-9a-f]{{16}})?")
 
 
@@ -96,7 +96,7 @@ def locked(name: str) -> Iterator[int | None]:
     try:
         if (owner := os.lstat(segment_path(name)).st_uid) != os.geteuid() != 0:
             raise foreign(name, owner)
-        fd = os.open(segment_path(name), _OPEN)
+        fd = os.open(segment_path(name), OPEN)
     except FileNotFoundError:
         yield None
         return
