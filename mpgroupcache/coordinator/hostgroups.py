@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 COPY_STEP = 4 << 20  # bytes copied before other requests get their turn: about a millisecond
 MEMORY_RETRY = 30.0  # s until an arena that ran out of shared memory tries to grow again
-RESERVE_SHARE, MAX_RESERVE = 16, 64 << 20  # of shared memory: a container's 64 MiB, and regions of 1400 workers
+RESERVE_SHARE, MAX_RESERVE = 16, 64 << 20  # of shared memory: a container's 64 MiB, and regions of 1000 workers
 MAX_TOLD = 16  # different warnings on one group's declarations; workers may say anything, for as long as they like
 SCRIPTS = ("__main__", "__mp_main__")  # what a module is called that is run as a script, and in its spawned children
 

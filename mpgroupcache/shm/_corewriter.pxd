@@ -43,7 +43,7 @@ cdef extern from "writer.h":
     struct mgc_group_row:
         uint64_t budget
         uint32_t name_length
-        uint8_t name[300]
+        uint8_t name[260]
     struct mgc_adopted:
         uint64_t entries
         uint64_t dropped

@@ -89,8 +89,8 @@ static int sound(const struct mgc_arena *arena, uint64_t entries_end, const _Ato
         return 0;
     const struct mgc_block *block = mgc_heap_block(&arena->heap, offset);
     if (block->size < sizeof *block / MGC_GRANULE || mgc_block_bytes(block) > entries_end - offset ||
-        block->key_length > MGC_MAX_KEY || MGC_VALUE_OFFSET(block->key_length) > mgc_block_bytes(block) ||
-        block->value_length > mgc_block_bytes(block) - MGC_VALUE_OFFSET(block->key_length) || block->list > MGC_HOT ||
+        block->key_length > MGC_MAX_KEY || block->flags & ~MGC_FLAGS || mgc_value_offset(block) > mgc_block_bytes(block) ||
+        block->value_length > mgc_block_bytes(block) - mgc_value_offset(block) ||
         block->slot >= arena->slots_committed)
         return 0;
     const struct mgc_slot *slot = &arena->slots[block->slot];
@@ -101,7 +101,7 @@ static int sound(const struct mgc_arena *arena, uint64_t entries_end, const _Ato
     for (int b = 0; b < 2; b++)
         at_home |= place >= *buckets[b] && place < *buckets[b] + MGC_BUCKET_WORDS;
     if (!at_home || word != mgc_word(hash, offset) || atomic_load_explicit(&slot->word, memory_order_relaxed) != word ||
-        slot->list != block->list || slot->checksum != mgc_checksum(seed, block) ||
+        slot->list != mgc_list_of(block) || slot->checksum != mgc_checksum(seed, block) ||
         (arena->header->checksums && slot->value_checksum != mgc_value_checksum(seed, block)))
         return 0;
     *entry = (struct entry){.offset = offset, .tick = slot->tick, .slot = block->slot};
@@ -238,8 +238,8 @@ static int build_lists(struct mgc_arena *arena, struct entries *entries) {
         link->hash = mgc_hash(arena->header->seed, (const uint8_t *)block + MGC_KEY_OFFSET, block->key_length);
         link->rate = mgc_rate_begin(arena->control->now);
         mgc_lru_push(arena, entry->slot, entry->tick);
-        mgc_add(&sums[block->list].bytes, mgc_entry_bytes(block));
-        mgc_add(&sums[block->list].items, 1);
+        mgc_add(&sums[mgc_list_of(block)].bytes, mgc_entry_bytes(block));
+        mgc_add(&sums[mgc_list_of(block)].items, 1);
     }
     arena->index_used = entries->count;
     for (int list = 0; list < 2; list++) {

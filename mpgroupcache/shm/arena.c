@@ -53,6 +53,7 @@ int mgc_arena_format(struct mgc_arena *arena, uint8_t *base, int fd, struct mgc_
     header->arena = options->arena;
     header->incarnation = options->incarnation;
     header->checksums = options->checksums;
+    atomic_store_explicit(&header->next_version, mgc_random_start(), memory_order_relaxed);
     atomic_store_explicit(&header->committed, MGC_PAGE, memory_order_relaxed);
     atomic_store_explicit(&header->entries_end, plan.entries_offset, memory_order_relaxed);
     atomic_store_explicit(&header->slots_end, plan.slots_offset, memory_order_relaxed);
@@ -77,6 +78,13 @@ void mgc_arena_close(struct mgc_arena *arena) {
     free(arena->retiring.items);
     free(arena->limbo.items);
     memset(arena, 0, sizeof *arena);
+}
+
+/* A number for a value. It is spent in memory before anybody is told of it. */
+static uint64_t mgc_next_version(struct mgc_arena *arena) {
+    uint64_t version = atomic_load_explicit(&arena->header->next_version, memory_order_relaxed);
+    atomic_store_explicit(&arena->header->next_version, version + 1, memory_order_relaxed);
+    return version;
 }
 
 static uint32_t slot_at(const struct mgc_arena *arena, _Atomic uint64_t *place) {
@@ -105,7 +113,7 @@ int mgc_arena_reserve(struct mgc_arena *arena, const uint8_t *key, size_t key_le
     }
     if (mgc_evict_for_budget(arena, bytes > replaced ? bytes - replaced : 0, keep) != 0)
         return MGC_NO_ROOM;
-    uint64_t offset = mgc_evict_for_block(arena, MGC_VALUE_OFFSET(key_length) + value_length, keep);
+    uint64_t offset = mgc_evict_for_block(arena, MGC_VALUE_OFFSET(key_length, list) + value_length, keep);
     if (!offset)
         return MGC_NO_ROOM;
     uint32_t slot = take_slot(arena, keep);
@@ -115,17 +123,18 @@ int mgc_arena_reserve(struct mgc_arena *arena, const uint8_t *key, size_t key_le
     }
     struct mgc_block *block = mgc_heap_block(&arena->heap, offset);
     block->slot = slot;
-    block->key_length = (uint32_t)key_length & 0xffffff;
-    block->list = list & 0xff;
-    block->value_length = value_length;
-    block->expires = 0;
+    block->era = atomic_load_explicit(&arena->header->era, memory_order_relaxed);
+    block->key_length = key_length & 0x1ffff;
+    block->flags = list & MGC_FLAGS;
+    block->value_length = value_length & ((1ull << 40) - 1);
+    block->version = mgc_next_version(arena);
     memcpy((uint8_t *)block + MGC_KEY_OFFSET, key, key_length);
     atomic_store_explicit(&arena->slots[slot].word, 0, memory_order_relaxed);
     arena->slots[slot].list = list & 1;
     arena->links[slot].hash = hash;
     arena->filling += bytes;
     *reservation = (struct mgc_reservation){
-        .offset = offset, .slot = slot, .value = (uint8_t *)block + MGC_VALUE_OFFSET(key_length), .length = value_length};
+        .offset = offset, .slot = slot, .value = (uint8_t *)block + mgc_value_offset(block), .length = value_length};
     return 0;
 }
 
@@ -164,8 +173,8 @@ void mgc_arena_publish(struct mgc_arena *arena, const struct mgc_reservation *re
         arena->index_used++;
     }
     mgc_lru_push(arena, reservation->slot, mgc_ticks());
-    mgc_add(&arena->header->lists[block->list].bytes, mgc_entry_bytes(block));
-    mgc_add(&arena->header->lists[block->list].items, 1);
+    mgc_add(&arena->header->lists[mgc_list_of(block)].bytes, mgc_entry_bytes(block));
+    mgc_add(&arena->header->lists[mgc_list_of(block)].items, 1);
     arena->filling -= mgc_entry_bytes(block);
     mgc_retire(arena);
     /* Two values of one key, filled side by side, each counted on replacing the same entry. */
@@ -183,7 +192,7 @@ static uint32_t slot_of(const struct mgc_arena *arena, const uint8_t *key, size_
 static void touch_entry(struct mgc_arena *arena, uint32_t slot, const uint8_t **value, uint64_t *value_length) {
     const struct mgc_block *block = mgc_slot_block(arena, slot);
     mgc_lru_touch(arena, slot);
-    *value = (const uint8_t *)block + MGC_VALUE_OFFSET(block->key_length);
+    *value = (const uint8_t *)block + mgc_value_offset(block);
     *value_length = block->value_length;
 }
 

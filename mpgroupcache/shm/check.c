@@ -37,10 +37,10 @@ struct sums {
 
 static void check_entry(struct checking *c, uint64_t offset, const struct mgc_block *block, struct sums *sums) {
     const struct mgc_arena *arena = c->arena;
-    if (block->slot >= arena->slot_count || block->list > MGC_HOT ||
-        MGC_VALUE_OFFSET(block->key_length) + block->value_length > mgc_block_bytes(block)) {
-        fault(c, "block at %llu: slot %u, list %u, key %u B, value %llu B do not fit a block of %llu B",
-              (unsigned long long)offset, block->slot, (unsigned)block->list, (unsigned)block->key_length,
+    if (block->slot >= arena->slot_count || block->flags & ~MGC_FLAGS ||
+        mgc_value_offset(block) + block->value_length > mgc_block_bytes(block)) {
+        fault(c, "block at %llu: slot %u, flags %u, key %u B, value %llu B do not fit a block of %llu B",
+              (unsigned long long)offset, block->slot, (unsigned)block->flags, (unsigned)block->key_length,
               (unsigned long long)block->value_length, (unsigned long long)mgc_block_bytes(block));
         return;
     }
@@ -51,10 +51,10 @@ static void check_entry(struct checking *c, uint64_t offset, const struct mgc_bl
         sums->filling += bytes;
         return;
     }
-    sums->bytes[block->list] += bytes;
-    sums->items[block->list]++;
+    sums->bytes[mgc_list_of(block)] += bytes;
+    sums->items[mgc_list_of(block)]++;
     EXPECT_EQUAL(c, "word in an entry's slot", word, mgc_word(hash, offset));
-    EXPECT_EQUAL(c, "list in an entry's slot", arena->slots[block->slot].list, block->list);
+    EXPECT_EQUAL(c, "list in an entry's slot", arena->slots[block->slot].list, mgc_list_of(block));
     EXPECT_EQUAL(c, "checksum in an entry's slot", arena->slots[block->slot].checksum,
                  mgc_checksum(arena->header->seed, block));
     if (arena->header->checksums)

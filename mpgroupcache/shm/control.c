@@ -39,6 +39,7 @@ int mgc_control_format(struct mgc_control *control, uint8_t *base, int fd, const
     header->version = MGC_LAYOUT_VERSION;
     memcpy(header->boot_id, boot_id, sizeof header->boot_id);
     atomic_store_explicit(&header->region_count, control->regions, memory_order_relaxed);
+    atomic_store_explicit(&header->clock_offset, mgc_random_start(), memory_order_relaxed);
     mgc_control_stamp(control);
     atomic_store_explicit(&header->state, MGC_SEGMENT_LIVE, memory_order_release);
     return 0;

@@ -26,8 +26,8 @@
  *   index_offset    generations         buckets of 8 words; generation n has twice the buckets of n - 1 and lies behind it.
  *                                       The memory of a generation never becomes anything else: a reader that was
  *                                       stopped may hold a pointer into an old one for minutes.
- *   entries_offset  blocks              struct mgc_block, its key, its value; blocks follow each other without gaps up
- *                                       to `entries_end`, which bounds what is committed
+ *   entries_offset  blocks              struct mgc_block, its key, what its flags say, its value; blocks follow each other
+ *                                       without gaps up to `entries_end`, which bounds what is committed
  *
  *   Each part has its whole address range reserved in the sparse file; memory is committed from its start, in steps.
  *
@@ -57,7 +57,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MGC_LAYOUT_VERSION 4u
+#define MGC_LAYOUT_VERSION 5u
 #define MGC_CONTROL_MAGIC 0x6c72746e6f63676dull /* "mgcontrl" */
 #define MGC_ARENA_MAGIC 0x616e65726163676dull   /* "mgcarena" */
 
@@ -89,16 +89,30 @@ struct mgc_control_header {
     _Atomic uint32_t fold_epoch;   /* odd while counters of a dead worker move into the totals (a sequence lock) */
     uint32_t reserved;
     _Atomic uint64_t alive; /* CLOCK_BOOTTIME in ns at the coordinator's last tick; it alone stores it, relaxed */
+    uint8_t pad0[MGC_LINE - 56];
+    /* Ages are told by the instance's clock, which is CLOCK_BOOTTIME and this many ns. Random from the start, so that nothing
+     * comes to rely on where it begins; tests move it. All load it relaxed. */
+    _Atomic uint64_t clock_offset;
 };
 
-struct mgc_group_row { /* immutable once group_count covers it, but for the count */
+/* How long a group's values live where they do not say so themselves: ns; MGC_FOREVER: not bounded. */
+struct mgc_group_ages {
+    uint64_t ttl, stale, stale_if_error, copy_ttl, negative_ttl; /* negative_ttl 0: the absence of a value is not kept */
+    double jitter; /* the part of a ttl, at most, by which it is shortened */
+};
+
+struct mgc_group_row { /* name and budget are immutable once group_count covers it */
     uint64_t budget;   /* bytes of keys and values; 0: caching off */
     _Atomic uint64_t server_requests; /* gets that came from peers; here, since the coordinator alone counts them */
+    /* Changes of the group's values that were begun. Coordinator: release, before it clears or replaces any word for the
+     * change, and so before it answers; whoever is to share what it has loaded: acquire. */
+    _Atomic uint64_t changes;
+    struct mgc_group_ages ages; /* of the last declaration; the coordinator's own, and kept here for the next one */
     uint32_t name_length;
-    uint8_t name[300];
+    uint8_t name[260];
 };
 
-/* One process's, or the total, counts of one group, in a cache line of its own. Written by its worker alone (plain
+/* One process's, or the total, counts of one group, in cache lines of its own. Written by its worker alone (plain
  * increments with relaxed stores), read by everybody (relaxed): a sum over regions is a snapshot, not a transaction. */
 struct mgc_counters {
     _Atomic uint64_t main_hits;
@@ -109,6 +123,13 @@ struct mgc_counters {
     _Atomic uint64_t local_load_errs;
     _Atomic uint64_t peer_loads;
     _Atomic uint64_t peer_errors;
+    _Atomic uint64_t stale_hits; /* hits, too */
+    _Atomic uint64_t absent_hits;
+    _Atomic uint64_t refreshes; /* from here on the coordinator counts */
+    _Atomic uint64_t refresh_errors;
+    _Atomic uint64_t removals;
+    _Atomic uint64_t expired;
+    uint64_t pad[2];
 };
 #define MGC_COUNTERS (sizeof(struct mgc_counters) / sizeof(uint64_t))
 
@@ -183,7 +204,10 @@ struct mgc_arena_header {
     /* Read by every get(), written seldom. */
     _Atomic uint64_t index;       /* descriptor in force; 0: retired. coordinator release, readers acquire */
     _Atomic uint64_t entries_end; /* offset; coordinator: before the release of any word beyond the old one */
-    uint8_t pad1[MGC_LINE - 16];
+    /* Entries of another era are dead: to raise it clears the cache. Coordinator: release; readers: relaxed, behind the
+     * fence of get(). */
+    _Atomic uint32_t era;
+    uint8_t pad1[MGC_LINE - 20];
     /* Written at every change of the cache, read by stats (relaxed). */
     struct mgc_list_stats {
         _Atomic uint64_t bytes; /* keys and values */
@@ -195,9 +219,13 @@ struct mgc_arena_header {
     /* The writer's own, for whoever adopts the segment: offsets up to which slots and generations are committed. Stored
      * behind the commit, so that they never tell of memory that is not there. */
     _Atomic uint64_t slots_end, index_end;
+    /* The number that the next value will have, of 63 bits. Random at the start, so that no two arenas of a group give out the same.
+     * Stored before the word of whatever has a lower one: an adopter goes on from it. What it finds itself would not do: the
+     * highest number may have been a removed entry's. */
+    _Atomic uint64_t next_version;
 };
 
-enum { MGC_MAIN = 0, MGC_HOT = 1 };
+enum { MGC_MAIN = 0, MGC_HOT = 1 }; /* the lists; MGC_HOT is a flag of blocks, too */
 
 struct mgc_slot {
     _Atomic uint64_t word; /* as published in the index; 0: unused or only reserved */
@@ -211,28 +239,50 @@ struct mgc_slot {
 #define MGC_SLOT_NONE 0xfffffffeu
 #define MGC_SLOT_RANGE 0xfffffffdu
 
-/* `size`, `slot`, the lengths and the bytes behind them do not change while the block is published. What readers look at is
- * the second half, next to the key: from three of the four places in a cache line where a block may begin, that and a
- * short key are in one line. */
+/* Flags of a block. */
+#define MGC_AGED 2u   /* struct mgc_ages lies behind the key */
+#define MGC_ABSENT 4u /* there is no such value: what lies here is the text of the NotFound */
+#define MGC_COPY 8u   /* another host owns the key; behind the ages lies its version of the value, 8 bytes, 0: it gave none */
+#define MGC_COLD (MGC_AGED | MGC_ABSENT | MGC_COPY) /* what a get has to look at */
+#define MGC_FLAGS (MGC_HOT | MGC_COLD)
+
+#define MGC_FOREVER UINT64_MAX
+
+/* Of the instance's clock, in ns. The writer stores them relaxed at any time, for a touch, a refresh or a failed one; they lie
+ * outside the slot's checksum. */
+struct mgc_ages {
+    _Atomic uint64_t fresh_until; /* then it is stale; MGC_FOREVER: never */
+    _Atomic uint64_t dead_at;     /* then it is a miss */
+    _Atomic uint64_t refresh_at;  /* a stale hit before that asks for no refresh: one is under way, or has just failed */
+};
+
+/* `size`, `slot`, the lengths and the bytes behind them (but for ages) do not change while the block is published. What
+ * readers look at is the second half, next to the key: from three of the four places in a cache line where a block may
+ * begin, that and a short key are in one line. */
 struct mgc_block {
     uint32_t size;      /* granules, this header included */
     uint32_t prev_size; /* granules of the block in front of it, 0: the first. Writer's own, changes at any time */
     union {
-        uint64_t expires;   /* room for an expiry time; 0: never */
+        uint64_t version;   /* of the value: in the life of its group no other one has this number */
         uint64_t next_free; /* of a free block: the allocator's list, as offsets in granules ... */
     };
     uint32_t slot;
-    uint32_t key_length : 24;
-    uint32_t list : 8;
+    uint32_t era; /* the header's, when it was published */
     union {
-        uint64_t value_length;
+        struct {
+            uint64_t value_length : 40;
+            uint64_t key_length : 17;
+            uint64_t flags : 7;
+        };
         uint64_t prev_free; /* ... and back */
     };
-    /* key_length bytes of key, padding to 8, value_length bytes of value */
+    /* key_length bytes of key, padding to 8, what the flags say, value_length bytes of value */
 };
 
 #define MGC_KEY_OFFSET sizeof(struct mgc_block)
-#define MGC_VALUE_OFFSET(key_length) ((MGC_KEY_OFFSET + (size_t)(key_length) + 7) & ~(size_t)7)
+#define MGC_AGES_OFFSET(key_length) ((MGC_KEY_OFFSET + (size_t)(key_length) + 7) & ~(size_t)7)
+#define MGC_COPY_OFFSET(key_length, flags) (MGC_AGES_OFFSET(key_length) + ((flags) & MGC_AGED ? sizeof(struct mgc_ages) : 0))
+#define MGC_VALUE_OFFSET(key_length, flags) (MGC_COPY_OFFSET(key_length, flags) + ((flags) & MGC_COPY ? sizeof(uint64_t) : 0))
 
 _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2, "words shared between processes must be lock-free");
 _Static_assert(sizeof(_Atomic uint64_t) == 8 && sizeof(_Atomic uint32_t) == 4, "atomics are bare words");
@@ -247,20 +297,22 @@ _Static_assert(offsetof(struct mgc_arena_header, index) == 128, "fixed");
 _Static_assert(MGC_SEGMENT_RETIRED == 2 && MGC_CONTROL_MAGIC == 0x6c72746e6f63676dull && MGC_ARENA_MAGIC == 0x616e65726163676dull,
                "fixed");
 _Static_assert(sizeof(struct mgc_control_header) <= MGC_PAGE, "the control header is a page");
-_Static_assert(sizeof(struct mgc_group_row) == 320, "a group's row");
-_Static_assert(sizeof(struct mgc_counters) == MGC_LINE, "counters: one cache line a group");
+_Static_assert(offsetof(struct mgc_control_header, clock_offset) == MGC_LINE, "apart from what changes at each tick");
+_Static_assert(sizeof(struct mgc_group_row) == 336, "a group's row");
+_Static_assert(sizeof(struct mgc_counters) == 2 * MGC_LINE, "counters: two cache lines a group, the first one for plain hits");
 _Static_assert(offsetof(struct mgc_region, pin_limit) == MGC_LINE, "own cache line");
 _Static_assert(offsetof(struct mgc_region, touch_head) == 2 * MGC_LINE, "own cache line");
 _Static_assert(offsetof(struct mgc_region, pins) == MGC_PAGE, "pins begin a page");
 _Static_assert(offsetof(struct mgc_region, touches) == 3 * MGC_PAGE, "touches begin a page");
 _Static_assert(offsetof(struct mgc_region, counters) == 7 * MGC_PAGE, "counters begin a page");
-_Static_assert(sizeof(struct mgc_region) == 11 * MGC_PAGE, "regions are committed one by one");
+_Static_assert(sizeof(struct mgc_region) == 15 * MGC_PAGE, "regions are committed one by one");
 _Static_assert(MGC_REGIONS_OFFSET % MGC_MAP == 0 && MGC_REGION_STRIDE % MGC_MAP == 0, "regions are mapped one by one");
 _Static_assert(MGC_CONTROL_SIZE % MGC_MAP == 0, "the control segment is mapped whole");
 _Static_assert(offsetof(struct mgc_arena_header, index) == 2 * MGC_LINE, "get()'s words share no line with others");
 _Static_assert(offsetof(struct mgc_arena_header, lists) == 3 * MGC_LINE, "stats share no line with get()'s words");
 _Static_assert(sizeof(struct mgc_arena_header) <= MGC_PAGE, "the arena header is a page");
 _Static_assert(sizeof(struct mgc_slot) == 24, "a slot");
+_Static_assert(sizeof(struct mgc_ages) == 24 && MGC_MAX_KEY < 1u << 17, "what lies between key and value");
 _Static_assert(sizeof(struct mgc_block) == 32 && sizeof(struct mgc_block) % MGC_GRANULE == 0, "a block's header");
 _Static_assert(MGC_BUCKET_WORDS * sizeof(uint64_t) == MGC_LINE, "a bucket is one cache line");
 _Static_assert((MGC_PINS & (MGC_PINS - 1)) == 0 && (MGC_TOUCHES & (MGC_TOUCHES - 1)) == 0, "rings wrap by masks");

@@ -77,7 +77,7 @@ int mgc_offsets_add(struct mgc_offsets *offsets, uint64_t offset) {
 
 void mgc_unpublish(struct mgc_arena *arena, uint32_t slot, _Atomic uint64_t *place, uint64_t word) {
     struct mgc_block *block = mgc_slot_block(arena, slot);
-    struct mgc_list_stats *stats = &arena->header->lists[block->list];
+    struct mgc_list_stats *stats = &arena->header->lists[mgc_list_of(block)];
     uint64_t offset = mgc_word_offset(mgc_slot_word(arena, slot));
     atomic_store_explicit(place, word, memory_order_release); /* see retire() for the rest of the evict rule */
     arena->index_used -= word == 0;

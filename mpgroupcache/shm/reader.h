@@ -89,14 +89,14 @@ static inline int mgc_pin_entry(const struct mgc_map *map, struct mgc_region *re
      * a read outside of committed memory, which is a SIGBUS. */
     uint64_t end = atomic_load_explicit(&mgc_header(map)->entries_end, memory_order_relaxed);
     if (MGC_LIKELY(offset >= map->entries_offset && offset + sizeof *block <= end)) {
-        uint64_t value = offset + MGC_VALUE_OFFSET(block->key_length);
+        uint64_t value = offset + mgc_value_offset(block);
         if (MGC_LIKELY(block->key_length == key_length && value <= end && block->value_length <= end - value &&
                        mgc_same_key((const uint8_t *)block + MGC_KEY_OFFSET, key, key_length))) {
             struct mgc_counters *counters = &region->counters[map->arena];
             hit->value = map->base + value;
             hit->length = block->value_length;
             mgc_note_touch(region, word, map->arena, ticks);
-            mgc_count(block->list == MGC_HOT ? &counters->hot_hits : &counters->main_hits, 1);
+            mgc_count(block->flags & MGC_HOT ? &counters->hot_hits : &counters->main_hits, 1);
             return MGC_HIT;
         }
     }

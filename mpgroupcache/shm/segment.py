@@ -10,7 +10,7 @@ from mpgroupcache.errors import ArenaError
 
 DIRECTORY: Final = "/dev/shm"
 PREFIX: Final = "mpgroupcache"
-ROOM_TO_BEGIN: Final = 1 << 20  # bytes that an instance takes before it caches anything, and a little more
+ROOM_TO_BEGIN: Final = 1280 << 10  # bytes that an instance takes before it caches anything, and a little more
 
 
 class Room(NamedTuple):

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/random.h>
 #include <sys/vfs.h>
 
 /* Address space for entries, in budgets. Headers, padding and free space come on top of the budget, which counts keys and
@@ -31,6 +32,13 @@ struct mgc_plan mgc_arena_plan(uint64_t budget) {
 uint64_t mgc_arena_size(uint64_t budget) {
     uint64_t size = mgc_arena_plan(budget).size;
     return size <= MGC_MAX_ARENA ? size : 0;
+}
+
+uint64_t mgc_random_start(void) {
+    uint64_t number = 0;
+    if (getrandom(&number, sizeof number, GRND_NONBLOCK) != (ssize_t)sizeof number)
+        number = mgc_ticks() * 0x9e3779b97f4a7c15ull; /* the kernel is just starting */
+    return (number >> 2) | 1;
 }
 
 int mgc_commit(int fd, uint64_t offset, uint64_t bytes) {

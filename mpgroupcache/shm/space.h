@@ -22,6 +22,9 @@ int mgc_commit(int fd, uint64_t offset, uint64_t bytes);
 /* The same for an arena, which leaves its reserve: -ENOSPC. */
 int mgc_arena_commit(struct mgc_arena *arena, uint64_t offset, uint64_t bytes);
 
+/* A random number of 62 bits, not 0: from there on versions and clocks count, and neither comes to the end of 64. */
+uint64_t mgc_random_start(void);
+
 static inline uint64_t mgc_page_up(uint64_t bytes) { return (bytes + MGC_PAGE - 1) & ~(uint64_t)(MGC_PAGE - 1); }
 
 #endif

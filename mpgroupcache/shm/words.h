@@ -131,16 +131,33 @@ static inline void mgc_buckets(const uint8_t *base, uint64_t descriptor, uint64_
  * neither choose the bucket nor are in the tag. */
 static inline unsigned mgc_home(uint64_t hash) { return hash >> (MGC_TAG_SHIFT - 3) & (MGC_BUCKET_WORDS - 1); }
 
-/* The bytes of a block that readers compare and adoption verifies: the lengths, the slot and the key. */
+static inline uint32_t mgc_list_of(const struct mgc_block *block) { return block->flags & MGC_HOT; }
+
+static inline struct mgc_ages *mgc_ages_of(const struct mgc_block *block) {
+    return (struct mgc_ages *)(uintptr_t)((const uint8_t *)block + MGC_AGES_OFFSET(block->key_length));
+}
+
+static inline uint64_t *mgc_owners_version(const struct mgc_block *block) {
+    return (uint64_t *)(uintptr_t)((const uint8_t *)block + MGC_COPY_OFFSET(block->key_length, block->flags));
+}
+
+/* Where the value lies, counted from the block's beginning. */
+static inline size_t mgc_value_offset(const struct mgc_block *block) {
+    return MGC_VALUE_OFFSET(block->key_length, block->flags);
+}
+
+/* The bytes of a block that readers compare and adoption verifies: the header and the key, and of a copy its owner's version. */
 static inline uint32_t mgc_checksum(uint64_t seed, const struct mgc_block *block) {
-    uint64_t lengths[2] = {(uint64_t)block->size << 32 | block->slot,
-                           block->value_length ^ (uint64_t)block->key_length << 40 ^ (uint64_t)block->list << 32};
+    uint64_t words[3] = {(uint64_t)block->size << 32 | block->slot, block->prev_free, block->version};
     uint64_t hash = mgc_hash(seed, (const uint8_t *)block + MGC_KEY_OFFSET, block->key_length);
-    return (uint32_t)mgc_fold(hash ^ lengths[0], ~lengths[1] ^ 0x9e3779b97f4a7c15ull) >> 1;
+    if (block->flags & MGC_COPY)
+        words[2] ^= *mgc_owners_version(block) << 32 | *mgc_owners_version(block) >> 32;
+    hash = mgc_fold(hash ^ words[0], ~words[1] ^ 0x9e3779b97f4a7c15ull);
+    return (uint32_t)mgc_fold(hash ^ block->era, words[2] ^ 0xd1b54a32d192ed03ull) >> 1;
 }
 
 static inline uint32_t mgc_value_checksum(uint64_t seed, const struct mgc_block *block) {
-    return (uint32_t)mgc_hash(seed, (const uint8_t *)block + MGC_VALUE_OFFSET(block->key_length), block->value_length);
+    return (uint32_t)mgc_hash(seed, (const uint8_t *)block + mgc_value_offset(block), block->value_length);
 }
 
 #endif

@@ -214,6 +214,6 @@ def test_where_there_is_no_memory_at_all_the_control_segment_is_its_makers(
 
 
 def test_where_there_is_none_for_an_arena_opening_that_says_so(small_memory: Callable[[int], Child]) -> None:
-    message, left = small_memory(808 << 10).call("error_of_an_arena")
+    message, left = small_memory(1084 << 10).call("error_of_an_arena")
     assert "no shared memory for an arena of 1048576 bytes: No space left on device; enlarge /dev/shm" in message
     assert len(left) == 1

@@ -304,7 +304,7 @@ static uint64_t version_in_arena(uint64_t key) {
     if (!place)
         return 0;
     const struct mgc_block *block = mgc_heap_block(&arena.heap, mgc_word_offset(*place));
-    hit = (struct mgc_hit){(const uint8_t *)block + MGC_VALUE_OFFSET(block->key_length), block->value_length};
+    hit = (struct mgc_hit){(const uint8_t *)block + mgc_value_offset(block), block->value_length};
     return verify_value(&hit, key, "after the operation");
 }
 
