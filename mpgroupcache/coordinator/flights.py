@@ -13,6 +13,9 @@ again as if the key were this host's own. The peers' requests are waiters too, *
 that has none but guests seeks a loader. A guest never waits for a fetch, or two hosts that each take the other for the
 owner would wait for each other: beside the fetch there may be one flight of the same key that loads here.
 
+A change of a key *overtakes* its flights. They go on for their waiters, who asked before it, but they are out of reach:
+who asks afterwards opens a new flight, and the driver publishes nothing of theirs.
+
 Guarantees:
 
 - A flight that loads here has one live lease between any two calls, but for the moment in which the driver seeks its
@@ -24,6 +27,8 @@ Guarantees:
 - No lease waits for itself. A waiter names the leases that its caller holds, outermost first. Each of their flights
   then waits for the flight that was asked for, as long as that waiter waits in it or holds its lease. An ask that would
   close a circle ends at once, and changes nothing.
+- A flight that is not overtaken has a value whose load began after the last change of its key: each of its leases was
+  granted, and its peer asked, when it could be found under the key.
 - Nothing of an ended flight is kept.
 
 This code assumes that its calls come one at a time, and that each ask brings a waiter of its own.
@@ -31,71 +36,14 @@ This code assumes that its calls come one at a time, and that each ask brings a 
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from itertools import chain
 from typing import Any, Final, TypeAlias
 
-from msgspec import Struct, field  # a record made in C: a dataclass takes five times as long, at several per miss
+from msgspec import Struct
 
-from mpgroupcache.coordinator.transitions import TRANSITIONS, Event, Role, State, Step
-
-
-class Waiter(Struct, eq=False):
-    """One caller's request for one key. The table sets ``flight`` and ``lease``."""
-
-    owner: Any  # hashable; whose loss is this waiter's loss: a connection, or a token of this process
-    held: tuple[int, ...] = ()  # ids of the leases that its caller holds, outermost first; an ask drops stale ones
-    request: Any = None  # the driver's own
-    guest: bool = False  # cannot load
-    flight: Flight | None = None
-    lease: Lease | None = None
-
-    @property
-    def role(self) -> Role:
-        if self.flight is None:
-            return "nobody"
-        if self.lease is None:
-            return "guest" if self.guest else "waiter"
-        return "holder" if self.flight.lease is self.lease else "revoked"
-
-    def __repr__(self) -> str:
-        return f"Waiter(owner={self.owner!r}, held={self.held!r}, request={self.request!r})"
-
-
-class Lease(Struct, eq=False):
-    id: int  # increasing, never used twice in the life of a table
-    flight: Flight
-    holder: Waiter
-    granted: Any = None  # the driver's own, such as the time of the grant
-    beside: int = 0  # the driver's own: callers that wait for the holder, and have not asked
-    told: Any = None  # the driver's own: when it was said last that it takes long
-    asks: dict[Waiter, None] = field(default_factory=dict)  # waiters whose caller holds it
-
-    @property
-    def live(self) -> bool:
-        return self.flight.lease is self
-
-    def __repr__(self) -> str:
-        return f"Lease(id={self.id}, flight={self.flight!r}, holder={self.holder!r})"
-
-
-class Flight(Struct, eq=False):
-    key: Any  # hashable
-    state: State = "unleased"
-    peer: Any = None  # the driver's own: who is asked for the value, of a fetch; or PICKED
-    lease: Lease | None = None
-    # In order of arrival. Not a dict, in which finding the first gets slow after many firsts were removed.
-    waiters: OrderedDict[Waiter, None] = field(default_factory=OrderedDict)
-    revoked: dict[Waiter, None] = field(default_factory=dict)  # their values are still welcome
-    sought: int = 0  # the driver's own: how often it has looked for a loader
-
-    def __repr__(self) -> str:
-        return f"Flight(key={self.key!r}, state={self.state!r})"
-
-    def waits_for(self) -> Iterator[Flight]:
-        """Yield the flights that this one's loader, or a loader inside it, waits for."""
-        if self.lease is not None:
-            yield from (waiter.flight for waiter in self.lease.asks if waiter.flight is not None)
+from mpgroupcache.coordinator.transitions import TRANSITIONS, Event, Step
+from mpgroupcache.coordinator.waiters import Flight, Lease, Waiter, find_circle
 
 
 class Fetch(Struct, frozen=True):
@@ -118,11 +66,12 @@ class Grant(Struct, frozen=True):
 
 
 class Deliver(Struct, frozen=True):
-    """Publish the value, and answer the waiters (there may be none) with it."""
+    """Publish the value, but of an overtaken flight, and answer the waiters (there may be none) with it."""
 
     key: Any
     waiters: tuple[Waiter, ...]
     value: Any
+    overtaken: bool = False
 
 
 class Fail(Struct, frozen=True):
@@ -131,6 +80,7 @@ class Fail(Struct, frozen=True):
     key: Any
     waiters: tuple[Waiter, ...]
     error: Any
+    overtaken: bool = False
 
 
 class Cycle(Struct, frozen=True):
@@ -151,16 +101,17 @@ PICKED: Final = object()
 class FlightTable:
     """All flights of one driver.
 
-    An event costs the same however many flights there are, but for an ask by a caller that holds leases: that one walks
-    the flights which wait for each other.
+    An event costs the same however many flights there are, but for an ask by a caller that holds leases, which walks
+    the flights that wait for each other, and for ``clear``.
     """
 
-    __slots__ = ("_fetches", "_flights", "_last_id", "_leases", "_owners")
+    __slots__ = ("_fetches", "_flights", "_last_id", "_leases", "_overtaken", "_owners")
 
     def __init__(self, last_id: int = 0) -> None:
         """``last_id``: leases are numbered from the next on."""
         self._flights: dict[Hashable, Flight] = {}  # those that load here
         self._fetches: dict[Hashable, Flight] = {}  # those that ask a peer, or whose holder does
+        self._overtaken: dict[Flight, None] = {}  # those of either kind that were under a key when it was changed
         self._leases: dict[int, Lease] = {}  # the live ones, and the revoked ones of flights that last
         self._owners: dict[Hashable, dict[Waiter, None]] = {}  # all waiters that are in a flight
         self._last_id = last_id
@@ -170,14 +121,14 @@ class FlightTable:
 
     def __len__(self) -> int:
         """How many flights there are."""
-        return len(self._flights) + len(self._fetches)
+        return len(self._flights) + len(self._fetches) + len(self._overtaken)
 
     def flight(self, key: Hashable) -> Flight | None:
-        """Return the flight that loads ``key`` here."""
+        """Return the flight that loads ``key`` here, and that an ask would join."""
         return self._flights.get(key)
 
     def fetch(self, key: Hashable) -> Flight | None:
-        """Return the flight that asks a peer for ``key``."""
+        """Return the flight that asks a peer for ``key``, likewise."""
         return self._fetches.get(key)
 
     def lease(self, lease_id: int) -> Lease | None:
@@ -186,7 +137,7 @@ class FlightTable:
 
     def live_leases(self) -> list[Lease]:
         """Return each flight's lease: whose holders to ping, whose age to check."""
-        flights = (*self._flights.values(), *self._fetches.values())
+        flights = chain(self._flights.values(), self._fetches.values(), self._overtaken)
         return [flight.lease for flight in flights if flight.lease is not None]
 
     def waiters_of(self, owner: Hashable) -> list[Waiter]:
@@ -202,20 +153,49 @@ class FlightTable:
         """
         if waiter.flight is not None:
             raise ValueError(f"waiter: got {waiter} that waits already, expected a new one for each ask")
-        held: list[Lease] = []
-        if waiter.held:
-            known = map(self._leases.get, dict.fromkeys(waiter.held))
-            held = [lease for lease in known if lease is not None and lease.live]
-            waiter.held = tuple([lease.id for lease in held])
-        flight = self._flights.get(key) or (None if waiter.guest or here else self._fetches.get(key))
-        if flight is not None:
-            if circle := _circle(flight, held):
-                return [Cycle(waiter, circle)]
-        elif peer is None or waiter.guest or here:  # its loader has asked for nothing yet, so that it closes no circle
-            flight = self._flights[key] = Flight(key)
-        else:
-            flight = self._fetches[key] = Flight(key, "unleased" if peer is PICKED else "away", peer)
+        here = here or waiter.guest
+        held = self._still_held(waiter)
+        flight = self._flights.get(key) or (None if here else self._fetches.get(key))
+        if flight is None:  # its loader has asked for nothing yet, so that it closes no circle
+            flight = self._open(key, None if here else peer)
+        elif circle := find_circle(flight, held):
+            return [Cycle(waiter, circle)]
         return self._fire("visit" if waiter.guest else "ask", flight, waiter)
+
+    def refresh(self, key: Hashable, waiter: Waiter) -> list[Action]:
+        """A caller wants a load of ``key`` that begins now: it overtakes what is under way, and is granted a new lease.
+
+        An ask that would close a circle closes it here, too, and changes nothing: a loader that refreshes its own key
+        would never end.
+        """
+        held = self._still_held(waiter)
+        for flight in (self._flights.get(key), self._fetches.get(key)):
+            if flight is not None and (circle := find_circle(flight, held)):
+                return [Cycle(waiter, circle)]
+        self.change(key)
+        return self.ask(key, waiter)
+
+    def begin(self, key: Hashable, waiter: Waiter, peer: Any = None) -> list[Action]:
+        """Load ``key`` though nobody asks for it. Nothing happens if it is under way.
+
+        ``peer`` as for an ask: where one is asked, ``waiter`` has nothing to do. A lease that ends without a value ends
+        the flight, if nobody has joined it.
+        """
+        if key in self._flights or key in self._fetches:
+            return []
+        return self._fire("begin", self._open(key, peer), waiter)
+
+    def change(self, key: Hashable) -> None:
+        """``key`` is about to name another value, or none: what is under way of it is overtaken."""
+        for flights in (self._flights, self._fetches):
+            if (flight := flights.get(key)) is not None:
+                self._fire("change", flight, _NOBODY)
+
+    def clear(self, group: Hashable) -> None:
+        """All keys of a group are about to: keys are pairs of it and what is inside. Looks at each flight."""
+        for flight in (*self._flights.values(), *self._fetches.values()):
+            if flight.key[0] == group:
+                self._fire("change", flight, _NOBODY)
 
     def enlist(self, flight: Flight, waiter: Waiter) -> list[Action]:
         """Answers ``Seek``: this waiter loads."""
@@ -234,7 +214,11 @@ class FlightTable:
         return self._fire("refused", flight, _NOBODY, error)
 
     def unreached(self, flight: Flight) -> list[Action]:
-        """The peer failed: whoever waits asks again, as for a key of this host's own."""
+        """The peer failed: whoever waits asks again, as for a key of this host's own.
+
+        That the flight was overtaken counts no more: what they are given then is a load that begins now, after the
+        change, or one that they join, and whoever asks now would.
+        """
         waiters = list(flight.waiters)
         actions = self._fire("unreached", flight, _NOBODY)
         for waiter in waiters:
@@ -275,7 +259,10 @@ class FlightTable:
         """List what is inconsistent. For tests and post-mortems."""
         faults: list[str] = []
         inside: set[Waiter] = set()
-        for key, flight in (*self._flights.items(), *self._fetches.items()):
+        reached = [*self._flights.items(), *self._fetches.items()]
+        faults += [f"{flight} is overtaken, and in reach" for _, flight in reached if flight.overtaken]
+        faults += [f"{flight} is out of reach, and not overtaken" for flight in self._overtaken if not flight.overtaken]
+        for key, flight in (*reached, *((flight.key, flight) for flight in self._overtaken)):
             holders = [flight.lease.holder] if flight.lease is not None else []
             leases_of = {"leased": 1}
             if flight.peer is not PICKED:
@@ -297,6 +284,22 @@ class FlightTable:
             if set(lease.asks) != asks:
                 faults.append(f"{lease}: got {len(lease.asks)} asks, expected {len(asks)}")
         return faults
+
+    def _still_held(self, waiter: Waiter) -> list[Lease]:
+        """Return the live leases that a waiter names, and have it name no others."""
+        if not waiter.held:
+            return []
+        known = map(self._leases.get, dict.fromkeys(waiter.held))
+        held = [lease for lease in known if lease is not None and lease.live]
+        waiter.held = tuple([lease.id for lease in held])
+        return held
+
+    def _open(self, key: Hashable, peer: Any) -> Flight:
+        if peer is None:
+            flight = self._flights[key] = Flight(key)
+        else:
+            flight = self._fetches[key] = Flight(key, "unleased" if peer is PICKED else "away", peer)
+        return flight
 
     def _from_lease(self, event: Event, lease_id: int, outcome: Any = None) -> list[Action]:
         lease = self._leases.get(lease_id)
@@ -325,6 +328,9 @@ class FlightTable:
     def _fetch(self, flight: Flight, waiter: Waiter, _: Any) -> list[Action]:
         return [*self._join(flight, waiter, _), Fetch(flight)]
 
+    def _fetch_alone(self, flight: Flight, _: Waiter, __: Any) -> list[Action]:
+        return [Fetch(flight)]
+
     def _grant(self, flight: Flight, waiter: Waiter, _: Any) -> list[Action]:
         del flight.waiters[waiter]
         return [self._lease_to(flight, waiter)]
@@ -333,10 +339,16 @@ class FlightTable:
         return [Seek(flight)]
 
     def _deliver(self, flight: Flight, _: Waiter, value: Any) -> list[Action]:
-        return [Deliver(flight.key, tuple(flight.waiters), value)]
+        return [Deliver(flight.key, tuple(flight.waiters), value, flight.overtaken)]
 
     def _fail(self, flight: Flight, _: Waiter, error: Any) -> list[Action]:
-        return [Fail(flight.key, tuple(flight.waiters), error)]
+        return [Fail(flight.key, tuple(flight.waiters), error, flight.overtaken)]
+
+    def _overtake(self, flight: Flight, _: Waiter, __: Any) -> list[Action]:
+        del self._place(flight)[flight.key]
+        flight.overtaken = True
+        self._overtaken[flight] = None
+        return []
 
     def _remember(self, flight: Flight, holder: Waiter, _: Any) -> list[Action]:
         flight.lease = None
@@ -372,8 +384,14 @@ class FlightTable:
         self._leases[lease.id] = flight.lease = waiter.lease = lease
         return Grant(waiter, lease)
 
+    def _place(self, flight: Flight) -> dict[Hashable, Flight]:
+        return self._flights if flight.peer is None else self._fetches
+
     def _end(self, flight: Flight) -> None:
-        del (self._flights if flight.peer is None else self._fetches)[flight.key]
+        if flight.overtaken:  # under its key may be its successor
+            del self._overtaken[flight]
+        else:
+            del self._place(flight)[flight.key]
         if flight.lease is not None:
             self._forget(flight.lease.holder)
             flight.lease = None
@@ -406,10 +424,12 @@ _STEPS: Final[Mapping[Step, Callable[[FlightTable, Flight, Waiter, Any], list[Ac
     "lead": FlightTable._lead,
     "join": FlightTable._join,
     "fetch": FlightTable._fetch,
+    "fetch_alone": FlightTable._fetch_alone,
     "grant": FlightTable._grant,
     "seek": FlightTable._seek,
     "deliver": FlightTable._deliver,
     "fail": FlightTable._fail,
+    "overtake": FlightTable._overtake,
     "remember": FlightTable._remember,
     "remove": FlightTable._remove,
     "none": FlightTable._none,
@@ -424,41 +444,17 @@ def _next_of(flight: Flight) -> Waiter:
     return next((waiter for waiter in flight.waiters if not waiter.guest), first)
 
 
-def _circle(flight: Flight, held: list[Lease]) -> tuple[Hashable, ...] | None:
-    """Return the keys round the circle that would close if a caller that holds leases waited for ``flight``, or None.
-
-    1. A's loader asks for B: A waits for B. 2. B's loader, elsewhere, asks for C. 3. C's loader asks for A, which waits
-    for B, which waits for C. Nobody is silent, nobody is dead, and none of them would ever end.
-    """
-    if not held:
-        return None
-    before: dict[Flight, Flight | None] = {flight: None}  # breadth first, so that the shortest circle is named
-    queue = deque(before)
-    while queue:
-        reached = queue.popleft()
-        for at, lease in enumerate(held):
-            if lease.flight is reached:
-                return (*_nest(held[at:]), *_trail(before, before[reached]))
-        for other in reached.waits_for():
-            if other not in before:
-                before[other] = reached
-                queue.append(other)
-    return None
-
-
-def _nest(held: list[Lease]) -> Iterator[Hashable]:
-    """Yield the keys of the first of these leases and of those that were taken inside it, one inside the other."""
-    last = None
-    for lease in held:
-        if last is None or last.id in lease.holder.held:
-            yield lease.flight.key
-            last = lease
-
-
-def _trail(before: Mapping[Flight, Flight | None], flight: Flight | None) -> list[Hashable]:
-    """Return the keys of the flights on the way to ``flight``, and its own."""
-    keys = []
-    while flight is not None:
-        keys.append(flight.key)
-        flight = before[flight]
-    return keys[::-1]
+__all__ = [
+    "PICKED",
+    "Action",
+    "Cycle",
+    "Deliver",
+    "Fail",
+    "Fetch",
+    "Flight",
+    "FlightTable",
+    "Grant",
+    "Lease",
+    "Seek",
+    "Waiter",
+]

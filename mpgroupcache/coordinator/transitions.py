@@ -22,6 +22,8 @@ State: TypeAlias = Literal[
 Event: TypeAlias = Literal[
     "ask",  # a caller wants the key
     "visit",  # a guest wants the key
+    "begin",  # nobody asks, but the key is to be loaded
+    "change",  # the key names another value from now on, or none
     "enlist",  # a loader was found
     "no_loader",  # none was found
     "fetched",  # the peer sent the value
@@ -50,10 +52,12 @@ Step: TypeAlias = Literal[
     "lead",  # the waiter enters the flight as its holder
     "join",  # the waiter queues up
     "fetch",  # the waiter queues up, and the peer is asked
+    "fetch_alone",  # the peer is asked
     "grant",  # the waiter that came first becomes the holder
     "seek",  # the driver is to find a loader
     "deliver",  # all who wait get the value
     "fail",  # all who wait get the error
+    "overtake",  # the flight goes out of reach: it goes on, but nobody joins it, and its value is not published
     "remember",  # the holder becomes revoked, its lease stays known
     "remove",  # the waiter leaves, its lease is forgotten
     "none",
@@ -76,9 +80,11 @@ def _of_revoked(state: State) -> dict[tuple[Event, Role], tuple[Step, State]]:
 TRANSITIONS: Final[Mapping[State, Mapping[tuple[Event, Role], tuple[Step, State]]]] = {
     "away": {
         ("ask", "nobody"): ("fetch", "fetching"),
+        ("begin", "nobody"): ("fetch_alone", "fetching"),
     },
     "fetching": {  # also without a waiter: the value is still good for the hot cache
         ("ask", "nobody"): ("join", "fetching"),
+        ("change", "nobody"): ("overtake", "fetching"),
         ("cancel", "waiter"): ("remove", "fetching"),
         ("lose", "waiter"): ("remove", "fetching"),
         ("fetched", "nobody"): ("deliver", "ended"),
@@ -88,6 +94,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[tuple[Event, Role], tuple[Step, State]
     "seeking": {
         ("ask", "nobody"): ("lead", "leased"),
         ("visit", "nobody"): ("join", "seeking"),
+        ("change", "nobody"): ("overtake", "seeking"),
         ("cancel", "guest"): ("remove", "seeking"),
         ("lose", "guest"): ("remove", "seeking"),
         ("enlist", "nobody"): ("lead", "leased"),
@@ -97,6 +104,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[tuple[Event, Role], tuple[Step, State]
     "unleased": {
         ("ask", "nobody"): ("lead", "leased"),
         ("visit", "nobody"): ("join", "unleased"),
+        ("begin", "nobody"): ("lead", "leased"),
         ("next", "waiter"): ("grant", "leased"),
         ("next", "guest"): ("seek", "seeking"),  # no other waiter is left
         ("next", "nobody"): ("none", "ended"),  # no waiter is left
@@ -104,6 +112,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[tuple[Event, Role], tuple[Step, State]
     "leased": {
         ("ask", "nobody"): ("join", "leased"),
         ("visit", "nobody"): ("join", "leased"),
+        ("change", "nobody"): ("overtake", "leased"),
         ("cancel", "waiter"): ("remove", "leased"),
         ("lose", "waiter"): ("remove", "leased"),
         ("cancel", "guest"): ("remove", "leased"),

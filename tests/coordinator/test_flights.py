@@ -47,6 +47,9 @@ class Scene:
                 return self.table.ask(K, waiter)
             case "visit":
                 return self.table.ask(K, self.visitor, "peer")
+            case "change":
+                self.table.change(K)
+                return []
             case "value":
                 return self.table.value(self.lease_of(waiter).id, "value")
             case "error":
@@ -70,6 +73,7 @@ class Row:
     waiters: list[str] = field(default_factory=lambda: ["first", "second", "guest"])
     revoked: list[str] = field(default_factory=lambda: ["revoked"])
     tells: type[Deliver | Fail] | None = None  # whoever waits
+    overtaken: bool = False
 
 
 PASSED_ON = Row(holder="first", waiters=["second", "guest"])
@@ -78,6 +82,7 @@ ENDED: dict[str, Any] = {"holder": None, "waiters": [], "revoked": []}
 ROWS = {
     ("ask", "nobody"): Row(waiters=["first", "second", "guest", "newcomer"]),
     ("visit", "nobody"): Row(waiters=["first", "second", "guest", "visitor"]),
+    ("change", "nobody"): Row(overtaken=True),
     ("cancel", "waiter"): Row(waiters=["second", "guest"]),
     ("lose", "waiter"): Row(waiters=["second", "guest"]),
     ("cancel", "guest"): Row(waiters=["first", "second"]),
@@ -124,13 +129,15 @@ def test_rows_of_a_leased_flight(event: Event, role: Role) -> None:
     assert list(flight.revoked) == [getattr(scene, name) for name in row.revoked]
     assert (scene.table.lease(scene.holder_lease.id) is not None) == ("holder" in [row.holder, *row.revoked])
     assert (scene.table.lease(scene.revoked_lease.id) is not None) == ("revoked" in row.revoked)
-    assert scene.table.flight(K) is (None if row.holder is None else flight)
+    assert flight.overtaken == row.overtaken
+    assert scene.table.flight(K) is (None if row.holder is None or row.overtaken else flight)
 
 
 def test_rows_of_a_flight_without_a_lease(flights: FlightTable) -> None:
     assert list(TRANSITIONS["unleased"]) == [
         ("ask", "nobody"),  # who opens a flight gets its lease,
         ("visit", "nobody"),  # or waits for a loader
+        ("begin", "nobody"),
         ("next", "waiter"),
         ("next", "guest"),
         ("next", "nobody"),

@@ -2,62 +2,95 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flying import assert_nothing_left
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from mpgroupcache.coordinator.flights import Action, Cycle, Deliver, Fail, Fetch, FlightTable, Grant, Seek, Waiter
+from mpgroupcache.coordinator.flights import (
+    Action,
+    Cycle,
+    Deliver,
+    Fail,
+    Fetch,
+    Flight,
+    FlightTable,
+    Grant,
+    Seek,
+    Waiter,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+KEYS = st.sampled_from(["a1", "a2", "b1", "b2"])  # of two groups
 
-@dataclass
+
+@dataclass(eq=False)
 class ModelFlight:
-    live: Waiter | None  # None: a loader is sought
-    revoked: list[Waiter]
-    queue: list[Waiter]
+    key: str
+    fetches: bool = False
+    live: Waiter | None = None  # None, of one that loads here: a loader is sought
+    revoked: list[Waiter] = field(default_factory=list)
+    queue: list[Waiter] = field(default_factory=list)
+    overtaken: bool = False
+    flight: Flight | None = None  # the table's, once it was told
 
 
 class Model(RuleBasedStateMachine):
-    """The table against lists that are searched. A waiter's outcomes are counted: it gets one."""
+    """The table against lists that are searched. A waiter's outcomes are counted: it gets one.
+
+    Each value is known by its lease or its fetch, and each of these by how many changes there were when it began: what
+    is published is never older than its key's last change.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.table = FlightTable()
-        self.flights: dict[str, ModelFlight] = {}
-        self.fetches: dict[str, list[Waiter]] = {}
+        self.flights: list[ModelFlight] = []
         self.waiters: list[Waiter] = []
         self.leases: list[tuple[int, Waiter]] = []  # of all times
         self.outcomes: dict[Waiter, list[str]] = {}
         self.held: dict[Waiter, tuple[int, ...]] = {}  # what was known of a waiter's leases when it asked
+        self.changes = 0
+        self.changed: dict[str, int] = {}  # by key: which change was its last one
+        self.began: dict[int | Flight, int] = {}  # by lease or fetch: how many changes there had been
 
     # What is the case
 
-    def lease_of(self, waiter: Waiter) -> int:
+    def found(self, key: str, fetches: bool = False) -> ModelFlight | None:
+        """The one that an ask would join."""
+        within = [f for f in self.flights if (f.key, f.fetches, f.overtaken) == (key, fetches, False)]
+        assert len(within) <= 1
+        return within[0] if within else None
+
+    def lease_of(self, waiter: Waiter | None) -> int:
         return next((lease_id for lease_id, holder in self.leases if holder is waiter), 0)  # 0: not granted yet
 
-    def holder(self, lease_id: int) -> tuple[str, Waiter, bool] | None:
-        """The key, the holder, and whether it is live, of a lease that counts."""
-        for key, flight in self.flights.items():
+    def holder(self, lease_id: int) -> tuple[ModelFlight, Waiter] | None:
+        """The flight and the holder of a lease that counts."""
+        for flight in self.flights:
             for waiter in (flight.live, *flight.revoked):
                 if waiter is not None and self.lease_of(waiter) == lease_id:
-                    return key, waiter, waiter is flight.live
+                    return flight, waiter
         return None
 
-    def edges(self) -> set[tuple[str, str]]:
+    def loading_in(self, held: tuple[int, ...]) -> set[ModelFlight]:
+        return {flight for flight in self.flights if flight.live is not None and self.lease_of(flight.live) in held}
+
+    def edges(self) -> set[tuple[ModelFlight, ModelFlight]]:
         return {
-            (waiting, key)
-            for key, flight in self.flights.items()
+            (waiting, flight)
+            for flight in self.flights
             for waiter in (flight.live, *flight.queue)
-            for waiting, other in self.flights.items()
-            if waiter is not None and other.live is not None and self.lease_of(other.live) in self.held[waiter]
+            if waiter is not None
+            for waiting in self.loading_in(self.held[waiter])
         }
 
-    def reachable(self, start: str) -> set[str]:
+    def reachable(self, start: ModelFlight) -> set[ModelFlight]:
         edges, reached = self.edges(), {start}
         while more := {b for a, b in edges if a in reached} - reached:
             reached |= more
@@ -74,36 +107,43 @@ class Model(RuleBasedStateMachine):
                     assert all(lease.id > earlier for earlier, _ in self.leases)
                     self.leases.append((lease.id, waiter))
                     self.outcomes[waiter].append("grant")
-                case Deliver(key=key, waiters=waiters, value=outcome) | Fail(key=key, waiters=waiters, error=outcome):
-                    got.append((type(action).__name__, key, waiters, outcome))
+                    self.began[lease.id] = self.changes
+                case Deliver(key, waiters, outcome, overtaken) | Fail(key, waiters, outcome, overtaken):
+                    got.append((type(action).__name__, key, waiters, outcome, overtaken))
                     for waiter in waiters:
                         self.outcomes[waiter].append(type(action).__name__)
+                    if isinstance(action, Deliver) and not overtaken:
+                        assert self.began[outcome] >= self.changed.get(key, 0)
                 case Fetch(flight=flight):
                     got.append(("fetch", flight.key))
+                    self.began[flight] = self.changes
                 case Seek(flight=flight):
                     got.append(("seek", flight.key))
                 case Cycle(waiter=waiter):
                     got.append(("cycle", waiter))
                     self.outcomes[waiter].append("cycle")
         assert got == expected
+        for model in self.flights:
+            if model.flight is None:
+                model.flight = self.table.fetch(model.key) if model.fetches else self.table.flight(model.key)
 
-    def pass_on(self, key: str) -> list[tuple[Any, ...]]:
-        flight = self.flights[key]
+    def ends(self, kind: str, flight: ModelFlight, outcome: object) -> list[tuple[Any, ...]]:
+        self.flights.remove(flight)
+        return [(kind, flight.key, tuple(flight.queue), outcome, flight.overtaken)]
+
+    def pass_on(self, flight: ModelFlight) -> list[tuple[Any, ...]]:
         if not flight.queue:
-            del self.flights[key]
+            self.flights.remove(flight)
             return []
         flight.live = next((waiter for waiter in flight.queue if not waiter.guest), None)
         if flight.live is None:
-            return [("seek", key)]
+            return [("seek", flight.key)]
         flight.queue.remove(flight.live)
         return [("grant", flight.live)]
 
     def enter(self, key: str, waiter: Waiter, peer: bool = False) -> list[tuple[Any, ...]]:
-        flight = self.flights.get(key)
-        held = self.held[waiter]
-        named = {k for k, f in self.flights.items() if f.live is not None and self.lease_of(f.live) in held}
-        if flight is not None:
-            if named & self.reachable(key):
+        if (flight := self.found(key)) is not None:
+            if self.loading_in(self.held[waiter]) & self.reachable(flight):
                 return [("cycle", waiter)]
             if flight.live is None and not waiter.guest:
                 flight.live = waiter
@@ -111,99 +151,144 @@ class Model(RuleBasedStateMachine):
             flight.queue.append(waiter)
             return []
         if waiter.guest:
-            self.flights[key] = ModelFlight(None, [], [waiter])
+            self.flights.append(ModelFlight(key, queue=[waiter]))
             return [("seek", key)]
-        if key in self.fetches:
-            self.fetches[key].append(waiter)
+        if (fetch := self.found(key, fetches=True)) is not None:
+            fetch.queue.append(waiter)
             return []
         if peer:
-            self.fetches[key] = [waiter]
+            self.flights.append(ModelFlight(key, fetches=True, queue=[waiter]))
             return [("fetch", key)]
-        self.flights[key] = ModelFlight(waiter, [], [])
+        self.flights.append(ModelFlight(key, live=waiter))
         return [("grant", waiter)]
 
     def leave(self, waiter: Waiter) -> list[tuple[Any, ...]]:
-        for queue in self.fetches.values():
-            if waiter in queue:
-                queue.remove(waiter)
-                self.outcomes[waiter].append("left")
-        for key, flight in list(self.flights.items()):
+        for flight in self.flights:
             if waiter in flight.queue:
                 flight.queue.remove(waiter)
                 self.outcomes[waiter].append("left")
-            elif waiter in flight.revoked:
+                return []
+            if waiter in flight.revoked:
                 flight.revoked.remove(waiter)
-            elif waiter is flight.live:
-                return self.pass_on(key)
+                return []
+            if waiter is flight.live:
+                return self.pass_on(flight)
         return []
+
+    def overtake(self, *keys: str) -> None:
+        self.changes += 1
+        for key in keys:
+            self.changed[key] = self.changes
+        for flight in self.flights:
+            flight.overtaken = flight.overtaken or flight.key in keys
 
     # What happens
 
-    @rule(key=st.sampled_from("abcd"), owner=st.integers(4, 5))
+    @rule(key=KEYS, owner=st.integers(4, 5))
     def visit(self, key: str, owner: int) -> None:
         waiter = self.newcomer(Waiter(owner, guest=True))
         expected = self.enter(key, waiter)
         self.perform(self.table.ask(key, waiter, "peer"), expected)
 
-    @precondition(lambda self: any(flight.live is None for flight in self.flights.values()))
+    @precondition(lambda self: any(not flight.fetches and flight.live is None for flight in self.flights))
     @rule(owner=st.integers(1, 3), found=st.booleans(), data=st.data())
     def answer_a_seek(self, owner: int, found: bool, data: st.DataObject) -> None:
-        key = data.draw(st.sampled_from([key for key, flight in self.flights.items() if flight.live is None]))
-        flight, model = self.table.flight(key), self.flights[key]
-        assert flight is not None
+        sought = [flight for flight in self.flights if not flight.fetches and flight.live is None]
+        model = data.draw(st.sampled_from(sought))
+        assert model.flight is not None
         if found:
             model.live = self.newcomer(Waiter(owner))
-            self.perform(self.table.enlist(flight, model.live), [("grant", model.live)])
+            self.perform(self.table.enlist(model.flight, model.live), [("grant", model.live)])
         else:
-            del self.flights[key]
-            self.perform(self.table.no_loader(flight, "none"), [("Fail", key, tuple(model.queue), "none")])
+            expected = self.ends("Fail", model, "none")
+            self.perform(self.table.no_loader(model.flight, "none"), expected)
 
-    @precondition(lambda self: self.fetches)
+    @precondition(lambda self: any(flight.fetches for flight in self.flights))
     @rule(event=st.sampled_from(["fetched", "refused", "unreached"]), data=st.data())
     def end_a_fetch(self, event: str, data: st.DataObject) -> None:
-        key = data.draw(st.sampled_from(sorted(self.fetches)))
-        flight, queue = self.table.fetch(key), self.fetches.pop(key)
+        model = data.draw(st.sampled_from([flight for flight in self.flights if flight.fetches]))
+        flight = model.flight
         assert flight is not None
         if event == "unreached":
+            self.flights.remove(model)
             expected = []
-            for waiter in queue:  # which asks again
+            for waiter in model.queue:  # which asks again
                 self.waiters.remove(waiter)
                 self.waiters.append(waiter)
                 self.held[waiter] = tuple(lease_id for lease_id in self.held[waiter] if self.holder(lease_id))
-                expected += self.enter(key, waiter)
+                expected += self.enter(model.key, waiter)
             # Grants number leases as they come: the model learns of them before it is asked for cycles by them.
             self.perform(self.table.unreached(flight), expected)
         else:
-            kind = "Deliver" if event == "fetched" else "Fail"
-            self.perform(getattr(self.table, event)(flight, event), [(kind, key, tuple(queue), event)])
+            expected = self.ends("Deliver" if event == "fetched" else "Fail", model, flight)
+            self.perform(getattr(self.table, event)(flight, flight), expected)
 
     def newcomer(self, waiter: Waiter) -> Waiter:
         self.waiters.append(waiter)
         self.outcomes[waiter] = []
-        self.held[waiter] = ()
+        self.held[waiter] = tuple(lease_id for lease_id in waiter.held if self.holder(lease_id) is not None)
         return waiter
 
-    @rule(key=st.sampled_from("abcd"), owner=st.integers(1, 3), peer=st.booleans(), data=st.data())
-    def ask(self, key: str, owner: int, peer: bool, data: st.DataObject) -> None:
+    def caller(self, owner: int, data: st.DataObject) -> Waiter:
         held: tuple[int, ...] = ()
         # Mostly inside the loaders of live leases, and now and then with any: stale, unknown, not inside each other.
-        live = [self.lease_of(flight.live) for flight in self.flights.values() if flight.live is not None]
+        live = [self.lease_of(flight.live) for flight in self.flights if flight.live is not None]
         for lease_id in data.draw(st.lists(st.sampled_from(live or [1]), max_size=2), "inside loaders of"):
             held += (*next((self.held[holder] for at, holder in self.leases if at == lease_id), ()), lease_id)
         held += tuple(data.draw(st.lists(st.integers(1, len(self.leases) + 1), max_size=1), "and of any"))
-        waiter = self.newcomer(Waiter(owner, held))
-        self.held[waiter] = tuple(lease_id for lease_id in held if self.holder(lease_id) is not None)
-        named = {k for k, f in self.flights.items() if f.live is not None and self.lease_of(f.live) in held}
+        return self.newcomer(Waiter(owner, held))
+
+    def closes(self, key: str, named: set[ModelFlight], actions: list[Action]) -> None:
+        """The circle that the caller is told is one, and passes through its key."""
+        [cycle] = actions
+        assert isinstance(cycle, Cycle)
+        assert Counter(cycle.keys) <= Counter(flight.key for flight in self.flights)
+        assert key in cycle.keys
+        round_it = zip(cycle.keys, cycle.keys[1:] + cycle.keys[:1], strict=True)
+        edges = {(waiting.key, flight.key) for waiting, flight in self.edges()}
+        assert set(round_it) <= edges | {(flight.key, key) for flight in named}
+
+    @rule(key=KEYS, owner=st.integers(1, 3), peer=st.booleans(), data=st.data())
+    def ask(self, key: str, owner: int, peer: bool, data: st.DataObject) -> None:
+        waiter = self.caller(owner, data)
+        named = self.loading_in(waiter.held)
         expected = self.enter(key, waiter, peer)
         actions = self.table.ask(key, waiter, "peer" if peer else None)
         self.perform(actions, expected)
         if expected == [("cycle", waiter)]:
-            [cycle] = actions
-            assert isinstance(cycle, Cycle)
-            assert len(set(cycle.keys)) == len(cycle.keys)
-            assert key in cycle.keys
-            round_it = zip(cycle.keys, cycle.keys[1:] + cycle.keys[:1], strict=True)
-            assert set(round_it) <= self.edges() | {(k, key) for k in named}
+            self.closes(key, named, actions)
+
+    @rule(key=KEYS, owner=st.integers(1, 3), data=st.data())
+    def refresh(self, key: str, owner: int, data: st.DataObject) -> None:
+        waiter = self.caller(owner, data)
+        named, flight = self.loading_in(waiter.held), self.found(key)
+        if flight is not None and named & self.reachable(flight):
+            actions = self.table.refresh(key, waiter)
+            self.perform(actions, [("cycle", waiter)])
+            self.closes(key, named, actions)
+        else:
+            self.overtake(key)
+            expected = self.enter(key, waiter)
+            self.perform(self.table.refresh(key, waiter), expected)
+
+    @rule(key=KEYS, owner=st.integers(1, 3), peer=st.booleans())
+    def begin(self, key: str, owner: int, peer: bool) -> None:
+        waiter = Waiter(owner)
+        expected: list[tuple[Any, ...]] = []
+        if self.found(key) is None and self.found(key, fetches=True) is None:
+            self.flights.append(ModelFlight(key, fetches=peer, live=None if peer else self.newcomer(waiter)))
+            expected = [("fetch", key) if peer else ("grant", waiter)]
+        self.perform(self.table.begin(key, waiter, "peer" if peer else None), expected)
+
+    @rule(key=KEYS)
+    def change(self, key: str) -> None:
+        self.overtake(key)
+        self.table.change(key)
+
+    @rule(group=st.sampled_from("ab"))
+    def clear(self, group: str) -> None:
+        self.overtake(f"{group}1", f"{group}2")
+        self.table.clear(group)
 
     @precondition(lambda self: self.leases)
     @rule(event=st.sampled_from(["value", "error", "give_back", "revoke"]), data=st.data())
@@ -213,20 +298,17 @@ class Model(RuleBasedStateMachine):
         lease_id = data.draw(st.sampled_from(counting or [0]) | st.integers(1, len(self.leases) + 1))
         expected: list[tuple[Any, ...]] = []
         if (found := self.holder(lease_id)) is not None:
-            key, holder, live = found
-            flight = self.flights[key]
-            match event, live:
+            flight, holder = found
+            match event, holder is flight.live:
                 case "value", _:
-                    expected = [("Deliver", key, tuple(flight.queue), lease_id)]
-                    del self.flights[key]
+                    expected = self.ends("Deliver", flight, lease_id)
                 case "error", True:
-                    expected = [("Fail", key, tuple(flight.queue), lease_id)]
-                    del self.flights[key]
+                    expected = self.ends("Fail", flight, lease_id)
                 case "give_back", True:
-                    expected = self.pass_on(key)
+                    expected = self.pass_on(flight)
                 case "revoke", True:
                     flight.revoked.append(holder)
-                    expected = self.pass_on(key)
+                    expected = self.pass_on(flight)
                 case (("error" | "give_back"), False):
                     flight.revoked.remove(holder)
         arguments = [lease_id, lease_id] if event in ("value", "error") else [lease_id]
@@ -241,13 +323,11 @@ class Model(RuleBasedStateMachine):
 
     @rule(owner=st.integers(1, 5))
     def lose(self, owner: int) -> None:
-        queues = [*self.fetches.values(), *(flight.queue for flight in self.flights.values())]
-        members = [w for f in self.flights.values() for w in (*f.revoked, f.live) if w is not None]
-        inside = [w for w in (*members, *(w for queue in queues for w in queue)) if w.owner == owner]
-        lost = [w for w in self.waiters if w in inside]  # in order of arrival
-        waiting = [w for w in lost if any(w in queue for queue in queues)]
+        waiting = {waiter for flight in self.flights for waiter in flight.queue}
+        inside = waiting | {w for f in self.flights for w in (*f.revoked, f.live) if w is not None}
+        lost = [w for w in self.waiters if w in inside and w.owner == owner]  # in order of arrival
         expected: list[tuple[Any, ...]] = []
-        for waiter in [*waiting, *(w for w in lost if w not in waiting)]:
+        for waiter in [*(w for w in lost if w in waiting), *(w for w in lost if w not in waiting)]:
             expected += self.leave(waiter)
         assert {waiter.owner for kind, waiter in expected if kind == "grant"}.isdisjoint({owner})
         self.perform(self.table.lose(owner), expected)
@@ -257,45 +337,42 @@ class Model(RuleBasedStateMachine):
     @invariant()
     def the_table_agrees(self) -> None:
         assert self.table.check() == []
-        assert len(self.table) == len(self.flights) + len(self.fetches)
-        for key, queue in self.fetches.items():
-            fetch = self.table.fetch(key)
-            assert fetch is not None
-            assert list(fetch.waiters) == queue
-        for key, model in self.flights.items():
-            flight = self.table.flight(key)
+        assert len(self.table) == len(self.flights)
+        live = {self.lease_of(flight.live) for flight in self.flights if flight.live is not None}
+        assert {lease.id for lease in self.table.live_leases()} == live
+        for model in self.flights:
+            flight = model.flight
             assert flight is not None
             assert (None if flight.lease is None else flight.lease.holder) is model.live
             assert list(flight.waiters) == model.queue
             assert list(flight.revoked) == model.revoked
+            assert flight.overtaken == model.overtaken
+            found = self.table.fetch(model.key) if model.fetches else self.table.flight(model.key)
+            assert (found is flight) == (not model.overtaken)
 
     @invariant()
     def nobody_waits_for_themselves(self) -> None:
         """So some live lease waits for nothing, and all others for such a one in the end."""
         edges = self.edges()
-        for key in self.flights:
-            assert not any((reached, key) in edges for reached in self.reachable(key))
+        for flight in self.flights:
+            assert not any((reached, flight) in edges for reached in self.reachable(flight))
 
     @invariant()
     def waiters_have_one_outcome(self) -> None:
-        waiting = {waiter for flight in self.flights.values() for waiter in flight.queue}
-        waiting.update(waiter for queue in self.fetches.values() for waiter in queue)
+        waiting = {waiter for flight in self.flights for waiter in flight.queue}
         for waiter, outcomes in self.outcomes.items():
             assert len(outcomes) == (0 if waiter in waiting else 1)
 
     def teardown(self) -> None:
-        for key, queue in list(self.fetches.items()):
-            fetch = self.table.fetch(key)
-            assert fetch is not None
-            self.perform(self.table.fetched(fetch, 0), [("Deliver", key, tuple(queue), 0)])
-        for key, flight in list(self.flights.items()):
-            if flight.live is None:
-                sought = self.table.flight(key)
-                assert sought is not None
-                self.perform(self.table.no_loader(sought, 0), [("Fail", key, tuple(flight.queue), 0)])
-                continue
-            lease_id = self.lease_of(flight.live)
-            self.perform(self.table.value(lease_id, 0), [("Deliver", key, tuple(flight.queue), 0)])
+        for model in list(self.flights):
+            assert model.flight is not None
+            if model.fetches:
+                self.perform(self.table.fetched(model.flight, model.flight), self.ends("Deliver", model, model.flight))
+            elif model.live is None:
+                self.perform(self.table.no_loader(model.flight, 0), self.ends("Fail", model, 0))
+            else:
+                lease_id = self.lease_of(model.live)
+                self.perform(self.table.value(lease_id, lease_id), self.ends("Deliver", model, lease_id))
         assert_nothing_left(self.table)
         assert all(len(outcomes) == 1 for outcomes in self.outcomes.values())
 

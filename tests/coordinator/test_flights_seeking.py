@@ -25,6 +25,10 @@ class Scene:
         assert self.table.revoke(self.lease) == [Seek(self.flight)]
         assert (self.flight.state, self.revoked.role) == ("seeking", "revoked")
 
+    def change(self) -> list[Action]:
+        self.table.change(K)
+        return []
+
 
 class Row(NamedTuple):
     """What is told, and how the flight is then, by the names of its waiters."""
@@ -34,11 +38,13 @@ class Row(NamedTuple):
     holder: str = ""
     waiters: tuple[str, ...] = ("guest",)
     revoked: tuple[str, ...] = ("revoked",)
+    overtaken: bool = False
 
 
 ROWS: dict[tuple[Event, Role], Row] = {
     ("ask", "nobody"): Row(lambda scene: scene.table.ask(K, scene.newcomer), holder="newcomer"),
     ("visit", "nobody"): Row(lambda scene: scene.table.ask(K, scene.visitor), waiters=("guest", "visitor")),
+    ("change", "nobody"): Row(Scene.change, overtaken=True),
     ("cancel", "guest"): Row(lambda scene: scene.table.cancel(scene.guest), waiters=()),
     ("lose", "guest"): Row(lambda scene: scene.table.lose("g"), waiters=()),
     ("enlist", "nobody"): Row(lambda scene: scene.table.enlist(scene.flight, scene.newcomer), holder="newcomer"),
@@ -75,6 +81,8 @@ def test_rows(row: Row) -> None:
     assert list(flight.waiters) == [getattr(scene, name) for name in row.waiters]
     assert list(flight.revoked) == [getattr(scene, name) for name in row.revoked]
     assert (table.lease(scene.lease) is not None) == ("revoked" in row.revoked)
+    assert flight.overtaken == row.overtaken
+    assert table.flight(K) is (None if row.overtaken else flight)
 
 
 def test_a_loader_that_is_lost_with_a_lease_that_was_taken_from_it() -> None:
