@@ -42,7 +42,7 @@ from typing import Any, Final, TypeAlias
 
 from msgspec import Struct
 
-from mpgroupcache.coordinator.transitions import TRANSITIONS, Event, Step
+from mpgroupcache.coordinator.transitions import TRANSITIONS, Event, Role, Step
 from mpgroupcache.coordinator.waiters import Flight, Lease, Waiter, find_circle
 
 
@@ -154,13 +154,15 @@ class FlightTable:
         if waiter.flight is not None:
             raise ValueError(f"waiter: got {waiter} that waits already, expected a new one for each ask")
         here = here or waiter.guest
-        held = self._still_held(waiter)
-        flight = self._flights.get(key) or (None if here else self._fetches.get(key))
+        held = self._still_held(waiter) if waiter.held else []
+        flight = self._flights.get(key)
+        if flight is None and self._fetches and not here:
+            flight = self._fetches.get(key)
         if flight is None:  # its loader has asked for nothing yet, so that it closes no circle
             flight = self._open(key, None if here else peer)
         elif circle := find_circle(flight, held):
             return [Cycle(waiter, circle)]
-        return self._fire("visit" if waiter.guest else "ask", flight, waiter)
+        return self._fire(("visit", "nobody") if waiter.guest else ("ask", "nobody"), flight, waiter)
 
     def refresh(self, key: Hashable, waiter: Waiter) -> list[Action]:
         """A caller wants a load of ``key`` that begins now: it overtakes what is under way, and is granted a new lease.
@@ -183,35 +185,35 @@ class FlightTable:
         """
         if key in self._flights or key in self._fetches:
             return []
-        return self._fire("begin", self._open(key, peer), waiter)
+        return self._fire(("begin", "nobody"), self._open(key, peer), waiter)
 
     def change(self, key: Hashable) -> None:
         """``key`` is about to name another value, or none: what is under way of it is overtaken."""
         for flights in (self._flights, self._fetches):
             if (flight := flights.get(key)) is not None:
-                self._fire("change", flight, _NOBODY)
+                self._fire(("change", "nobody"), flight, _NOBODY)
 
     def clear(self, group: Hashable) -> None:
         """All keys of a group are about to: keys are pairs of it and what is inside. Looks at each flight."""
         for flight in (*self._flights.values(), *self._fetches.values()):
             if flight.key[0] == group:
-                self._fire("change", flight, _NOBODY)
+                self._fire(("change", "nobody"), flight, _NOBODY)
 
     def enlist(self, flight: Flight, waiter: Waiter) -> list[Action]:
         """Answers ``Seek``: this waiter loads."""
-        return self._fire("enlist", flight, waiter) if flight.state == "seeking" else []
+        return self._fire(("enlist", "nobody"), flight, waiter) if flight.state == "seeking" else []
 
     def no_loader(self, flight: Flight, error: Any) -> list[Action]:
         """Answers ``Seek``: nobody can load."""
-        return self._fire("no_loader", flight, _NOBODY, error) if flight.state == "seeking" else []
+        return self._fire(("no_loader", "nobody"), flight, _NOBODY, error) if flight.state == "seeking" else []
 
     def fetched(self, flight: Flight, value: Any) -> list[Action]:
         """The peer sent the value."""
-        return self._fire("fetched", flight, _NOBODY, value)
+        return self._fire(("fetched", "nobody"), flight, _NOBODY, value)
 
     def refused(self, flight: Flight, error: Any) -> list[Action]:
         """The peer's loader raised: loading again here would have no better outcome."""
-        return self._fire("refused", flight, _NOBODY, error)
+        return self._fire(("refused", "nobody"), flight, _NOBODY, error)
 
     def unreached(self, flight: Flight) -> list[Action]:
         """The peer failed: whoever waits asks again, as for a key of this host's own.
@@ -220,7 +222,7 @@ class FlightTable:
         change, or one that they join, and whoever asks now would.
         """
         waiters = list(flight.waiters)
-        actions = self._fire("unreached", flight, _NOBODY)
+        actions = self._fire(("unreached", "nobody"), flight, _NOBODY)
         for waiter in waiters:
             actions += self.ask(flight.key, waiter)
         return actions
@@ -243,7 +245,7 @@ class FlightTable:
 
     def cancel(self, waiter: Waiter) -> list[Action]:
         """A caller gave up. Nothing happens if it had its outcome already."""
-        return [] if waiter.flight is None else self._fire("cancel", waiter.flight, waiter)
+        return [] if waiter.flight is None else self._fire(("cancel", waiter.role), waiter.flight, waiter)
 
     def lose(self, owner: Any) -> list[Action]:
         """An owner is gone, with all that its waiters waited for and held."""
@@ -252,7 +254,7 @@ class FlightTable:
         actions: list[Action] = []
         for waiter in lost:
             if waiter.flight is not None:  # it may have ended with a waiter before this one
-                actions += self._fire("lose", waiter.flight, waiter)
+                actions += self._fire(("lose", waiter.role), waiter.flight, waiter)
         return actions
 
     def check(self) -> list[str]:
@@ -287,8 +289,6 @@ class FlightTable:
 
     def _still_held(self, waiter: Waiter) -> list[Lease]:
         """Return the live leases that a waiter names, and have it name no others."""
-        if not waiter.held:
-            return []
         known = map(self._leases.get, dict.fromkeys(waiter.held))
         held = [lease for lease in known if lease is not None and lease.live]
         waiter.held = tuple([lease.id for lease in held])
@@ -303,15 +303,20 @@ class FlightTable:
 
     def _from_lease(self, event: Event, lease_id: int, outcome: Any = None) -> list[Action]:
         lease = self._leases.get(lease_id)
-        return [] if lease is None else self._fire(event, lease.flight, lease.holder, outcome)
+        if lease is None:
+            return []
+        flight = lease.flight
+        return self._fire((event, "holder" if flight.lease is lease else "revoked"), flight, lease.holder, outcome)
 
-    def _fire(self, event: Event, flight: Flight, waiter: Waiter, outcome: Any = None) -> list[Action]:
-        step, flight.state = TRANSITIONS[flight.state][event, waiter.role]
+    def _fire(self, cause: tuple[Event, Role], flight: Flight, waiter: Waiter, outcome: Any = None) -> list[Action]:
+        step, state = TRANSITIONS[flight.state][cause]
+        flight.state = state
         actions = _STEPS[step](self, flight, waiter, outcome)
-        if flight.state == "unleased":
-            actions += self._fire("next", flight, _next_of(flight))
-        elif flight.state == "ended":
+        if state == "ended":
             self._end(flight)
+        elif state == "unleased":
+            following = _next_of(flight)
+            actions += self._fire(("next", following.role), flight, following)
         return actions
 
     # ---- Steps
@@ -374,7 +379,10 @@ class FlightTable:
 
     def _enter(self, flight: Flight, waiter: Waiter) -> None:
         waiter.flight = flight
-        self._owners.setdefault(waiter.owner, {})[waiter] = None
+        if (siblings := self._owners.get(waiter.owner)) is None:
+            self._owners[waiter.owner] = {waiter: None}
+        else:
+            siblings[waiter] = None
         for lease_id in waiter.held:
             self._leases[lease_id].asks[waiter] = None
 
@@ -395,14 +403,15 @@ class FlightTable:
         if flight.lease is not None:
             self._forget(flight.lease.holder)
             flight.lease = None
-        for others in (flight.waiters, flight.revoked):
-            if others:
-                for waiter in others:
-                    self._forget(waiter)
-                others.clear()
+        if flight.waiters or flight.revoked:
+            for waiter in (*flight.waiters, *flight.revoked):
+                self._forget(waiter)
+            flight.waiters.clear()
+            flight.revoked.clear()
 
     def _forget(self, waiter: Waiter) -> None:
-        self._untie(waiter)
+        if waiter.held or waiter.lease is not None and waiter.lease.asks:
+            self._untie(waiter)
         siblings = self._owners[waiter.owner]
         del siblings[waiter]
         if not siblings:

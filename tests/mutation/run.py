@@ -39,11 +39,13 @@ class Target(NamedTuple):
     """How many mutants are tried, of all by chance."""
 
 
-FLIGHTS = tuple(f"tests/coordinator/test_flights{part}.py" for part in ("", "_check", "_cycles", "_peers", "_seeking"))
+PARTS = ("", "_changes", "_check", "_cycles", "_peers", "_races", "_seeking")
+FLIGHTS = tuple(f"tests/coordinator/test_flights{part}.py" for part in PARTS)
 CHANNEL = ("tests/worker/test_channel.py", "tests/worker/test_channel_ends.py")
 
 TARGETS = {
     "flights": Target("mpgroupcache/coordinator/flights.py", FLIGHTS, 95),
+    "waiters": Target("mpgroupcache/coordinator/waiters.py", FLIGHTS, 95),
     "flights-table": Target("mpgroupcache/coordinator/transitions.py", FLIGHTS, 95),
     "frame": Target("mpgroupcache/ipc/frame.py", ("tests/ipc/test_frame.py",), 95),
     "messages": Target("mpgroupcache/ipc/messages.py", ("tests/ipc/test_messages.py", "tests/ipc/test_frame.py"), 95),
