@@ -410,7 +410,7 @@ class FlightTable:
             flight.revoked.clear()
 
     def _forget(self, waiter: Waiter) -> None:
-        if waiter.held or waiter.lease is not None and waiter.lease.asks:
+        if waiter.held or (waiter.lease is not None and waiter.lease.asks):
             self._untie(waiter)
         siblings = self._owners[waiter.owner]
         del siblings[waiter]

@@ -11,7 +11,10 @@ from mpgroupcache.coordinator.flights import PICKED, Flight, FlightTable, Lease,
 
 
 class Scene:
-    """A flight that loads, inside another one; one that seeks a loader; one that asks a peer; one whose holder does."""
+    """A flight that loads, inside another one; one that seeks a loader; one that asks a peer; one whose holder does.
+
+    And one that a change has overtaken.
+    """
 
     def __init__(self) -> None:
         self.table = FlightTable()
@@ -21,6 +24,8 @@ class Scene:
         self.seeking = seek(self.table, "sought")
         self.fetching = fetch(self.table, "far", "c")
         self.table.ask("picked", Waiter("d"), PICKED)
+        self.overtaken = seek(self.table, "changed", "e")
+        self.table.change("changed")
         self.spare = Lease(99, self.lease.flight, self.lease.holder)
 
     def move(self) -> None:
@@ -28,7 +33,7 @@ class Scene:
         flights["elsewhere"] = flights.pop("sought")
 
     def own_nothing(self) -> None:
-        self.table._owners["e"] = {}
+        self.table._owners["nobody"] = {}
 
 
 def unlease(flight: Flight) -> None:
@@ -41,6 +46,7 @@ def leases_of(flight: str, key: str, count: int, expected: dict[str, int]) -> st
 
 K = "Flight(key='k', state='leased')"
 SOUGHT = "Flight(key='sought', state='seeking')"
+CHANGED = "Flight(key='changed', state='seeking')"
 FAR = "Flight(key='far', state='fetching')"
 HERE, THERE = {"leased": 1, "seeking": 0}, {"fetching": 0}
 HOLDER = "Waiter(owner='a', held=(1,), request=None)"
@@ -49,12 +55,24 @@ OUTER = "Lease(id=1, flight=Flight(key='outer', state='leased'), holder=Waiter(o
 DAMAGE: dict[str, tuple[Callable[[Scene], object], list[str]]] = {
     "none": (lambda scene: None, []),
     "a flight under another key": (Scene.move, [leases_of(SOUGHT, "elsewhere", 0, HERE)]),
+    "overtaken in reach": (
+        lambda scene: setattr(scene.seeking, "overtaken", True),
+        [f"{SOUGHT} is overtaken, and in reach"],
+    ),
+    "out of reach, and not overtaken": (
+        lambda scene: setattr(scene.overtaken, "overtaken", False),
+        [f"{CHANGED} is out of reach, and not overtaken"],
+    ),
+    "an overtaken one's waiter of another flight": (
+        lambda scene: setattr(next(iter(scene.overtaken.waiters)), "flight", scene.seeking),
+        [f"Waiter(owner='e', held=(), request=None) is not of {CHANGED}"],
+    ),
     "no lease": (
         lambda scene: unlease(scene.lease.flight),
         [
             leases_of(K, "k", 0, HERE),
             "known leases: got [1, 2, 3], expected [1, 3]",
-            "owned waiters: got 6, expected 5, those in flights",
+            "owned waiters: got 7, expected 6, those in flights",
             f"{OUTER}: got 1 asks, expected 0",
         ],
     ),
@@ -76,7 +94,7 @@ DAMAGE: dict[str, tuple[Callable[[Scene], object], list[str]]] = {
     ),
     "a waiter that nobody owns": (
         lambda scene: scene.table._owners.pop("b"),
-        ["owned waiters: got 5, expected 6, those in flights"],
+        ["owned waiters: got 6, expected 7, those in flights"],
     ),
     "an owner of nothing": (Scene.own_nothing, ["an owner without waiters is kept"]),
     "a lease that nobody waits through": (
