@@ -75,6 +75,16 @@ def test_who_fails_is_told_that_the_load_was_overtaken(flights: FlightTable) -> 
     assert_nothing_left(flights)
 
 
+def test_a_loader_that_is_sought_may_come_after_the_change(flights: FlightTable) -> None:
+    """Also when its guest has left: the driver has not been told that nobody is sought any more."""
+    flight = seek(flights, K, "guest")
+    assert flights.lose("guest") == []
+    flights.change(K)
+    lease = granted(flights.enlist(flight, Waiter("loader")))
+    assert flights.value(lease.id, "value") == [Deliver(K, (), "value", overtaken=True)]
+    assert_nothing_left(flights)
+
+
 def test_circles_are_found_through_overtaken_flights(flights: FlightTable) -> None:
     """1. a loads K, and c's loader waits for it. 2. K is changed. 3. a's loader waits for b's. 4. b's asks for c's."""
     old = load(flights, K, "a")
