@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flying import assert_nothing_left
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mpgroupcache.coordinator.flights import (
     Action,
@@ -184,6 +184,14 @@ class Model(RuleBasedStateMachine):
 
     # What happens
 
+    @initialize()
+    def begin_with_a_queue(self) -> None:
+        """Flights with more than one waiter would be few otherwise, and holders whose lease was taken away fewer."""
+        for owner in (1, 2, 3):
+            waiter = self.newcomer(Waiter(owner))
+            expected = self.enter("a1", waiter)
+            self.perform(self.table.ask("a1", waiter), expected)
+
     @rule(key=KEYS, owner=st.integers(4, 5))
     def visit(self, key: str, owner: int) -> None:
         waiter = self.newcomer(Waiter(owner, guest=True))
@@ -295,7 +303,16 @@ class Model(RuleBasedStateMachine):
     def lease_event(self, event: str, data: st.DataObject) -> None:
         # Mostly one that counts, or the model would see little but messages that are ignored.
         counting = [lease_id for lease_id, _ in self.leases if self.holder(lease_id)]
-        lease_id = data.draw(st.sampled_from(counting or [0]) | st.integers(1, len(self.leases) + 1))
+        self.tell(event, data.draw(st.sampled_from(counting or [0]) | st.integers(1, len(self.leases) + 1)))
+
+    @precondition(lambda self: any(flight.revoked for flight in self.flights))
+    @rule(data=st.data())
+    def late_value(self, data: st.DataObject) -> None:
+        """One by chance would seldom be of a holder whose lease was taken away, and its flight overtaken."""
+        late = [waiter for flight in self.flights for waiter in flight.revoked]
+        self.tell("value", self.lease_of(data.draw(st.sampled_from(late))))
+
+    def tell(self, event: str, lease_id: int) -> None:
         expected: list[tuple[Any, ...]] = []
         if (found := self.holder(lease_id)) is not None:
             flight, holder = found
