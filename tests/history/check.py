@@ -75,7 +75,7 @@ class State(NamedTuple):
     changed: float
     """When the last change took effect, at the earliest: loads that began before are overtaken."""
     now: float
-    """When the last operation took effect, at the earliest. Earlier is never worse: nothing has to be late."""
+    """When the last operation took effect, at the earliest. Earlier is never worse, but for a refresh (`_changed`)."""
 
 
 class Model:
@@ -84,7 +84,9 @@ class Model:
     def __init__(self, history: Iterable[Operation], rules: Rules) -> None:
         self._rules = rules
         self._loads = {op.result: op for op in history if op.name == "load" and op.result is not None}
-        self._refreshes = any(op.name == "refresh" for op in history)
+        refreshes = [op for op in history if op.name == "refresh"]
+        self._replaced_unseen = any(op.end == math.inf for op in refreshes)
+        self._refreshing = [op.start for op in refreshes if op.result in self._loads]
 
     def matters(self, op: Operation) -> bool:
         """Whether an order has to have it: where all may be lost, a removal that may not have been explains nothing."""
@@ -101,14 +103,14 @@ class Model:
                 return self._read(op, state)
             case "set":
                 if op.other is None:
-                    return changed([state], op.value)
+                    return self._changed([state], op.value)
                 if answered and not op.result:
                     return self._nothing(state) if state.value == op.other else [state]
-                return changed(self._there(op.other, state), op.value)
+                return self._changed(self._there(op.other, state), op.value)
             case "add":
                 if answered and not op.result:
                     return self._something(state)
-                return changed(self._nothing(state), op.value)
+                return self._changed(self._nothing(state), op.value)
             case "incr":
                 return self._incremented(op, state) if answered else self._perhaps_incremented(op, state)
             case "remove" | "clear":
@@ -123,40 +125,44 @@ class Model:
         load = self._loads.get(op.result)
         if load is None or op.name == "lookup":
             return [] if op.name == "refresh" else self._there(op.result, state)
-        if load.end > op.end or not self._may_load(load, state):
-            return []
+        if op.name == "refresh":
+            return self._refreshed(op, load, state)
         # It asked at this moment, and the load may have begun later: so nothing is known of when.
-        if op.name == "get":
-            return [state._replace(value=self._unless_blind(state))]
-        if load.start < op.start:
-            return []
-        # A change that overtook the load comes behind the refresh, which is a change itself.
-        return [State(None, max(state.changed, op.start), state.now)]
+        may = load.end <= op.end and self._may_load(load, state)
+        return [state._replace(value=self._unless_blind(state))] if may else []
+
+    def _refreshed(self, op: Operation, load: Operation, state: State) -> Iterator[State]:
+        if load.start < op.start or load.end > op.end:
+            return
+        if state.changed > op.start:
+            yield state  # it had asked before that change, which overtook it, and has done nothing
+        if state.changed <= load.start:
+            yield State(None, max(state.changed, op.start), max(state.now, load.end))
 
     def _incremented(self, op: Operation, state: State) -> Iterable[State]:
         if op.result is None:
             return [] if op.other is not None else self._nothing(state)
         if op.result == op.other:
-            return changed(self._nothing(state), op.result)
+            return self._changed(self._nothing(state), op.result)
         assert op.value is not None
-        return changed(self._there(op.result - op.value, state), op.result)
+        return self._changed(self._there(op.result - op.value, state), op.result)
 
     def _perhaps_incremented(self, op: Operation, state: State) -> Iterator[State]:
         assert op.value is not None
         if op.other is not None:
-            yield from changed(self._nothing(state), op.other)
+            yield from self._changed(self._nothing(state), op.other)
         for value in [state.value, *self._loads]:
             if value is not None:
-                yield from changed(self._there(value, state), value + op.value)
+                yield from self._changed(self._there(value, state), value + op.value)
 
     def _removed(self, op: Operation, state: State) -> Iterable[State]:
         if op.other is not None:
             if op.result or op.end == math.inf:
-                return changed(self._there(op.other, state), None)
+                return self._changed(self._there(op.other, state), None)
             return self._nothing(state) if state.value == op.other else [state]
         if op.result is None:
-            return changed([state], None)
-        return changed(self._something(state) if op.result else self._nothing(state), None)
+            return self._changed([state], None)
+        return self._changed(self._something(state) if op.result else self._nothing(state), None)
 
     # ---- What an operation finds
 
@@ -184,22 +190,23 @@ class Model:
 
     def _may_load(self, load: Operation, state: State) -> bool:
         """Whether a load's value may be there, or still be under way to who asks now."""
-        if self._rules.lossless and state.value is not None and not self._refreshes:
+        if self._rules.lossless and state.value is not None and not self._replaced_unseen:
             return False  # why was it loaded?
         return state.changed <= load.start
+
+    def _changed(self, states: Iterable[State], value: int | None) -> Iterator[State]:
+        """The same moments, with a change to ``value``; and others in which it overtakes a refresh."""
+        for state in states:
+            for moment in (state.now, *(start + 1 for start in self._refreshing if start >= state.now)):
+                yield State(value, moment, moment)
 
     def _unless_blind(self, state: State) -> int | None:
         return state.value if self._rules.blind else None
 
 
-def changed(states: Iterable[State], value: int | None) -> list[State]:
-    """The same moments, with a change to ``value``."""
-    return [State(value, state.now, state.now) for state in states]
-
-
 def check(history: Iterable[Operation], rules: Rules = ANY_RUN, budget: int = BUDGET) -> Verdict:
     """Look for an order of all operations of one key that its register allows."""
-    history = list(history)
+    history = number_moments(history)
     model = Model(history, rules)
     ops = sorted(filter(model.matters, history), key=lambda op: op.start)
     answered = sum(1 << number for number, op in enumerate(ops) if op.end < math.inf)
@@ -217,6 +224,14 @@ def check(history: Iterable[Operation], rules: Rules = ANY_RUN, budget: int = BU
                 seen.add(node)
                 nodes.append(node)
     return Verdict.ILLEGAL
+
+
+def number_moments(history: Iterable[Operation]) -> History:
+    """Number the moments by time, in steps of two: there is one between each two."""
+    history = list(history)
+    moments = sorted({moment for op in history for moment in (op.start, op.end)} - {math.inf})
+    numbers: dict[float, float] = {moment: 2 * index for index, moment in enumerate(moments)} | {math.inf: math.inf}
+    return [op._replace(start=int(numbers[op.start]), end=numbers[op.end]) for op in history]
 
 
 def _next(ops: History, model: Model, done: int, state: State) -> list[tuple[int, State]]:

@@ -65,11 +65,12 @@ class Register:
         self.alive: set[int | None] = set()
         self.begun: set[int | None] = set()
         self.ended: set[int | None] = set()
+        self.refreshing: set[str] = set()
 
     def copy(self) -> Register:
         other = Register(self.loads, self.rules)
         other.there, other.alive = set(self.there), set(self.alive)
-        other.begun, other.ended = set(self.begun), set(self.ended)
+        other.begun, other.ended, other.refreshing = set(self.begun), set(self.ended), set(self.refreshing)
         return other
 
     def may_become(self, value: int | None) -> set[int | None]:
@@ -78,15 +79,38 @@ class Register:
             return {value}
         return {value, None} | (self.alive & self.ended)
 
-    def apply(self, op: Operation) -> bool:
-        """Do an operation; whether it could have its result."""
-        if op.name == "refresh" and op.result is not None:
-            load = self.loads.get(op.result)
-            if load is None or load.start < op.start or load.end > op.end or self.overtaken(op.result):
-                return False
+    def apply(self, op: Operation) -> Iterator[Register]:
+        """Do an operation, if it can have its result."""
+        match op.name:
+            case "begin":
+                self.alive.add(op.value)
+                self.begun.add(op.value)
+                yield self
+            case "end":
+                if op.value in self.begun:
+                    self.ended.add(op.value)
+                    yield self
+            case "ask":
+                self.refreshing.add(op.who)
+                yield self
+            case "refresh" if op.result is not None:
+                yield from self.refresh(op)
+            case _:
+                if self.do(op):
+                    yield self
+
+    def refresh(self, op: Operation) -> Iterator[Register]:
+        load = self.loads.get(op.result)
+        if load is None or load.start < op.start or op.result not in self.ended:
+            return
+        if op.who not in self.refreshing:
+            yield self.copy()
+        if op.result in self.alive:
             self.alive = {value for value in self.alive if self.loads[value].start >= op.start}
-            self.there = {None}
-            return True
+            self.there = {None, op.result}
+            yield self
+
+    def do(self, op: Operation) -> bool:
         after: set[int | None] = set()
         fenced = False
         for before in self.there:
@@ -97,6 +121,7 @@ class Register:
         self.there = after
         if fenced:
             self.alive = set()
+            self.refreshing = set()
         return bool(after)
 
     def overtaken(self, value: int | None) -> bool:
@@ -143,6 +168,7 @@ def check_all_orders(history: History, rules: Rules) -> Verdict:
         for value, load in loads.items()
         for moment, name in ((load.start, "begin"), (int(load.end), "end"))
     ]
+    moments += [Operation(op.who, op.start, op.start, "ask") for op in history if op.name == "refresh"]
     rest = [
         op
         for op in history
@@ -156,17 +182,7 @@ def check_all_orders(history: History, rules: Rules) -> Verdict:
             others = [other for other in rest if other is not op]
             if any(other.end < op.start for other in others):
                 continue
-            after = register.copy()
-            if op.name == "begin":
-                after.alive.add(op.value)
-                after.begun.add(op.value)
-            elif op.name == "end":
-                if op.value not in after.begun:
-                    continue
-                after.ended.add(op.value)
-            elif not after.apply(op):
-                continue
-            if possible(others, after):
+            if any(possible(others, after) for after in register.copy().apply(op)):
                 return True
         return False
 
