@@ -1,7 +1,7 @@
 """Asks a cache for all that it can do, from several threads of several processes, which are stopped and killed.
 
-Keys are new all the time: few at once, each for a short history, so that each history can be searched, and a long run
-is many of them.
+Keys are new all the time: few at once, each for a short history, so that each history can be searched. They begin with
+the name of the run's directory: a long run is many, each with a directory of its own, on one cache.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ class Hammer:
     ) -> None:
         self._board = Board(Path(directory))
         self._recorder = Recorder(Path(directory) / f"{life}.log")
+        self._run = Path(directory).name
         self._slot, self._life, self._threads, self._mix = slot, life, threads, mix
         self._made = 0
         self._making = threading.Lock()
@@ -95,7 +96,7 @@ class Hammer:
                 while (count := self._board.total()) < operations and not failures:
                     self._board.add(self._slot)
                     generation = count // (KEYS * LENGTH)
-                    keys = [f"{generation}-{number}" for number in chance.sample(range(KEYS), KEYS)]
+                    keys = [f"{self._run}-{generation}-{number}" for number in chance.sample(range(KEYS), KEYS)]
                     player.play(chance.choices(list(self._mix), list(self._mix.values()))[0], keys)
             except BaseException as error:
                 failures.append(error)
@@ -239,8 +240,10 @@ def drive(
 
     children = [start(slot) for slot in range(processes)]
     try:
-        while faults and board.total() < operations and all(child.process.is_alive() for child in children):
+        while board.total() < operations and all(child.process.is_alive() for child in children):
             pace.wait(0.3 * chance.random())
+            if not faults:
+                continue
             slot = chance.randrange(processes)
             match chance.choice(["kill", "stop", "disturb"]):
                 case "kill":
@@ -254,7 +257,7 @@ def drive(
                 case "disturb" if disturb:
                     disturb(chance)
         for child in children:
-            child.receive(timeout=600)
+            child.receive()
     finally:
         for child in children:
             child.close()

@@ -203,12 +203,12 @@ class ComparesInTwoSteps(Store):
 
 
 class ClearMissesOne(Store):
-    """A clear leaves the key that was stored first."""
+    """A clear leaves the key that was new last."""
 
     def clear(self) -> None:
         with self._lock:
             self._clears += 1
-            for key in list(self._values)[1:]:
+            for key in list(self._values)[:-1]:
                 del self._values[key]
 
 

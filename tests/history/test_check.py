@@ -42,7 +42,7 @@ def test_an_explanation_is_the_shortest_beginning_without_needless_reads() -> No
         c 6..9 lookup -> none
         c 10..11 get -> 1000
         d 7..20 set 2000 -> true
-        d 21..22 get -> 2000
+        d 21..22 get -> 1000
     """)
     assert explain(page.history).splitlines() == [
         "illegal: (why?)",
@@ -239,10 +239,10 @@ def draw(chance: random.Random, rules: Rules) -> History:
 )
 def test_the_search_finds_what_trying_all_orders_finds(rules: Rules) -> None:
     verdicts: Counter[Verdict] = Counter()
-    for seed in range(20_000):
+    for seed in range(8000):
         history = draw(random.Random(seed), rules)
         verdict = check(history, rules)
         verdicts[verdict] += 1
         assert verdict is check_all_orders(history, rules), f"seed {seed}\n{show(history)}"
-    assert verdicts[Verdict.OK] > 2000
-    assert verdicts[Verdict.ILLEGAL] > 2000
+    assert verdicts[Verdict.OK] > 1000
+    assert verdicts[Verdict.ILLEGAL] > 1000
