@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 BUDGET = 200_000  # steps of a search; a history of 30 operations takes some dozens
 READS = ("get", "lookup")
+REMOVALS = ("remove", "clear", "refresh")
 
 
 class Verdict(enum.Enum):
@@ -82,17 +83,18 @@ class Model:
     """The register: a pure step function."""
 
     def __init__(self, history: Iterable[Operation], rules: Rules) -> None:
-        self._rules = rules
         self._loads = {op.result: op for op in history if op.name == "load" and op.result is not None}
         refreshes = [op for op in history if op.name == "refresh"]
-        self._replaced_unseen = any(op.end == math.inf for op in refreshes)
+        # A refresh that nobody waits for may replace a value at any time, and loads come and go.
+        self._lossless = rules.lossless and all(op.end < math.inf for op in refreshes)
+        self._blind = rules.blind
         self._refreshing = [op.start for op in refreshes if op.result in self._loads]
 
     def matters(self, op: Operation) -> bool:
         """Whether an order has to have it: where all may be lost, a removal that may not have been explains nothing."""
         if op.name == "load" or (op.end == math.inf and op.name in (*READS, "touch", "refresh")):
             return False
-        return self._rules.lossless or op.end < math.inf or op.name not in ("remove", "clear")
+        return self._lossless or op.end < math.inf or op.name not in ("remove", "clear")
 
     def after(self, op: Operation, state: State) -> Iterable[State]:
         """The states in which ``op``, as the next one, can leave the register; none: it cannot be the next one."""
@@ -168,7 +170,7 @@ class Model:
 
     def _nothing(self, state: State) -> list[State]:
         """It finds nothing: what was there is lost."""
-        if self._rules.lossless and state.value is not None:
+        if self._lossless and state.value is not None:
             return []
         return [state._replace(value=self._unless_blind(state))]
 
@@ -190,7 +192,7 @@ class Model:
 
     def _may_load(self, load: Operation, state: State) -> bool:
         """Whether a load's value may be there, or still be under way to who asks now."""
-        if self._rules.lossless and state.value is not None and not self._replaced_unseen:
+        if self._lossless and state.value is not None:
             return False  # why was it loaded?
         return state.changed <= load.start
 
@@ -201,7 +203,7 @@ class Model:
                 yield State(value, moment, moment)
 
     def _unless_blind(self, state: State) -> int | None:
-        return state.value if self._rules.blind else None
+        return state.value if self._blind else None
 
 
 def check(history: Iterable[Operation], rules: Rules = ANY_RUN, budget: int = BUDGET) -> Verdict:
@@ -252,8 +254,9 @@ def _next(ops: History, model: Model, done: int, state: State) -> list[tuple[int
             if after.now > limit:
                 continue
             node = (done | 1 << number, after)
-            # Nothing is different behind it: whatever order there is, there is one that begins with it.
-            if after == state:
+            # Nothing is different behind it: whatever order there is, there is one that begins with it. Unless where
+            # nothing is lost, and it is needed later, to remove something.
+            if after == state and op.name not in REMOVALS:
                 return [node]
             (nodes if op.end < math.inf else unanswered).append(node)
     return nodes + unanswered

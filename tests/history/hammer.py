@@ -6,6 +6,7 @@ the name of the run's directory: a long run is many, each with a directory of it
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import random
 import signal
@@ -231,7 +232,8 @@ def drive(
     chance = random.Random(seed)
     board = Board(directory)
     pace = threading.Event()
-    lives = iter(range(1, 1 << 20))
+    lives = itertools.count(1)
+    faults_in_turn = itertools.cycle(["kill", "stop", "disturb"])
 
     def start(slot: int) -> Child:
         child = Child(Hammer, factory, arguments, str(directory), slot, next(lives), threads, mix)
@@ -245,7 +247,7 @@ def drive(
             if not faults:
                 continue
             slot = chance.randrange(processes)
-            match chance.choice(["kill", "stop", "disturb"]):
+            match next(faults_in_turn):
                 case "kill":
                     children[slot].kill()
                     children[slot].close()

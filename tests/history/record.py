@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from check import ANY_RUN, History, Operation, Rules, Verdict, check, explain
+from check import ANY_RUN, History, Operation, Rules, Verdict, check, explain, show
 
 SPACING = 1000  # of the values that are set and loaded: room for increments, which stay recognizable
 ALL = "*"  # the key of what is done to all keys
@@ -218,13 +218,14 @@ def judge(recording: Recording, rules: Rules = ANY_RUN, pages: int = 3) -> Repor
         verdict = check(history, rules)
         verdicts[verdict] += 1
         if verdict is not Verdict.OK and len(shown) < pages:
-            shown.append(f"# {key}\n" + (explain(history, rules) if verdict is Verdict.ILLEGAL else unknown(history)))
+            page = (
+                explain(history, rules)
+                if verdict is Verdict.ILLEGAL
+                else f"{verdict.value}: too many orders\n{show(history)}"
+            )
+            shown.append(f"# {key}\n{page}")
     names = Counter(op.name for op in answered(recording))
     return Report(verdicts, shown, recording.operations, names)
-
-
-def unknown(history: History) -> str:
-    return f"# not decided: {len(history)} operations"
 
 
 def answered(recording: Recording) -> Iterable[Operation]:

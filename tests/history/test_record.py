@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import reference
-from check import Rules
+from check import Rules, show_call
 from hammer import MIX, drive, hammer_here
-from record import Load, Report, judge, read
+from record import SPACING, Found, Load, Recorder, Report, judge, read
 from reference import Server, SharedCache, Store, reach
 
 BROKEN_STORES = [
@@ -45,6 +46,61 @@ class Pair:
 
     def __getattr__(self, name: str) -> object:
         return getattr(next(self._parts), name)
+
+
+def test_what_was_begun_and_not_done_is_kept_and_forgotten(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "1.log")
+    recorder.begin("1.0", "a", "set", 700 * SPACING).end(True)
+    recorder.begin("1.0", "a", "set", 701 * SPACING).forget()
+    recorder.begin("1.1", "a", "incr", 2, 500 * SPACING)
+    recorder.begin("1.0", "a", "get").end(Found(700 * SPACING + 2, version=12))
+    recorder.begin("1.0", "b", "lookup").end(None)
+    recorder.close()
+    recording = read(tmp_path)
+    assert [show_call(op) for op in recording.histories["a"]] == [
+        "set 1000 -> true",
+        "incr 2 or 2000",
+        "get -> 1002",
+    ]
+    assert [show_call(op) for op in recording.histories["b"]] == ["lookup -> none"]
+    assert recording.versions == {12: 700 * SPACING + 2}
+    assert judge(recording).fine
+
+
+def test_a_version_of_two_values_is_a_fault(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "1.log")
+    for value in (1000, 2000):
+        recorder.begin("1.0", f"{value}", "set", value).end(True)
+        recorder.begin("1.0", f"{value}", "get").end(Found(value, version=5))
+    recorder.close()
+    report = judge(read(tmp_path))
+    assert report.pages == ["version 5 is of the values 1000 and 2000"]
+
+
+def test_a_half_line_of_a_killed_process_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "1.log").write_text("begin 0 1 1.0 a get - -\nend 0 1 2 - -\nbegin 1 3 1.0 a ge")
+    assert len(read(tmp_path).histories["a"]) == 1
+
+
+def test_a_clear_is_in_each_history_that_it_can_concern(tmp_path: Path) -> None:
+    lines = [
+        "get a 10 20",
+        "get b 30 40",
+        "clear * 18 19",
+        "clear * 20 30",
+        "clear * 21 29",
+        "clear * 1 100",
+        "clear * 35",
+    ]
+    with (tmp_path / "1.log").open("w") as file:
+        for number, line in enumerate(lines):
+            name, key, start, *end = line.split()
+            print("begin", number, start, "1.0", key, name, "- -", file=file)
+            if end:
+                print("end", number, start, *end, "- -", file=file)
+    histories = read(tmp_path).histories
+    assert [(op.start, op.end) for op in histories["a"] if op.name == "clear"] == [(1, 100), (18, 19), (20, 30)]
+    assert [(op.start, op.end) for op in histories["b"] if op.name == "clear"] == [(1, 100), (20, 30), (35, math.inf)]
 
 
 def hammer(directory: Path, cache: type[SharedCache], store: Store, rules: Rules, operations: int) -> Report:
@@ -82,6 +138,7 @@ def test_processes_that_are_stopped_and_killed(tmp_path: Path) -> None:
     with Server() as server:
         report = drive(reach, (SharedCache, server.Store()), tmp_path, operations=5000)
     assert report.fine, report
+    assert len(list(tmp_path.glob("*.log"))) > 3  # of those that were killed, too
 
 
 def test_processes_with_copies_of_their_own(tmp_path: Path) -> None:
