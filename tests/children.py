@@ -55,6 +55,10 @@ class Child:
             raise ChildError(f"in child {self.pid}:\n{result}")
         return result
 
+    def has_answered(self) -> bool:
+        """Whether ``receive`` has something to say, if only how the child ended."""
+        return self._connection.poll()
+
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
 

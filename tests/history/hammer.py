@@ -242,7 +242,7 @@ def drive(
 
     children = [start(slot) for slot in range(processes)]
     try:
-        while board.total() < operations and all(child.process.is_alive() for child in children):
+        while board.total() < operations and not any(child.has_answered() for child in children):
             pace.wait(0.3 * chance.random())
             if not faults:
                 continue
@@ -258,7 +258,8 @@ def drive(
                     children[slot].signal(signal.SIGCONT)
                 case "disturb" if disturb:
                     disturb(chance)
-        for child in children:
+        # Who has answered before all was done has failed, and says why.
+        for child in sorted(children, key=Child.has_answered, reverse=True):
             child.receive()
     finally:
         for child in children:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import reference
 from check import Rules, show_call
+from children import ChildError
 from hammer import MIX, drive, hammer_here
 from record import SPACING, Found, Load, Recorder, Report, judge, read
 from reference import Server, SharedCache, Store, reach
@@ -145,3 +146,15 @@ def test_processes_with_copies_of_their_own(tmp_path: Path) -> None:
     with Server() as server:
         report = drive(reach, (reference.KeepsCopies, server.Store()), tmp_path, operations=2000, faults=False)
     assert not report.fine
+
+
+class Failing(SharedCache):
+    """An adapter with a fault of its own."""
+
+    def get(self, key: str) -> Found | None:
+        raise ZeroDivisionError
+
+
+def test_a_process_that_fails_ends_the_run(tmp_path: Path) -> None:
+    with Server() as server, pytest.raises(ChildError, match="ZeroDivisionError"):
+        drive(reach, (Failing, server.Store()), tmp_path, operations=10**9, faults=False)
