@@ -7,6 +7,7 @@ The contract, as a register that holds nothing or one value:
 - What is there may be lost at any time. What was replaced, removed or lost is never there again.
 - A load is a run of a loader. Its value may be read until the first change after the load *began*: by ``get`` from
   the start (it asked before the change), by all others once it has ended.
+- A refresh is a change to the value of a load that began after it, unless another change came before it returned.
 
 Values name what made them: no two changes or loads of a history have the same one, however often it is incremented.
 
