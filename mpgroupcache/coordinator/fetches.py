@@ -42,13 +42,21 @@ class Fetches:
         flight.peer.fetch(group.name, key, functools.partial(self._end, group, flight))
 
     def _end(self, group: HostGroup, flight: Flight, outcome: Outcome) -> None:
-        from mpgroupcache.net.outcomes import Fetched, OwnerError, Unreached  # as peering.py does: only with peers
+        from mpgroupcache.net.outcomes import (
+            Absent,
+            Fetched,
+            OwnerError,
+            Unreached,
+        )  # as peering.py does: only with peers
 
         match outcome:
             case Fetched(value=value):
                 self._control.count(group.id, Counter.PEER_LOADS)
                 group.promote(flight.key[1], value, outcome.minute_qps)
                 self._deliver(group, flight, value)
+            case Absent(text=text):
+                self._control.count(group.id, Counter.PEER_LOADS)
+                self._carry_out(self._flights.refused(flight, ("mpgroupcache.NotFound", text)))
             case OwnerError(type_name=type_name, text=text):
                 self._control.count(group.id, Counter.PEER_ERRORS)
                 self._carry_out(self._flights.refused(flight, (type_name, text)))

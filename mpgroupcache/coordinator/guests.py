@@ -10,7 +10,7 @@ from mpgroupcache.coordinator.roster import Roster
 from mpgroupcache.coordinator.stores import Delivery
 from mpgroupcache.counters import Counter
 from mpgroupcache.ipc import memfd, messages
-from mpgroupcache.net.backend import NoSuchGroup, Visitor
+from mpgroupcache.net.backend import NoSuchGroup, Served, Visitor
 from mpgroupcache.shm._writer import Control
 
 
@@ -33,15 +33,16 @@ class Guests:
 
     # ---- Requests become events
 
-    def find(self, name: str, key: bytes) -> tuple[memoryview, float] | None:
-        """A peer's get, as far as the cache has it: the value, good until the arena's next call, and its minute_qps.
+    def find(self, name: str, key: bytes) -> Served | None:
+        """A peer's get, as far as the cache has it; its value is good until the arena's next call.
 
         Raises ``NoSuchGroup``.
         """
         if (group := self._groups.named(name)) is None:
             raise NoSuchGroup(name)
         if group.arena is not None and (found := group.arena.serve(key)) is not None:
-            return found
+            value, rate = found
+            return Served(value, rate, None, None, None, False)
         self._control.count_request(group.id)
         self._control.count(group.id, Counter.LOADS)
         return None
@@ -93,10 +94,11 @@ class Guests:
         else:
             carried = memfd.read(value.fd, value.carried)
         rate = 0.0 if group.arena is None else group.arena.minute_qps(key)
+        served = Served(carried, rate, None, None, None, False)
         for waiter in guests:
             if waiter.request:  # it joined a flight
                 self._control.count(group.id, Counter.LOADS_DEDUPED)
-            waiter.owner.deliver(carried, rate)
+            waiter.owner.deliver(served)
 
     def turn_away(self, group: HostGroup, guests: tuple[Waiter, ...]) -> None:
         """Tell them that nobody can load here."""

@@ -1,6 +1,6 @@
 """Peers: the ring, the messages and the wire between hosts, as golang/groupcache has them.
 
-- What they say to each other: `peerwire`, with `groupcachepb_pb2`; `tls` around it.
+- What they say to each other: `peerwire`, with `groupcachepb_pb2` and `ages`; `tls` around it.
 - Who owns a key: `consistenthash`; `ring`, of which `membership` knows the members by their `urls`.
 - To ask: `peer`, which is a `client` or a `transportclient`. An `exchange` goes out on a connection, or through a
   `transport`, and ends in one of the `outcomes`; a `breaker` spares a dead peer; `promotion` picks what stays here.

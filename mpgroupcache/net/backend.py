@@ -4,9 +4,28 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from msgspec import Struct
+
 
 class NoSuchGroup(LookupError):
     """Nobody on this host declared the group."""
+
+
+class Served(Struct, frozen=True, gc=False):
+    """What a peer is answered: a value, or that there is none."""
+
+    value: bytes | memoryview
+    """Of an absence, its loader's text in UTF-8."""
+    minute_qps: float
+    """How often it is asked for; 0.0: unknown."""
+    fresh: float | None
+    """Seconds until it is stale; below 0: since when. None: it never is."""
+    dead: float | None
+    """Seconds until it is dead; 0.0: it is for those who wait, and kept nowhere. None: it never is."""
+    version: int | None
+    """None: it has none."""
+    absent: bool
+    """Whether the loader says that there is no such thing."""
 
 
 class Visitor(Protocol):
@@ -16,8 +35,8 @@ class Visitor(Protocol):
     def ctx(self) -> bytes:
         """What its loader is told, as the server's ``context`` packed it; empty: nothing."""
 
-    def deliver(self, value: bytes, minute_qps: float) -> None:
-        """Answer with the value."""
+    def deliver(self, served: Served) -> None:
+        """Answer with the value, or that there is none."""
 
     def fail(self, type_name: str, text: str) -> None:
         """Answer with the error that the loader raised."""
@@ -29,11 +48,8 @@ class Visitor(Protocol):
 class Backend(Protocol):
     """Where values come from. It is called on the loop, and must not block."""
 
-    def find(self, group: str, key: bytes) -> tuple[memoryview, float] | None:
-        """The cached value, valid until the backend's next call, and its requests per minute (0.0: unknown).
-
-        None if it is not cached. Raises ``NoSuchGroup``.
-        """
+    def find(self, group: str, key: bytes) -> Served | None:
+        """What is cached, its value valid until the backend's next call; None if nothing is. Raises ``NoSuchGroup``."""
 
     def visit(self, group: str, key: bytes, visitor: Visitor) -> None:
         """Load a value that is not cached. Raises ``NoSuchGroup``."""

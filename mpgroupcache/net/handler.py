@@ -10,6 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mpgroupcache.net import peerwire
+from mpgroupcache.net.ages import encode_ages
 from mpgroupcache.net.backend import NoSuchGroup
 from mpgroupcache.net.hooks import PeerRequest
 from mpgroupcache.net.responses import PLAIN, Heads, Manner, answer, frame
@@ -18,7 +19,7 @@ from mpgroupcache.net.serverlimits import Limits
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpgroupcache.net.backend import Backend
+    from mpgroupcache.net.backend import Backend, Served
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ MAX_UNCOUNTED: Final = 64 << 10  # bytes of a value that is sent however much cl
 REPORT_INTERVAL: Final = 10.0  # s between two log messages of one kind
 
 # What is done here and not by Go; the coordinator's peers are told with each answer.
-ABILITIES: Final = (peerwire.Ability.LOAD_ERROR, peerwire.Ability.RATE, peerwire.Ability.TIMEOUT)
+ABILITIES: Final = tuple(peerwire.Ability)
 
 # Names of headers in lower case
 _INSTANCE: Final = peerwire.INSTANCE.lower()
@@ -116,7 +117,7 @@ class Handler:
             if found is None:
                 self._visit(writer, group, key, headers, manner)
             else:
-                self.send_value(writer, manner, *found)
+                self.send(writer, manner, found)
         except peerwire.RequestError as error:
             self.send_error(writer, manner, error.response)
         except NoSuchGroup:
@@ -170,8 +171,13 @@ class Handler:
 
     # ---- Answers
 
-    def send_value(self, writer: ResponseWriter, manner: Manner, value: bytes | memoryview, minute_qps: float) -> None:
-        """Answer with a value; nothing refers to its memory after that."""
+    def send(self, writer: ResponseWriter, manner: Manner, served: Served) -> None:
+        """Answer with a value, or that there is none; nothing refers to its memory after that."""
+        value = served.value
+        if served.absent:
+            text = bytes(value).decode(errors="replace")
+            self.send_error(writer, manner, peerwire.no_such_value(text, served.dead))
+            return
         size = len(value)
         limits = self.limits
         if size > limits.value_bytes:
@@ -182,13 +188,16 @@ class Handler:
             text = f"busy: clients have {self.unread_bytes} bytes of answers to read; ask again later"
             self.send_error(writer, manner, peerwire.error_response(503, text))
             return
-        rate = minute_qps if minute_qps > 0.0 else None
+        rate = served.minute_qps if served.minute_qps > 0.0 else None
+        ages = encode_ages(served.fresh, served.dead, served.version)
         if manner is PLAIN and not self.draining:
             before, behind = frame(size, rate)
-            writer.write(b"".join((self.heads.value, before, value, behind)))
+            writer.write(b"".join((self.heads.value, ages, before, value, behind)))
         else:
             before, behind = peerwire.response_head(size, rate)
-            self._send(writer, manner, self.heads.value, (before, value, behind), len(before) + size + len(behind))
+            self._send(
+                writer, manner, self.heads.value + ages, (before, value, behind), len(before) + size + len(behind)
+            )
 
     def send_error(self, writer: ResponseWriter, manner: Manner, response: peerwire.ErrorResponse) -> None:
         """Answer with an error."""
@@ -222,11 +231,11 @@ class Visit:
         self._timer: asyncio.TimerHandle | None = None
         self.ctx = ctx
 
-    def deliver(self, value: bytes, minute_qps: float) -> None:
-        """Answer with the value, unless it is too late."""
+    def deliver(self, served: Served) -> None:
+        """Answer with the value, or that there is none, unless it is too late."""
         writer = self.end()
         if writer is not None:
-            self._handler.send_value(writer, self._manner, value, minute_qps)
+            self._handler.send(writer, self._manner, served)
             writer.settle()
 
     def fail(self, type_name: str, text: str) -> None:

@@ -8,7 +8,8 @@ from typing import Final, NamedTuple, TypeAlias
 from msgspec import Struct
 
 from mpgroupcache.errors import ProtocolError
-from mpgroupcache.net.peerwire import CONTENT_TYPE, decode_response, loader_error
+from mpgroupcache.net.ages import read_ages
+from mpgroupcache.net.peerwire import CONTENT_TYPE, Ability, absence, decode_response, loader_error, read_abilities
 
 _MAX_QUOTED: Final = 1000  # characters of a peer's text in a reason
 
@@ -18,6 +19,17 @@ class Fetched(Struct, frozen=True):
 
     value: bytes
     minute_qps: float | None  # how often the owner is asked for this key, each minute; None: it does not say (Go's)
+    fresh: float | None = None  # s until the value is stale, below 0: since when; None: it never is
+    dead: float | None = None  # s until it is dead; None: it never is
+    version: int | None = None  # None: the owner does not say
+    says_ages: bool = False  # whether the owner would have said ages; else nobody knows them (Go's)
+
+
+class Absent(Struct, frozen=True):
+    """The owner's loader says that there is no such thing. To load here would ask it a second time for the same."""
+
+    text: str
+    dead: float | None  # s for which that may be kept; None: for ever
 
 
 class OwnerError(Struct, frozen=True):
@@ -33,7 +45,7 @@ class Unreached(Struct, frozen=True):
     reason: str  # for people; names the peer
 
 
-Outcome: TypeAlias = Fetched | OwnerError | Unreached
+Outcome: TypeAlias = Fetched | Absent | OwnerError | Unreached
 
 
 class Reply(NamedTuple):
@@ -54,8 +66,16 @@ def outcome_of(url: str, reply: Reply) -> Outcome:
         kind = reply.header(b"content-type")
         if kind.partition(b";")[0].strip().lower() != CONTENT_TYPE:  # a web server's empty page is no empty value
             return Unreached(f"{url}: got the content type {kind!r}, expected {CONTENT_TYPE!r}; is this a peer's URL?")
+        says_ages = Ability.AGES in (read_abilities(reply.status, reply.headers) or ())
         try:
-            return Fetched(*decode_response(reply.body))
+            value, minute_qps = decode_response(reply.body)
+            fresh, dead, version = read_ages(reply.headers)
+        except ProtocolError as error:
+            return Unreached(f"{url}: {error}")
+        return Fetched(value, minute_qps, fresh, dead, version, says_ages)
+    if (text := absence(reply.status, reply.headers, reply.body)) is not None:
+        try:
+            return Absent(text, read_ages(reply.headers).dead)
         except ProtocolError as error:
             return Unreached(f"{url}: {error}")
     if loader := loader_error(reply.status, reply.headers, reply.body):

@@ -1,5 +1,7 @@
 """What peers say to each other over HTTP: Go groupcache's protocol. Nothing else in the project writes or reads it.
 
+How headers say what is left of ages is in ages.py.
+
 A request and its answers::
 
     GET {base_path}{group}/{key} HTTP/1.1           group and key percent-encoded; HEAD: the same without the body
@@ -7,6 +9,7 @@ A request and its answers::
     200  application/x-protobuf                     a GetResponse: value, and maybe minute_qps
     400  text/plain  bad request                    no slash behind the group
     404  text/plain  no such group: NAME
+    404  text/plain  the loader's text              it says that there is no such thing; with Mpgroupcache-Absent
     500  text/plain  the error's text               the load failed
 
 Errors are as Go's ``http.Error`` has them: the text and a newline, and the header ``X-Content-Type-Options: nosniff``.
@@ -19,12 +22,24 @@ Headers that mpgroupcache adds; Go neither sends nor reads them (``>``: in reque
     >    Mpgroupcache-Secret       the ring's shared secret, if it has one: printable ASCII
       <  Mpgroupcache-Load-Error   with 500: it was the loader that failed, asking another host would run it again. Its
                                    value: the exception's type name, percent-encoded. The body is the exception's text.
+      <  Mpgroupcache-Absent       with 404: the loader says that there is no such thing, so that no other host has to
+                                   ask its own. Its value is of no meaning. The body is the loader's text.
+      <  Mpgroupcache-Fresh        with a value: milliseconds, decimal, until it is stale, below 0: since when. Without
+                                   it: it never is.
+      <  Mpgroupcache-Dead         with a value or an absence: milliseconds, decimal, until it is dead; 0: it is for who
+                                   asked, and not to be kept. Without it: it never is.
+      <  Mpgroupcache-Version      with a value: its number, decimal, below 2**63 and above 0
       <  Mpgroupcache-Abilities    what this peer can do beyond Go's protocol, words with commas between them: of these
                                    below, and of later ones, so that a word which is not known is passed over. Each
                                    answer has it; without it a peer can do none of that, such as Go's.
 
+What is left of an age is as of the answer: it grows older by the time on its way. An age or version that is none makes
+the whole answer one that is not understood: to take it for unsaid would be to keep for ever what is soon to die.
+
 Words of abilities::
 
+    absence       says by Mpgroupcache-Absent which of its 404 are the loader's
+    ages          says what is left of a value's ages, and its version, where it has them
     load-error    says which of its 500 are the loader's, by Mpgroupcache-Load-Error
     rate          sends minute_qps with a value, where it knows it
     timeout       heeds Mpgroupcache-Timeout
@@ -67,6 +82,7 @@ from urllib.parse import quote, quote_from_bytes, unquote, unquote_to_bytes
 from mpgroupcache.errors import LoadError, ProtocolError
 from mpgroupcache.keys import MAX_KEY_BYTES
 from mpgroupcache.limits import MAX_NAME_BYTES, MAX_TEXT, MAX_TYPE_NAME, usable_rate
+from mpgroupcache.net.ages import DEAD, MAX_MS, milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -80,7 +96,6 @@ MAX_TARGET_BYTES: Final = 3 * (MAX_NAME_BYTES + 1 + MAX_KEY_BYTES) + (4 << 10)
 MAX_RESPONSE_BYTES: Final = 256 << 20
 MAX_VALUE_BYTES: Final = MAX_RESPONSE_BYTES - 64  # of one: what goes around it in a response is less
 MAX_ERROR_BYTES: Final = 64 << 10  # of an error's body that a client reads: twice what MAX_TEXT can take
-MAX_TIMEOUT_MS: Final = 10**12 - 1  # some 30 years
 MAX_SECRET_BYTES: Final = 1024  # a header's worth
 MAX_ABILITIES_BYTES: Final = 1024  # that are read of a peer's abilities; some fifty
 
@@ -88,6 +103,7 @@ INSTANCE: Final = b"Mpgroupcache-Instance"
 TIMEOUT: Final = b"Mpgroupcache-Timeout"
 SECRET: Final = b"Mpgroupcache-Secret"
 LOAD_ERROR: Final = b"Mpgroupcache-Load-Error"
+ABSENT: Final = b"Mpgroupcache-Absent"
 ABILITIES: Final = b"Mpgroupcache-Abilities"
 
 METHODS: Final = (b"GET", b"HEAD")
@@ -313,9 +329,32 @@ def no_such_group(group: bytes) -> ErrorResponse:
 
 def load_failed(type_name: str, message: str) -> ErrorResponse:
     """Return the answer for a loader's error: Go's to a Go client, and the error itself to one of ours."""
-    response = error_response(500, message if len(message) <= MAX_TEXT else message[: MAX_TEXT - 3] + "...")
+    response = error_response(500, _cut(message))
     value = quote(type_name[:MAX_TYPE_NAME], safe="", errors="backslashreplace").encode()
     return ErrorResponse(response.status, response.body, (*response.headers, (LOAD_ERROR, value)))
+
+
+def no_such_value(text: str, dead: float | None) -> ErrorResponse:
+    """Return the answer for what its loader says there is not; ``dead``: seconds for which that may be kept."""
+    response = error_response(404, _cut(text))
+    ages = () if dead is None else ((DEAD, b"%d" % max(milliseconds(dead), 0)),)
+    return ErrorResponse(response.status, response.body, (*response.headers, (ABSENT, b"true"), *ages))
+
+
+def absence(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> str | None:
+    """Return the loader's text of a response that tells of an absence; None for any other, such as an unknown group."""
+    wanted = ABSENT.lower()
+    if status != 404 or all(name.lower() != wanted for name, _ in headers):
+        return None
+    return _read_text(body)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 3] + "..."
+
+
+def _read_text(body: bytes) -> str:
+    return body.decode(errors="replace").removesuffix("\n")[:MAX_TEXT]
 
 
 def loader_error(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> LoadError | None:
@@ -327,7 +366,7 @@ def loader_error(status: int, headers: Iterable[tuple[bytes, bytes]], body: byte
     if value is None:
         return None
     type_name = unquote(value.decode("ascii", "replace"))[:MAX_TYPE_NAME]
-    return LoadError(type_name, body.decode(errors="replace").removesuffix("\n")[:MAX_TEXT])
+    return LoadError(type_name, _read_text(body))
 
 
 BAD_REQUEST: Final = error_response(400, "bad request")
@@ -352,6 +391,8 @@ ASKED_ITSELF: Final = error_response(
 class Ability(StrEnum):
     """What a peer may be able to do beyond Go's protocol, in its own words."""
 
+    ABSENCE = "absence"
+    AGES = "ages"
     LOAD_ERROR = "load-error"
     RATE = "rate"
     TIMEOUT = "timeout"
@@ -393,13 +434,13 @@ def describe_abilities(abilities: frozenset[Ability] | None) -> str:
 
 def encode_timeout(seconds: float) -> bytes:
     """Return the header's value for a caller that waits so long; at least a millisecond, since it does still wait."""
-    return b"%d" % min(max(ceil(seconds * 1000), 1), MAX_TIMEOUT_MS)
+    return b"%d" % min(max(ceil(seconds * 1000), 1), MAX_MS)
 
 
 def decode_timeout(value: bytes) -> float:
     """Return the seconds. Raises ``RequestError`` for anything but milliseconds in decimal."""
     if not _MILLISECONDS.fullmatch(value):
-        text = f"{TIMEOUT.decode()}: got {_short(value)}, expected milliseconds, at most {MAX_TIMEOUT_MS}"
+        text = f"{TIMEOUT.decode()}: got {_short(value)}, expected milliseconds, at most {MAX_MS}"
         raise RequestError(text, error_response(400, text))
     return int(value) / 1000
 

@@ -69,13 +69,13 @@ class Heads:
         self._abilities = b"%s: %s\r\n" % (ABILITIES, encode_abilities(abilities))
         self._constant = b"%s: %s\r\n%s" % (INSTANCE, instance.hex().encode(), self._abilities)
         self.value = b""
-        """The head of a value's answer, up to its length."""
+        """The head of a value's answer, up to what is its own."""
         self._common = b""  # of an error's, behind its own headers
 
     def renew(self, now: float) -> None:
         """``now``: seconds since the epoch."""
         date = formatdate(now, usegmt=True).encode()
-        self._common = b"%sDate: %s\r\nContent-Length: " % (self._constant, date)
+        self._common = b"%sDate: %s\r\n" % (self._constant, date)
         self.value = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\n%s" % (CONTENT_TYPE, self._common)
 
     def error(self, response: ErrorResponse) -> bytes:
@@ -92,14 +92,14 @@ class Heads:
 def frame(size: int, minute_qps: float | None) -> tuple[bytes, bytes]:
     """What goes before a value of that size, from its answer's length on, and what goes behind it: the usual answer."""
     before, behind = response_head(size, minute_qps)
-    return b"%d\r\n\r\n%s" % (len(before) + size + len(behind), before), behind
+    return b"Content-Length: %d\r\n\r\n%s" % (len(before) + size + len(behind), before), behind
 
 
 def answer(manner: Manner, head: bytes, body: tuple[bytes | memoryview, ...], length: int) -> bytes:
-    """Any answer. ``head`` ends where the length begins."""
+    """Any answer. ``head`` ends where the length's header begins."""
     if manner.old:
         head = head.replace(b"HTTP/1.1", b"HTTP/1.0", 1)
     connection = b""
     if manner.closes != manner.old:
         connection = b"Connection: %s\r\n" % (b"close" if manner.closes else b"keep-alive")
-    return b"".join((head, b"%d\r\n%s\r\n" % (length, connection), *(() if manner.head else body)))
+    return b"".join((head, b"Content-Length: %d\r\n%s\r\n" % (length, connection), *(() if manner.head else body)))

@@ -23,7 +23,7 @@ from mpgroupcache.errors import ProtocolError
 from mpgroupcache.ipc import frame, messages
 from mpgroupcache.net import exchange, handler, peerwire, serverconnection
 from mpgroupcache.net import requests as request_parser
-from mpgroupcache.net.backend import NoSuchGroup, Visitor
+from mpgroupcache.net.backend import NoSuchGroup, Served, Visitor
 from mpgroupcache.net.groupcachepb_pb2 import GetResponse
 from mpgroupcache.net.outcomes import Reply
 from mpgroupcache.worker.link import connect
@@ -139,16 +139,16 @@ def responses(data: bytes) -> None:
 class Backend:
     """Values of the group "g"; all but "k" are loaded, and so at once."""
 
-    def find(self, group: str, key: bytes) -> tuple[memoryview, float] | None:
+    def find(self, group: str, key: bytes) -> Served | None:
         if group != "g":
             raise NoSuchGroup
-        return (memoryview(b"value"), 1.0) if key == b"k" else None
+        return Served(memoryview(b"value"), 1.0, 5.0, 60.0, 7, absent=False) if key == b"k" else None
 
     def visit(self, group: str, key: bytes, visitor: Visitor) -> None:
         if key.startswith(b"fail"):
             visitor.fail("Error", key.decode("latin-1"))
         else:
-            visitor.deliver(key, 0.0)
+            visitor.deliver(Served(key, 0.0, None, None, None, absent=key.startswith(b"absent")))
 
     def leave(self, visitor: Visitor) -> None:
         raise AssertionError("every visitor was answered at once")

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import uvloop
 from children import PATIENCE
+from msgspec import structs
 from workers import wait_until
 
 from mpgroupcache.net import peerwire
-from mpgroupcache.net.backend import NoSuchGroup, Visitor
+from mpgroupcache.net.backend import NoSuchGroup, Served, Visitor
 from mpgroupcache.net.server import PeerServer
 from mpgroupcache.net.serverlimits import Limits
 
@@ -22,10 +23,21 @@ if TYPE_CHECKING:
 
 INSTANCE = bytes(range(16))
 DATE = re.compile(rb"Date: \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT\r\n")
-ABILITIES = b"Mpgroupcache-Abilities: load-error, rate, timeout\r\n"
+ABILITIES = b"Mpgroupcache-Abilities: absence, ages, load-error, rate, timeout\r\n"
 COMMON = b"Mpgroupcache-Instance: " + INSTANCE.hex().encode() + b"\r\n" + ABILITIES + b"Date: now\r\n"
 CLOSE = b"Connection: close"
 SHORT = Limits(request_timeout=0.2, idle_timeout=0.2, stall_timeout=0.2)
+
+
+def served(
+    value: bytes,
+    rate: float = 0.0,
+    fresh: float | None = None,
+    dead: float | None = None,
+    version: int | None = None,
+    absent: bool = False,
+) -> Served:
+    return Served(value, rate, fresh, dead, version, absent)
 
 
 class FakeBackend:
@@ -36,14 +48,19 @@ class FakeBackend:
     """
 
     def __init__(self) -> None:
-        self.values: dict[bytes, tuple[bytes, float]] = {b"hello": (b"V:hello", 0.0), b"": (b"", 0.0)}
+        self.values: dict[bytes, Served] = {
+            b"hello": served(b"V:hello"),
+            b"": served(b""),
+            b"aged": served(b"v", 0.0, -0.25, 60.0, 7),
+            b"absent": served(b"none", 0.0, 5.0, 5.0, absent=True),
+        }
         self.finds = 0
         self.found_at: dict[bytes, int] = {}  # which find was a key's last
         self.waiting: dict[bytes, Visitor] = {}
         self.left: list[Visitor] = []
         self._memory = bytearray(4 << 20)
 
-    def find(self, group: str, key: bytes) -> tuple[memoryview, float] | None:
+    def find(self, group: str, key: bytes) -> Served | None:
         self._scribble()
         self.finds += 1
         self.found_at[key] = self.finds
@@ -51,9 +68,10 @@ class FakeBackend:
             raise NoSuchGroup
         if group == "late" or key not in self.values:
             return None
-        value, rate = self.values[key]
-        self._memory[: len(value)] = value
-        return memoryview(self._memory)[: len(value)], rate
+        found = self.values[key]
+        size = len(found.value)
+        self._memory[:size] = found.value
+        return structs.replace(found, value=memoryview(self._memory)[:size])
 
     def visit(self, group: str, key: bytes, visitor: Visitor) -> None:
         self._scribble()
@@ -62,7 +80,7 @@ class FakeBackend:
         what, _, text = key.partition(b":")
         match what:
             case b"now":
-                visitor.deliver(text, 0.0)
+                visitor.deliver(served(text))
             case b"fail":
                 visitor.fail("app.Boom", text.decode())
             case b"wait":
@@ -114,9 +132,10 @@ class Running:
         wait_until(lambda: self.server.handler.draining)
         return future
 
-    def deliver(self, key: bytes, value: bytes, rate: float = 0.0) -> None:
+    def deliver(self, key: bytes, value: bytes, *args: Any) -> None:
+        """``args``: as `served` has them."""
         wait_until(lambda: key in self.backend.waiting)
-        self.call(self.backend.waiting.pop(key).deliver, value, rate)
+        self.call(self.backend.waiting.pop(key).deliver, served(value, *args))
 
     def connect(self) -> Client:
         return Client(socket.create_connection(self.server.addresses[0], PATIENCE))

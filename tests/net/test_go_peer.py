@@ -11,6 +11,7 @@ from gopeers import Answer, Recorder
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from peerkeys import ODD_KEYS, many_keys
+from peerserver import Running
 
 from mpgroupcache.net import peerwire
 from mpgroupcache.net.consistenthash import Map
@@ -164,6 +165,18 @@ def test_a_go_client_reads_responses_as_they_are_read_here(go_client: GoPeer, bo
         assert go_client.get(GROUP, b"key") == peerwire.decode_response(body).value
     finally:
         recorder.close()
+
+
+def test_a_go_client_reads_past_what_go_does_not_say(
+    start_go_peer: Callable[..., GoPeer], shared_server: Running
+) -> None:
+    go = start_go_peer("-cache-bytes", "0")
+    go.set_peers(f"http://127.0.0.1:{shared_server.server.port}")
+    for key, value in ((b"aged", b"v"), (b"hello", b"V:hello")):
+        assert go.get(GROUP, key) == value
+    assert go.loads(GROUP) == {}
+    assert go.get(GROUP, b"absent") == value_of(b"absent")  # an error like others, for which it loads
+    assert go.loads(GROUP) == {b"absent": 1}
 
 
 # ---- What Go's server answers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -27,10 +28,10 @@ from fakepeers import (
     well,
 )
 from peerkeys import ODD_KEYS
-from peerserver import Running
+from peerserver import Running, served
 
 from mpgroupcache.net.client import PeerClient
-from mpgroupcache.net.outcomes import Fetched, Outcome
+from mpgroupcache.net.outcomes import Absent, Fetched, Outcome
 from mpgroupcache.net.peerwire import ABILITIES, Ability, parse_target, response_head
 
 VALUE = response(message(b"V"))
@@ -88,6 +89,60 @@ async def test_a_rate_comes_with_the_value() -> None:
     before, behind = response_head(1, 12.5)
     async with asking(saying(response(before + b"V" + behind))) as fixture:
         assert await fixture.fetch() == Fetched(b"V", 12.5)
+
+
+AGES = b"Mpgroupcache-Fresh: -250\r\nMpgroupcache-Dead: 60000\r\nMpgroupcache-Version: 7\r\n"
+SAYS_AGES = b"Mpgroupcache-Abilities: ages\r\n"
+
+
+@on_each_loop
+async def test_ages_come_with_the_value() -> None:
+    value = message(b"V")
+    async with asking(saying(response(value, headers=TYPE + SAYS_AGES + AGES))) as fixture:
+        assert await fixture.fetch() == Fetched(b"V", None, -0.25, 60.0, 7, says_ages=True)
+        fixture.peer.answer = saying(response(value, headers=TYPE + SAYS_AGES))
+        assert await fixture.fetch() == Fetched(b"V", None, says_ages=True)
+        fixture.peer.answer = saying(response(value))
+        assert await fixture.fetch() == Fetched(b"V", None, says_ages=False)
+
+
+@on_each_loop
+async def test_a_value_of_ages_that_cannot_be_is_loaded_here() -> None:
+    absent = b"Mpgroupcache-Absent: true\r\n"
+    async with asking() as fixture:
+        for line in (b"Fresh: soon", b"Dead: -1", b"Version: 0", b"Dead: 1000000000000"):
+            for status, headers in ((b"200 OK", TYPE), (b"404 Not Found", absent)):
+                fixture.peer.answer = saying(response(message(b"V"), status, headers + b"Mpgroupcache-%s\r\n" % line))
+                assert f"Mpgroupcache-{line.partition(b':')[0].decode()}: got b" in reason(await fixture.fetch())
+        assert fixture.client.available
+        assert fixture.peer.connections == 1
+
+
+@on_each_loop
+async def test_an_absence_is_no_unknown_group() -> None:
+    absent = b"Mpgroupcache-Absent: true\r\n"
+    async with asking(saying(response(b"no such plate\n", b"404 Not Found", absent))) as fixture:
+        assert await fixture.fetch() == Absent("no such plate", None)
+        absent += b"Mpgroupcache-Dead: 5000\r\n"
+        fixture.peer.answer = saying(response(b"no such plate\n", b"404 Not Found", absent))
+        assert await fixture.fetch() == Absent("no such plate", 5.0)
+        fixture.peer.answer = saying(response(b"no such group: g\n", b"404 Not Found", b""))
+        assert reason(await fixture.fetch()).endswith("answered 404: no such group: g")
+
+
+@on_each_loop
+async def test_ages_and_absences_of_our_peer(run_server: Callable[..., Running]) -> None:
+    running = run_server()
+    values = {b"aged": served(b"V", 1.5, -0.25, 60.0, 7), b"absent": served(b"none", 0.0, 5.0, 5.0, absent=True)}
+    running.call(running.backend.values.update, values)
+    client = PeerClient(f"http://127.0.0.1:{running.server.port}", replace(options(), instance=bytes(16)))
+    assert await fetch(client, b"aged") == Fetched(b"V", 1.5, -0.25, 60.0, 7, says_ages=True)
+    assert await fetch(client, b"hello") == Fetched(b"V:hello", None, says_ages=True)
+    assert await fetch(client, b"absent") == Absent("none", 5.0)
+    waiting = asyncio.create_task(fetch(client, b"wait:1"))
+    await asyncio.to_thread(running.deliver, b"wait:1", b"gone", 0.0, None, 0.0, None, True)
+    assert await waiting == Absent("gone", 0.0)
+    await client.close()
 
 
 @on_each_loop
@@ -169,7 +224,7 @@ async def test_what_our_peer_can_do(shared_server: Running) -> None:
     client = PeerClient(url, mine)
     assert isinstance(await fetch(client, b"hello"), Fetched)
     assert client.abilities == set(Ability)
-    assert "abilities load-error, rate, timeout" in repr(client)
+    assert "abilities absence, ages, load-error, rate, timeout" in repr(client)
     await client.close()
     finds = shared_server.backend.finds
     client = PeerClient(url, mine)

@@ -10,10 +10,24 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peerkeys import ODD_KEYS
-from peerserver import ABILITIES, CLOSE, INSTANCE, MALFORMED, REFUSED, FakeBackend, Running, found, get, of, text
+from peerserver import (
+    ABILITIES,
+    CLOSE,
+    INSTANCE,
+    MALFORMED,
+    REFUSED,
+    FakeBackend,
+    Running,
+    found,
+    get,
+    of,
+    served,
+    text,
+)
 from workers import wait_until
 
 from mpgroupcache.net import peerwire
+from mpgroupcache.net.ages import read_ages
 from mpgroupcache.net.handler import Handler
 from mpgroupcache.net.serverconnection import ServerConnection
 
@@ -50,6 +64,17 @@ if TYPE_CHECKING:
             text(b"500 Internal Server Error", b"boom\n", b"Mpgroupcache-Load-Error: app.Boom\r\n"),
         ),
         (
+            of(b"aged", CLOSE),
+            found(b"\x0a\x01v", b"Connection: close\r\n").replace(
+                b"Content-Length",
+                b"Mpgroupcache-Version: 7\r\nMpgroupcache-Fresh: -250\r\nMpgroupcache-Dead: 60000\r\nContent-Length",
+            ),
+        ),
+        (
+            of(b"absent", CLOSE),
+            text(b"404 Not Found", b"none\n", b"Mpgroupcache-Absent: true\r\nMpgroupcache-Dead: 5000\r\n"),
+        ),
+        (
             of(b"hello", CLOSE, peerwire.INSTANCE + b": " + INSTANCE.hex().encode()),
             text(b"421 Misdirected Request", peerwire.ASKED_ITSELF.body),
         ),
@@ -80,7 +105,7 @@ def test_a_malformed_timeout_is_refused_where_it_counts(shared_server: Running) 
 
 @pytest.mark.parametrize("key", ODD_KEYS.values(), ids=list(ODD_KEYS))
 def test_odd_keys(shared_server: Running, key: bytes) -> None:
-    shared_server.call(shared_server.backend.values.update, {key: (b"odd", 0.0)})
+    shared_server.call(shared_server.backend.values.update, {key: served(b"odd")})
     with shared_server.connect() as client:
         for _ in range(3):  # the later ones are known
             client.send(of(key))
@@ -95,7 +120,7 @@ def test_the_rate_is_the_only_difference(run_server: Callable[..., Running]) -> 
     running = run_server()
     with running.connect() as client:
         for rate, more in [(0.0, b""), (1.5, bytes.fromhex("11000000000000f83f")), (-1.0, b""), (float("nan"), b"")]:
-            running.call(running.backend.values.update, {b"k": (b"v", rate)})
+            running.call(running.backend.values.update, {b"k": served(b"v", rate)})
             for request in (of(b"k"), of(b"k", b"Connection: keep-alive")):
                 client.send(request)
                 answer = client.answer()
@@ -121,15 +146,17 @@ def test_what_a_peer_can_do_is_asked_without_a_load(run_server: Callable[..., Ru
 
 def test_what_a_peer_says_it_can_do_it_does(run_server: Callable[..., Running]) -> None:
     running = run_server()
-    running.call(running.backend.values.update, {b"k": (b"v", 1.5)})
+    running.call(running.backend.values.update, {b"k": served(b"v", 1.5, 5.0), b"no": served(b"none", absent=True)})
     does: dict[peerwire.Ability, bool] = {}
     with running.connect() as client:
-        client.send(of(b"k") + of(b"fail:boom") + of(b"wait:1", b"Mpgroupcache-Timeout: 20"))
-        found, failed, late = (client.answer() for _ in range(3))
+        client.send(of(b"k") + of(b"no") + of(b"fail:boom") + of(b"wait:1", b"Mpgroupcache-Timeout: 20"))
+        found, absent, failed, late = (client.answer() for _ in range(4))
         does[peerwire.Ability.RATE] = peerwire.decode_response(found.body).minute_qps == 1.5
+        does[peerwire.Ability.AGES] = read_ages(found.headers.items()).fresh == 5.0
+        does[peerwire.Ability.ABSENCE] = peerwire.absence(404, absent.headers.items(), absent.body) == "none"
         does[peerwire.Ability.LOAD_ERROR] = peerwire.loader_error(500, failed.headers.items(), failed.body) is not None
         does[peerwire.Ability.TIMEOUT] = late.line == b"HTTP/1.1 504 Gateway Timeout"
-    for answer in (found, failed, late):
+    for answer in (found, absent, failed, late):
         said = peerwire.read_abilities(int(answer.line.split()[1]), answer.headers.items())
         assert said == {ability for ability, is_done in does.items() if is_done} == set(peerwire.Ability)
 
@@ -257,8 +284,8 @@ def test_a_visitor_is_answered_once(run_server: Callable[..., Running]) -> None:
         client.send(of(b"wait:1"))
         wait_until(lambda: running.backend.waiting)
         visitor = running.backend.waiting.pop(b"wait:1")
-        running.call(visitor.deliver, b"one", 0.0)
-        running.call(visitor.deliver, b"two", 0.0)
+        running.call(visitor.deliver, served(b"one"))
+        running.call(visitor.deliver, served(b"two"))
         running.call(visitor.fail, "E", "three")
         client.send(of(b"hello"))
         assert [client.answer().body for _ in range(2)] == [b"\x0a\x03one", b"\x0a\x07V:hello"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from children import PATIENCE
-from peerserver import CLOSE, SHORT, Client, Running, found, get, of, text, unparsed
+from peerserver import CLOSE, SHORT, Client, Running, found, get, of, served, text, unparsed
 from workers import wait_until
 
 from mpgroupcache.net import peerwire
@@ -34,7 +34,7 @@ def test_a_visitor_leaves_in_time(run_server: Callable[..., Running]) -> None:
         assert client.answer().body == b"\x0a\x07V:hello"
         visitor = running.backend.waiting.pop(b"wait:1")
         assert running.backend.left == [visitor]
-        running.call(visitor.deliver, b"late", 0.0)
+        running.call(visitor.deliver, served(b"late"))
         client.send(of(b"hello", b"Mpgroupcache-Timeout: 20"))
         assert client.answer().body == b"\x0a\x07V:hello"
 
@@ -58,7 +58,7 @@ def test_a_visitor_leaves_with_its_client(run_server: Callable[..., Running], ru
             client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     visitor = running.backend.waiting.pop(b"wait:1")
     wait_until(lambda: running.backend.left == [visitor])
-    running.call(visitor.deliver, b"late", 0.0)
+    running.call(visitor.deliver, served(b"late"))
 
 
 def test_a_client_that_only_stops_sending_has_its_answers(shared_server: Running) -> None:
@@ -162,7 +162,7 @@ def test_a_visitor_may_wait_longer_than_an_idle_client(run_server: Callable[...,
 def test_a_client_that_does_not_read_is_not_served_on(run_server: Callable[..., Running]) -> None:
     running = run_server()
     value = random.Random(1).randbytes(1 << 20)
-    running.call(running.backend.values.update, {b"big": (value, 0.0)})
+    running.call(running.backend.values.update, {b"big": served(value)})
     count = 100
     with running.connect() as client:
         client.send(of(b"big") * count)
@@ -182,7 +182,7 @@ def test_a_client_that_does_not_read_is_not_served_on(run_server: Callable[..., 
 @pytest.mark.parametrize("closing", [b"", CLOSE])
 def test_a_client_that_never_reads_is_let_go(run_server: Callable[..., Running], closing: bytes) -> None:
     running = run_server(limits=SHORT)
-    running.call(running.backend.values.update, {b"big": (bytes(4 << 20), 0.0)})
+    running.call(running.backend.values.update, {b"big": served(bytes(4 << 20))})
     with running.connect() as client:
         client.send(of(b"big", closing or b"X: y") * 10)
         wait_until(lambda: running.server.handler.unread_bytes)
@@ -194,7 +194,7 @@ def test_a_client_that_never_reads_is_let_go(run_server: Callable[..., Running],
 def test_values_are_limited(run_server: Callable[..., Running]) -> None:
     """Cached ones, and those that are loaded; the connection goes on."""
     running = run_server(limits=Limits(value_bytes=10))
-    running.call(running.backend.values.update, {b"fits": (bytes(10), 0.0), b"large": (bytes(11), 0.0)})
+    running.call(running.backend.values.update, {b"fits": served(bytes(10)), b"large": served(bytes(11))})
     for key in (b"large", b"now:" + b"x" * 11):
         answers = running.exchange(of(key) + of(b"fits", CLOSE))
         assert answers.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
@@ -204,7 +204,7 @@ def test_values_are_limited(run_server: Callable[..., Running]) -> None:
 
 def test_what_all_clients_have_not_read_is_limited(run_server: Callable[..., Running]) -> None:
     running = run_server(limits=Limits(unread_bytes=1 << 20))
-    running.call(running.backend.values.update, {b"big": (bytes(4 << 20), 0.0)})
+    running.call(running.backend.values.update, {b"big": served(bytes(4 << 20))})
     with running.connect() as lazy, running.connect() as client:
         lazy.send(of(b"big") * 10)
         wait_until(lambda: running.server.handler.unread_bytes)
@@ -218,7 +218,7 @@ def test_what_all_clients_have_not_read_is_limited(run_server: Callable[..., Run
 
 def test_endless_requests_leave_others_their_turn(run_server: Callable[..., Running]) -> None:
     running = run_server()
-    running.call(running.backend.values.update, {b"mine": (b"V:mine", 0.0)})
+    running.call(running.backend.values.update, {b"mine": served(b"V:mine")})
     stopping = threading.Event()
 
     def send_all(client: Client) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 from children import PATIENCE
-from peerserver import CLOSE, SHORT, Client, Limits, Running, of
+from peerserver import CLOSE, SHORT, Client, Limits, Running, of, served
 from workers import wait_until
 
 from mpgroupcache.net.tls import client_context, server_context
@@ -54,7 +54,7 @@ def test_tls(run_server: Callable[..., Running], tmp_path: Path, authority: trus
     cert, key, ca = files(tmp_path, authority, "localhost")
     running = run_server(ssl_context=server_context(cert, key))
     value = random.Random(1).randbytes(3 << 20)
-    running.call(running.backend.values.update, {b"big": (value, 0.0)})
+    running.call(running.backend.values.update, {b"big": served(value)})
     context = client_context(ca)
     assert tls_exchange(running, context, of(b"big") * 3 + of(b"hello", CLOSE)).count(value) == 3
     with pytest.raises(ssl.SSLCertVerificationError):
@@ -68,7 +68,7 @@ def test_what_clients_have_not_read_is_known(
 ) -> None:
     cert, key, ca = files(tmp_path, authority, "localhost")
     running = run_server(ssl_context=server_context(cert, key), limits=Limits(unread_bytes=12 << 20))
-    running.call(running.backend.values.update, {b"big": (bytes(10 << 20), 0.0)})
+    running.call(running.backend.values.update, {b"big": served(bytes(10 << 20))})
     context = client_context(ca)
     with connect(running, context) as lazy, connect(running, context) as client:
         lazy.send(of(b"big") * 10)
@@ -89,7 +89,7 @@ def test_a_last_answer_is_read_at_the_clients_leisure(
     cert, key, ca = files(tmp_path, authority, "localhost")
     running = run_server(ssl_context=server_context(cert, key))
     value = random.Random(1).randbytes(10 << 20)
-    running.call(running.backend.values.update, {b"big": (value, 0.0)})
+    running.call(running.backend.values.update, {b"big": served(value)})
     with connect(running, client_context(ca)) as client:
         client.send(of(b"big") if draining else of(b"big", CLOSE))
         wait_until(lambda: running.server.handler.unread_bytes, "an answer that is not read")
@@ -108,7 +108,7 @@ def test_a_client_that_never_reads_is_let_go(
 ) -> None:
     cert, key, ca = files(tmp_path, authority, "localhost")
     running = run_server(ssl_context=server_context(cert, key), limits=replace(SHORT, idle_timeout=1000.0))
-    running.call(running.backend.values.update, {b"big": (bytes(10 << 20), 0.0)})
+    running.call(running.backend.values.update, {b"big": served(bytes(10 << 20))})
     with connect(running, client_context(ca)) as client:
         client.send(of(b"big", CLOSE))
         wait_until(lambda: running.server.handler.unread_bytes)

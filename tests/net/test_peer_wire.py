@@ -310,6 +310,37 @@ def test_a_loader_s_words_that_are_no_text() -> None:
         assert (error.type_name, error.message) == ("\N{REPLACEMENT CHARACTER}",) * 2
 
 
+@pytest.mark.parametrize(
+    ("text", "dead", "headers"),
+    [
+        ("no such plate", None, ((b"Mpgroupcache-Absent", b"true"),)),
+        ("two\nlines\n", 5.0, ((b"Mpgroupcache-Absent", b"true"), (b"Mpgroupcache-Dead", b"5000"))),
+        ("", 0.0, ((b"Mpgroupcache-Absent", b"true"), (b"Mpgroupcache-Dead", b"0"))),
+        ("late", -1.0, ((b"Mpgroupcache-Absent", b"true"), (b"Mpgroupcache-Dead", b"0"))),
+    ],
+)
+def test_an_absence_comes_back(text: str, dead: float | None, headers: tuple[tuple[bytes, bytes], ...]) -> None:
+    response = peerwire.no_such_value(text, dead)
+    assert response == peerwire.ErrorResponse(404, text.encode() + b"\n", (*TEXT_HEADERS, *headers))
+    assert peerwire.absence(404, [(name.lower(), value) for name, value in response.headers], response.body) == text
+
+
+def test_an_absence_s_words_are_made_to_fit() -> None:
+    response = peerwire.no_such_value("\N{CAT}" * 9000, None)
+    assert len(response.body) <= peerwire.MAX_ERROR_BYTES
+    text = peerwire.absence(404, response.headers, response.body)
+    assert text is not None
+    assert (len(text), text[-4:]) == (8000, "\N{CAT}...")
+
+
+def test_an_unknown_group_is_no_absence() -> None:
+    absent = peerwire.no_such_value("", None)
+    for response in (peerwire.no_such_group(b"g"), peerwire.NOT_FOUND):
+        assert peerwire.absence(404, response.headers, response.body) is None
+    assert peerwire.absence(200, absent.headers, absent.body) is None
+    assert peerwire.loader_error(404, absent.headers, absent.body) is None
+
+
 def test_other_errors_are_the_peer_s() -> None:
     headers = peerwire.load_failed("ValueError", "boom").headers
     assert peerwire.loader_error(500, TEXT_HEADERS, b"boom\n") is None  # Go's: it cannot say
