@@ -210,7 +210,7 @@ class _HTTPGetter:
         headers = {peerwire.TIMEOUT.decode(): peerwire.encode_timeout(PEER_TIMEOUT).decode()}
         opener = (self._transport or default_transport)(ctx)
         reply = round_trip(opener, self._url + target, headers, PEER_TIMEOUT, peerwire.MAX_RESPONSE_BYTES)
-        outcome = outcome_of(self._url, reply)
+        outcome = outcome_of(self._url, reply, None)
         if not isinstance(outcome, Fetched):
             raise CacheError(getattr(outcome, "reason", None) or f"{self._url}: its loader raised {outcome}")
         return GetResponse(value=outcome.value, minute_qps=outcome.minute_qps)

@@ -18,6 +18,7 @@ FRESH: Final = b"Mpgroupcache-Fresh"
 DEAD: Final = b"Mpgroupcache-Dead"
 VERSION: Final = b"Mpgroupcache-Version"
 
+_MAX_SECONDS: Final = MAX_MS / 1000
 _NUMBER: Final = re.compile(rb"-?[0-9]{1,19}")
 _LIMITS: Final = {
     FRESH.lower(): (-MAX_MS, MAX_MS),
@@ -48,13 +49,15 @@ def encode_ages(fresh: float | None, dead: float | None, version: int | None) ->
     if fresh is not None:
         lines += b"%s: %d\r\n" % (FRESH, milliseconds(fresh))
     if dead is not None:
-        lines += b"%s: %d\r\n" % (DEAD, max(milliseconds(dead), 0))
+        lines += b"%s: %d\r\n" % (DEAD, milliseconds(dead) if dead > 0 else 0)
     return lines
 
 
 def milliseconds(seconds: float) -> int:
     """Return what is left of an age as it travels: never more than there is."""
-    return floor(min(max(seconds * 1000, -MAX_MS), MAX_MS))
+    if -_MAX_SECONDS < seconds < _MAX_SECONDS:
+        return floor(seconds * 1000)
+    return MAX_MS if seconds > 0 else -MAX_MS
 
 
 def read_ages(headers: Iterable[tuple[bytes, bytes]]) -> Ages:

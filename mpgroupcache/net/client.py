@@ -287,7 +287,7 @@ class PeerClient:
             self._release(connection)
         else:
             connection.close()
-        self._end(exchange, outcome_of(self.url, reply))
+        self._end(exchange, outcome_of(self.url, reply, abilities))
 
     def broke(self, exchange: Exchange, reason: str, alive: bool) -> None:
         if not alive:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Container
 from typing import Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
 from mpgroupcache.errors import ProtocolError
 from mpgroupcache.net.ages import read_ages
-from mpgroupcache.net.peerwire import CONTENT_TYPE, Ability, absence, decode_response, loader_error, read_abilities
+from mpgroupcache.net.peerwire import CONTENT_TYPE, Ability, absence, decode_response, loader_error
 
 _MAX_QUOTED: Final = 1000  # characters of a peer's text in a reason
 
@@ -60,19 +61,18 @@ class Reply(NamedTuple):
         return next((value for got, value in self.headers if got.lower() == name), b"")
 
 
-def outcome_of(url: str, reply: Reply) -> Outcome:
-    """Return what the response of the peer at ``url`` means."""
+def outcome_of(url: str, reply: Reply, abilities: Container[Ability] | None) -> Outcome:
+    """Return what the response of the peer at ``url`` means. ``abilities``: what that response says it can do."""
     if reply.status == 200:
         kind = reply.header(b"content-type")
         if kind.partition(b";")[0].strip().lower() != CONTENT_TYPE:  # a web server's empty page is no empty value
             return Unreached(f"{url}: got the content type {kind!r}, expected {CONTENT_TYPE!r}; is this a peer's URL?")
-        says_ages = Ability.AGES in (read_abilities(reply.status, reply.headers) or ())
         try:
             value, minute_qps = decode_response(reply.body)
             fresh, dead, version = read_ages(reply.headers)
         except ProtocolError as error:
             return Unreached(f"{url}: {error}")
-        return Fetched(value, minute_qps, fresh, dead, version, says_ages)
+        return Fetched(value, minute_qps, fresh, dead, version, Ability.AGES in (abilities or ()))
     if (text := absence(reply.status, reply.headers, reply.body)) is not None:
         try:
             return Absent(text, read_ages(reply.headers).dead)

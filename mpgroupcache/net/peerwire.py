@@ -337,7 +337,7 @@ def load_failed(type_name: str, message: str) -> ErrorResponse:
 def no_such_value(text: str, dead: float | None) -> ErrorResponse:
     """Return the answer for what its loader says there is not; ``dead``: seconds for which that may be kept."""
     response = error_response(404, _cut(text))
-    ages = () if dead is None else ((DEAD, b"%d" % max(milliseconds(dead), 0)),)
+    ages = () if dead is None else ((DEAD, b"%d" % milliseconds(max(dead, 0.0))),)
     return ErrorResponse(response.status, response.body, (*response.headers, (ABSENT, b"true"), *ages))
 
 

@@ -128,7 +128,7 @@ class TransportClient:
             self._answered(probe)
             if (abilities := peerwire.read_abilities(reply.status, reply.headers)) is not None:
                 self._abilities = abilities
-            return outcome_of(self.url, reply)
+            return outcome_of(self.url, reply, abilities)
         if not self._closed and self._breaker.failed(began, probe):
             self._why_open = f"{reason} (not asked again until it answers a probe)"
             self._probe = None
