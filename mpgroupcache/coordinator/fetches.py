@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mpgroupcache.coordinator.flights import Action, Fetch, Flight, FlightTable
@@ -40,6 +40,18 @@ class Fetches:
         flight = action.flight
         group, key = flight.key
         flight.peer.fetch(group.name, key, functools.partial(self._end, group, flight))
+
+    def begin_many(self, actions: Sequence[Fetch]) -> None:
+        """Ask many flights' peers, each for all that it owns of a group at once if it can answer so."""
+        asked: dict[tuple[Peer, HostGroup], dict[bytes, Flight]] = {}
+        for action in actions:
+            group, key = action.flight.key
+            asked.setdefault((action.flight.peer, group), {})[key] = action.flight
+        for (peer, group), flights in asked.items():
+            peer.fetch_many(group.name, list(flights), functools.partial(self._end_one, group, flights))
+
+    def _end_one(self, group: HostGroup, flights: Mapping[bytes, Flight], key: bytes, outcome: Outcome) -> None:
+        self._end(group, flights[key], outcome)
 
     def _end(self, group: HostGroup, flight: Flight, outcome: Outcome) -> None:
         from mpgroupcache.net.outcomes import (

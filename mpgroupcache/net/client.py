@@ -21,15 +21,17 @@ from functools import partial
 from random import random
 from typing import TYPE_CHECKING, Final
 
-from mpgroupcache.net import peerwire
+from mpgroupcache.net import batches, peerwire
 from mpgroupcache.net.breaker import Breaker
 from mpgroupcache.net.exchange import ClientConnection, Exchange
 from mpgroupcache.net.outcomes import Outcome, Reply, Unreached, explain, outcome_of
 from mpgroupcache.net.peer import SECRET_OPTION
+from mpgroupcache.net.peerwire import Ability
+from mpgroupcache.net.together import Together
 from mpgroupcache.net.urls import parse_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mpgroupcache.net.peer import PeerOptions
 
@@ -37,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 MAX_IDLE: Final = 60.0  # s; a firewall forgets idle connections after some minutes, and then a request is a timeout
 _GRAIN: Final = 0.001  # s; the clock's
+# Of the time for many keys: what the owner has by then is to arrive here in the rest.
+_OWNERS_SHARE: Final = 0.9
 
 
 class PeerClient:
@@ -65,7 +69,7 @@ class PeerClient:
         self._breaker = Breaker(jitter)
         self._probe_timer: asyncio.TimerHandle | None = None
         self._probe: Exchange | None = None
-        self._abilities: frozenset[peerwire.Ability] | None = None
+        self._abilities: frozenset[Ability] | None = None
         self._why_open = ""
         self._reported: set[int] = set()  # statuses that tell of a wrong option
         self._retired = False
@@ -85,7 +89,7 @@ class PeerClient:
         return self._breaker.closed and not self._closed
 
     @property
-    def abilities(self) -> frozenset[peerwire.Ability] | None:
+    def abilities(self) -> frozenset[Ability] | None:
         """What the peer can do beyond Go's protocol, as it said last; None: it has not answered yet."""
         return self._abilities
 
@@ -104,13 +108,26 @@ class PeerClient:
         except ValueError as error:
             done(Unreached(f"{self.url} cannot be asked: {error}"))
             return
-        exchange = self._start(target, done)
-        if connection := self._take_idle():
-            connection.send(exchange, b"GET " + target + self._whole_head)
+        self._ask(self._start(target, done))
+
+    def fetch_many(self, group: str, keys: Sequence[bytes], done: Callable[[bytes, Outcome], None]) -> None:
+        """Ask for many keys, each of them once: together if the peer has said that it can answer so, else each alone.
+
+        ``done`` is called once for each, with the key and its outcome, maybe before this returns.
+        """
+        if len(keys) < 2 or not self.available or Ability.BATCH not in (self._abilities or ()):
+            for key in keys:
+                self.fetch(group, key, partial(done, key))
             return
-        self._queue.append(exchange)
-        if len(self._connections) < self._options.max_connections:
-            self._open()
+        try:
+            target = peerwire.group_target(self._base, group)
+        except ValueError as error:
+            for key in keys:
+                done(key, Unreached(f"{self.url} cannot be asked: {error}"))
+            return
+        for part in batches.split(keys):
+            together = Together(self, self._options.request_timeout, group, part, done)
+            self._ask(self._start(target, together.take, batches.encode_keys(part)))
 
     def retire(self) -> None:
         """The peer left the ring: finish what is under way, then close the connections."""
@@ -134,20 +151,43 @@ class PeerClient:
 
     # ---- Exchanges
 
-    def _start(self, target: bytes, done: Callable[[Outcome], None] | None) -> Exchange:
-        exchange = Exchange(target, self._loop.time(), self._options.request_timeout, done)
+    def _start(
+        self,
+        target: bytes,
+        done: Callable[[Outcome], None] | Callable[[Reply | Unreached], None] | None,
+        keys: bytes | None = None,
+    ) -> Exchange:
+        exchange = Exchange(target, self._loop.time(), self._options.request_timeout, done, keys)
         self._exchanges[exchange] = None
         if self._timer is None:
             self._timer = self._loop.call_at(exchange.deadline, self._expire)
         return exchange
 
-    def _send(self, connection: ClientConnection, exchange: Exchange) -> None:
-        """Send a request that waited for its connection."""
-        left = peerwire.encode_timeout(max(exchange.deadline - self._loop.time(), _GRAIN))
-        connection.send(exchange, b"GET " + exchange.target + self._head + left + b"\r\n\r\n")
+    def _ask(self, exchange: Exchange) -> None:
+        """Send a request, or have it wait for a connection."""
+        if connection := self._take_idle():
+            if exchange.keys is None:
+                connection.send(exchange, b"GET " + exchange.target + self._whole_head)
+            else:
+                self._send(connection, exchange)
+            return
+        self._queue.append(exchange)
+        if len(self._connections) < self._options.max_connections:
+            self._open()
 
-    def _end(self, exchange: Exchange, outcome: Outcome) -> None:
-        """``outcome``: a probe's is of no interest."""
+    def _send(self, connection: ClientConnection, exchange: Exchange) -> None:
+        """Send a request, and say how long its answer is still waited for."""
+        left = max(exchange.deadline - self._loop.time(), _GRAIN)
+        if (keys := exchange.keys) is None:
+            head = b"GET " + exchange.target + self._head + peerwire.encode_timeout(left)
+            connection.send(exchange, head + b"\r\n\r\n")
+            return
+        head = b"POST " + exchange.target + self._head + peerwire.encode_timeout(left * _OWNERS_SHARE)
+        body = b"\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (batches.KEYS_TYPE, len(keys), keys)
+        connection.send(exchange, head + body)
+
+    def _end(self, exchange: Exchange, outcome: Outcome | Reply) -> None:
+        """``outcome``: a probe's is of no interest; a reply for many keys."""
         if exchange.over:
             return
         exchange.over = True
@@ -287,7 +327,7 @@ class PeerClient:
             self._release(connection)
         else:
             connection.close()
-        self._end(exchange, outcome_of(self.url, reply, abilities))
+        self._end(exchange, outcome_of(self.url, reply, abilities) if exchange.keys is None else reply)
 
     def broke(self, exchange: Exchange, reason: str, alive: bool) -> None:
         if not alive:

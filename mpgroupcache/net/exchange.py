@@ -6,10 +6,11 @@ Which connection an exchange gets, and what becomes of it, is client.py's.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from mpgroupcache.net.batches import MAX_ANSWER_BYTES
 from mpgroupcache.net.outcomes import Reply
 from mpgroupcache.net.peerwire import MAX_ERROR_BYTES
 from mpgroupcache.sizes import format_size
@@ -17,7 +18,7 @@ from mpgroupcache.sizes import format_size
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpgroupcache.net.outcomes import Outcome
+    from mpgroupcache.net.outcomes import Outcome, Unreached
 
 # Bytes of a response that are not its body: status line, headers, 1xx answers before it, chunk sizes, trailers. A head
 # of Go's has some 150. The second for each byte of the body: chunks of one byte each have five.
@@ -28,14 +29,22 @@ MAX_FRAMING_PER_BYTE: Final = 8
 class Exchange:
     """One request, from when it was asked for until its one outcome."""
 
-    __slots__ = ("began", "connection", "deadline", "done", "is_probe", "over", "retried", "target")
+    __slots__ = ("began", "connection", "deadline", "done", "is_probe", "keys", "over", "retried", "target")
 
-    def __init__(self, target: bytes, began: float, timeout: float, done: Callable[[Outcome], None] | None) -> None:
-        """``done``: None for a probe."""
+    def __init__(
+        self,
+        target: bytes,
+        began: float,
+        timeout: float,
+        done: Callable[[Outcome], None] | Callable[[Reply | Unreached], None] | None,
+        keys: bytes | None = None,
+    ) -> None:
+        """``done``: None for a probe. ``keys``: that the request carries; then ``done`` is called with its reply."""
         self.target = target
         self.began = began
         self.deadline = began + timeout
-        self.done = done
+        self.done: Callable[[Any], None] | None = done
+        self.keys = keys
         self.is_probe = done is None
         self.connection: ClientConnection | None = None  # that the request went out on
         self.retried = False
@@ -65,7 +74,7 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, pool: ConnectionPool, max_bytes: int, reserved: Exchange | None = None) -> None:
         """``reserved``: the exchange that this connection is made for, if it is for that one alone."""
         self._pool = pool
-        self._max_bytes = max_bytes
+        self._most = self._max_bytes = max_bytes  # of any response; of the one under way
         self._transport: asyncio.Transport | None = None
         self._parser: HttpResponseParser | None = None
         self._exchange: Exchange | None = None
@@ -97,6 +106,7 @@ class ClientConnection(asyncio.Protocol):
         """Begin an exchange. The connection has to be open and free."""
         assert self._transport is not None
         self._exchange = exchange
+        self._max_bytes = self._most if exchange.keys is None else min(self._most, MAX_ANSWER_BYTES)
         exchange.connection = self
         self._begin()
         self._transport.write(request)

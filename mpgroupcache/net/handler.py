@@ -7,19 +7,21 @@ import functools
 import logging
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-from mpgroupcache.net import peerwire
+from mpgroupcache.net import batches, peerwire
 from mpgroupcache.net.ages import encode_ages
 from mpgroupcache.net.backend import NoSuchGroup
 from mpgroupcache.net.hooks import PeerRequest
 from mpgroupcache.net.responses import PLAIN, Heads, Manner, answer, frame
 from mpgroupcache.net.serverlimits import Limits
+from mpgroupcache.net.visits import Batch, Visit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpgroupcache.net.backend import Backend, Served
+    from mpgroupcache.net.visits import ResponseWriter
 
 logger = logging.getLogger(__name__)
 
@@ -35,29 +37,6 @@ ABILITIES: Final = tuple(peerwire.Ability)
 _INSTANCE: Final = peerwire.INSTANCE.lower()
 _SECRET: Final = peerwire.SECRET.lower()
 _TIMEOUT: Final = peerwire.TIMEOUT.lower()
-
-
-class ResponseWriter(Protocol):
-    """A client's connection, as its requests are answered (Go: ``http.ResponseWriter``)."""
-
-    visit: Visit | None
-    """The request that waits for a value; those behind it wait, too."""
-
-    @property
-    def remote(self) -> str:
-        """The client's address, or "" where it is not known."""
-
-    def wait(self, visit: Visit) -> None:
-        """A request waits from now on."""
-
-    def write(self, data: bytes) -> None:
-        """Send an answer."""
-
-    def end(self) -> None:
-        """That was the last answer."""
-
-    def settle(self) -> None:
-        """Go on with what waits."""
 
 
 class Handler:
@@ -83,7 +62,7 @@ class Handler:
         self.errors: Counter[int] = Counter()
         """How many requests were answered with which status other than 200."""
         self.unread_bytes = 0
-        """Of answers to clients that were stopped for not reading."""
+        """Of answers to clients that were stopped for not reading, and of answers for many keys that are not whole."""
         self._base_path = peerwire.check_base_path(base_path)
         self._locate = functools.lru_cache(LOCATED)(functools.partial(peerwire.locate, self._base_path))
         self._instance = instance.hex().encode()
@@ -100,14 +79,25 @@ class Handler:
 
     # ---- Requests
 
-    def answer(self, writer: ResponseWriter, target: bytes, headers: dict[bytes, bytes], manner: Manner) -> None:
-        """Answer a request, now or when its value is there."""
+    def answer(
+        self,
+        writer: ResponseWriter,
+        target: bytes,
+        headers: dict[bytes, bytes],
+        manner: Manner,
+        keys: bytes | None = None,
+    ) -> None:
+        """Answer a request, now or when its value is there; ``keys``: that it carries, for all of them."""
         group = ""
         try:
             if self._secret is not None or _INSTANCE in headers:
                 self._check(headers, writer)
             if manner is not PLAIN and manner.refused:
                 self.send_error(writer, manner, peerwire.METHOD_NOT_ALLOWED)
+                return
+            if keys is not None:
+                group = peerwire.locate_group(self._base_path, target)
+                self._gather(writer, group, batches.decode_keys(keys), headers, manner)
                 return
             if len(target) <= MAX_LOCATED:
                 group, key = self._locate(target)
@@ -143,11 +133,8 @@ class Handler:
         self, writer: ResponseWriter, group: str, key: bytes, headers: dict[bytes, bytes], manner: Manner
     ) -> None:
         """Wait for a value; the request's errors are raised, and then nobody waits."""
-        timeout = None
-        if (header := headers.get(_TIMEOUT)) is not None:
-            timeout = peerwire.decode_timeout(header)
+        timeout = _timeout_of(headers)
         visit = Visit(self, writer, manner, self._make_context(writer, group, key, headers))
-        writer.wait(visit)
         try:
             self.backend.visit(group, key, visit)
         except BaseException:
@@ -157,6 +144,29 @@ class Handler:
             raise
         if timeout is not None:
             visit.leave_after(timeout)
+
+    def _gather(
+        self, writer: ResponseWriter, group: str, keys: list[bytes], headers: dict[bytes, bytes], manner: Manner
+    ) -> None:
+        """Look keys up, and wait for those that are not there; errors as with `_visit`, of one key for all."""
+        timeout = _timeout_of(headers)
+        batch = Batch(self, writer, manner, len(keys))
+        try:
+            for at, key in enumerate(keys):
+                found = self.backend.find(group, key)
+                if found is None:
+                    context = self._make_context(writer, group, key, headers)
+                    self.backend.visit(group, key, batch.enter(at, context))
+                else:
+                    batch.put(at, batches.answer_of(found))
+        except BaseException:
+            if batch.end() is None:
+                logger.exception("%r: got an error from a backend that had answered", writer)
+                return
+            batch.leave()
+            raise
+        if timeout is not None:
+            batch.leave_after(timeout)
 
     def _make_context(self, writer: ResponseWriter, group: str, key: bytes, headers: dict[bytes, bytes]) -> bytes:
         """What the application makes of the request; what that raises is answered."""
@@ -199,6 +209,17 @@ class Handler:
                 writer, manner, self.heads.value + ages, (before, value, behind), len(before) + size + len(behind)
             )
 
+    def send_batch(self, writer: ResponseWriter, manner: Manner, body: bytes) -> None:
+        """Answer for many keys."""
+        self._send(writer, manner, self.heads.batch, (body,), len(body))
+
+    def hold(self, size: int) -> bool:
+        """Whether there is room for so many bytes of an answer that is not whole; below 0: they are gone again."""
+        if size > 0 and self.unread_bytes > self.limits.unread_bytes - size:
+            return False
+        self.unread_bytes += size
+        return True
+
     def send_error(self, writer: ResponseWriter, manner: Manner, response: peerwire.ErrorResponse) -> None:
         """Answer with an error."""
         self.errors[response.status] += 1
@@ -219,59 +240,7 @@ class Handler:
             writer.end()
 
 
-class Visit:
-    """A visitor: the request that its connection waits for."""
-
-    __slots__ = ("_handler", "_manner", "_timer", "_writer", "ctx")
-
-    def __init__(self, handler: Handler, writer: ResponseWriter, manner: Manner, ctx: bytes) -> None:
-        self._handler = handler
-        self._writer: ResponseWriter | None = writer
-        self._manner = manner
-        self._timer: asyncio.TimerHandle | None = None
-        self.ctx = ctx
-
-    def deliver(self, served: Served) -> None:
-        """Answer with the value, or that there is none, unless it is too late."""
-        writer = self.end()
-        if writer is not None:
-            self._handler.send(writer, self._manner, served)
-            writer.settle()
-
-    def fail(self, type_name: str, text: str) -> None:
-        """Answer with the loader's error, unless it is too late."""
-        self._answer(peerwire.load_failed(type_name, text))
-
-    def refuse(self, text: str) -> None:
-        """Answer that this peer cannot load, unless it is too late."""
-        self._answer(peerwire.error_response(503, text))
-
-    def _answer(self, response: peerwire.ErrorResponse) -> None:
-        writer = self.end()
-        if writer is not None:
-            self._handler.send_error(writer, self._manner, response)
-            writer.settle()
-
-    def leave(self) -> None:
-        """Wait no longer: the client is gone."""
-        self.end()
-        self._handler.backend.leave(self)
-
-    def leave_after(self, timeout: float) -> None:
-        """Wait no longer than so many seconds."""
-        if self._writer is not None:
-            self._timer = self._handler.loop.call_later(timeout, self._give_up, timeout)
-
-    def _give_up(self, timeout: float) -> None:
-        text = f"deadline exceeded: no value within the {timeout:g} s of {peerwire.TIMEOUT.decode()}"
-        self._answer(peerwire.error_response(504, text))
-        self._handler.backend.leave(self)
-
-    def end(self) -> ResponseWriter | None:
-        """Let the connection go on; None if it does already."""
-        writer, self._writer = self._writer, None
-        if self._timer is not None:
-            self._timer.cancel()
-        if writer is not None:
-            writer.visit = None
-        return writer
+def _timeout_of(headers: dict[bytes, bytes]) -> float | None:
+    """The seconds for which a client waits; None: it does not say. Raises ``RequestError``."""
+    header = headers.get(_TIMEOUT)
+    return None if header is None else peerwire.decode_timeout(header)

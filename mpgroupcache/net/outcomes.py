@@ -9,7 +9,9 @@ from typing import Final, NamedTuple, TypeAlias
 from msgspec import Struct
 
 from mpgroupcache.errors import ProtocolError
-from mpgroupcache.net.ages import read_ages
+from mpgroupcache.limits import MAX_TEXT, MAX_TYPE_NAME, usable_rate
+from mpgroupcache.net.ages import ages_of, read_ages
+from mpgroupcache.net.batches import ANSWERS_TYPE, Absence, Alone, Answer, Failure, Refusal, Value, decode_answers
 from mpgroupcache.net.peerwire import CONTENT_TYPE, Ability, absence, decode_response, loader_error
 
 _MAX_QUOTED: Final = 1000  # characters of a peer's text in a reason
@@ -86,7 +88,43 @@ def outcome_of(url: str, reply: Reply, abilities: Container[Ability] | None) -> 
             f"{url}: answered {reply.status}, a redirect to {place!r}, which is not followed since it may be another "
             "key; Go's http.ServeMux redirects keys with // and dots: serve the HTTPPool without it"
         )
-    return Unreached(f"{url}: answered {reply.status}: {reply.body.decode(errors='replace').strip()[:_MAX_QUOTED]}")
+    return Unreached(_describe(url, reply))
+
+
+def _describe(url: str, reply: Reply) -> str:
+    return f"{url}: answered {reply.status}: {reply.body.decode(errors='replace').strip()[:_MAX_QUOTED]}"
+
+
+def outcomes_of(url: str, reply: Reply, count: int) -> list[Outcome | None]:
+    """Return what the reply of the peer at ``url`` means for each of so many keys; None: to be asked for alone.
+
+    Raises ``ProtocolError`` for what is no answer for many keys.
+    """
+    kind = reply.header(b"content-type")
+    if reply.status != 200:
+        raise ProtocolError(_describe(url, reply))
+    if kind != ANSWERS_TYPE:
+        raise ProtocolError(f"{url}: got the content type {kind!r}, expected {ANSWERS_TYPE!r}")
+    try:
+        answers = decode_answers(reply.body, count)
+    except ProtocolError as error:
+        raise ProtocolError(f"{url}: {error}") from None
+    return [_outcome_in(url, answer) for answer in answers]
+
+
+def _outcome_in(url: str, answer: Answer) -> Outcome | None:
+    match answer:
+        case Value(value, rate, fresh, dead, version):
+            ages = ages_of(fresh, dead, version)
+            return Fetched(value, None if rate is None else usable_rate(rate), *ages, says_ages=True)
+        case Absence(text, dead):
+            return Absent(text[:MAX_TEXT], None if dead is None else dead / 1000)
+        case Failure(type_name, text):
+            return OwnerError(type_name[:MAX_TYPE_NAME], text[:MAX_TEXT])
+        case Refusal(text):
+            return Unreached(f"{url}: {text[:_MAX_QUOTED]}")
+        case Alone():
+            return None
 
 
 def explain(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from mpgroupcache.net.urls import parse_url
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mpgroupcache.net.consistenthash import Hash
     from mpgroupcache.net.hooks import Transport
@@ -40,6 +40,12 @@ class Peer(Protocol):
 
     def fetch(self, group: str, key: bytes, done: Callable[[Outcome], None]) -> None:
         """Ask for a key. ``done`` is called once with the outcome, maybe before this returns."""
+
+    def fetch_many(self, group: str, keys: Sequence[bytes], done: Callable[[bytes, Outcome], None]) -> None:
+        """Ask for many keys, each of them once: together if the peer has said that it can answer so, else each alone.
+
+        ``done`` is called once for each, with the key and its outcome, maybe before this returns.
+        """
 
     def retire(self) -> None:
         """The peer left the ring: finish what is under way."""

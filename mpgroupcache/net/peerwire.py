@@ -1,6 +1,6 @@
 """What peers say to each other over HTTP: Go groupcache's protocol. Nothing else in the project writes or reads it.
 
-How headers say what is left of ages is in ages.py.
+How headers say what is left of ages is in ages.py, and how many keys are asked for at once in batches.py.
 
 A request and its answers::
 
@@ -41,6 +41,7 @@ Words of abilities::
     absence       says by Mpgroupcache-Absent which of its 404 are the loader's
     ages          says what is left of a value's ages, and its version, where it has them
     load-error    says which of its 500 are the loader's, by Mpgroupcache-Load-Error
+    batch         answers for many keys at once, as batches.py has it
     rate          sends minute_qps with a value, where it knows it
     timeout       heeds Mpgroupcache-Timeout
 
@@ -50,7 +51,9 @@ and what it can do.
 Answers that Go does not have::
 
     403  the secret is missing or another one
-    405  the method is neither GET nor HEAD, whatever the target; with ``Allow: GET, HEAD``. Go takes any for a GET
+    405  the method is neither GET nor HEAD, whatever the target; with ``Allow: GET, HEAD``. Go takes any for a GET. It
+         is no POST as batches.py has it either
+    413  such a POST has too long a body
     414  the key, or the whole target, is too long
     421  this request comes from the peer that it is for
     503  nobody here can load now; or the value is too large; or clients have too much of their answers still to read
@@ -193,6 +196,14 @@ def escape_path(path: bytes) -> bytes:
     return quote_from_bytes(path, safe="/").encode()
 
 
+def group_target(base_path: str, group: str) -> bytes:
+    """Return the request target for a group, for many of its keys at once. Raises ``ValueError`` as `request_target`.
+
+    Whoever reads it as a key's finds none.
+    """
+    return request_target(base_path, group, b"").removesuffix(b"/")
+
+
 def parse_target(base_path: str, target: bytes) -> Request:
     """Return what a raw request target asks for.
 
@@ -203,6 +214,16 @@ def parse_target(base_path: str, target: bytes) -> Request:
         group, slash, key = target[len(base) :].partition(b"/")
         if slash:
             return Request(group, key)
+    group, slash, key = _path_below(base_path, target).partition(b"/")
+    if not slash:
+        raise RequestError(f"path: got {_short(target)}, expected {base_path}GROUP/KEY", BAD_REQUEST)
+    if len(key) > MAX_KEY_BYTES:
+        raise _too_long("key", len(key), MAX_KEY_BYTES)
+    return Request(group, key)
+
+
+def _path_below(base_path: str, target: bytes) -> bytes:
+    """Return what of a raw request target is behind the base path, unescaped. Raises ``RequestError``."""
     if len(target) > MAX_TARGET_BYTES:
         raise _too_long("target", len(target), MAX_TARGET_BYTES)
     if _CONTROL.search(target):
@@ -221,19 +242,26 @@ def parse_target(base_path: str, target: bytes) -> Request:
         raise RequestError(f"path: got {_short(target)}, expected one below {base_path}", NOT_FOUND)
     if b"+" in path:  # not in the base path, where a plus is a plus
         plain = unquote_to_bytes(path.replace(b"+", b" "))
-    group, slash, key = plain[len(base) :].partition(b"/")
-    if not slash:
-        raise RequestError(f"path: got {_short(target)}, expected {base_path}GROUP/KEY", BAD_REQUEST)
-    if len(key) > MAX_KEY_BYTES:
-        raise _too_long("key", len(key), MAX_KEY_BYTES)
-    return Request(group, key)
+    return plain[len(base) :]
 
 
 def locate(base_path: str, target: bytes) -> tuple[str, bytes]:
     """Return the group's name and the key that a raw request target asks for. Raises ``RequestError``."""
     group, key = parse_target(base_path, target)
+    return _name_of(group), key
+
+
+def locate_group(base_path: str, target: bytes) -> str:
+    """Return the group's name of which a raw request target asks for many keys. Raises ``RequestError``."""
+    group = _path_below(base_path, target)
+    if not group or b"/" in group:
+        raise RequestError(f"path: got {_short(target)}, expected {base_path}GROUP", BAD_REQUEST)
+    return _name_of(group)
+
+
+def _name_of(group: bytes) -> str:
     try:
-        return group.decode(), key
+        return group.decode()
     except UnicodeDecodeError:
         raise RequestError(f"group: got {group!r}, expected UTF-8", no_such_group(group)) from None
 
@@ -329,14 +357,14 @@ def no_such_group(group: bytes) -> ErrorResponse:
 
 def load_failed(type_name: str, message: str) -> ErrorResponse:
     """Return the answer for a loader's error: Go's to a Go client, and the error itself to one of ours."""
-    response = error_response(500, _cut(message))
+    response = error_response(500, cut(message))
     value = quote(type_name[:MAX_TYPE_NAME], safe="", errors="backslashreplace").encode()
     return ErrorResponse(response.status, response.body, (*response.headers, (LOAD_ERROR, value)))
 
 
 def no_such_value(text: str, dead: float | None) -> ErrorResponse:
     """Return the answer for what its loader says there is not; ``dead``: seconds for which that may be kept."""
-    response = error_response(404, _cut(text))
+    response = error_response(404, cut(text))
     ages = () if dead is None else ((DEAD, b"%d" % milliseconds(max(dead, 0.0))),)
     return ErrorResponse(response.status, response.body, (*response.headers, (ABSENT, b"true"), *ages))
 
@@ -349,7 +377,8 @@ def absence(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) ->
     return _read_text(body)
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
+    """Return as much of an error's text as is told."""
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 3] + "..."
 
 
@@ -393,6 +422,7 @@ class Ability(StrEnum):
 
     ABSENCE = "absence"
     AGES = "ages"
+    BATCH = "batch"
     LOAD_ERROR = "load-error"
     RATE = "rate"
     TIMEOUT = "timeout"

@@ -6,6 +6,7 @@ import functools
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from mpgroupcache.net.batches import ANSWERS_TYPE
 from mpgroupcache.net.peerwire import (
     ABILITIES,
     CONTENT_TYPE,
@@ -27,6 +28,7 @@ _REASONS: Final = {
     403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
+    413: "Request Entity Too Large",
     414: "Request URI Too Long",
     421: "Misdirected Request",
     431: "Request Header Fields Too Large",
@@ -43,6 +45,7 @@ def _unparsed(status: int, detail: str = "") -> ErrorResponse:
 
 NO_HOST: Final = _unparsed(400, ": missing required Host header")
 HEAD_TOO_LARGE: Final = _unparsed(431)
+BODY_TOO_LARGE: Final = _unparsed(413)
 TARGET_TOO_LONG: Final = _unparsed(414)
 
 
@@ -50,7 +53,7 @@ class Manner(NamedTuple):
     """How a request is answered."""
 
     refused: bool
-    """With 405, whatever it asks for: its method is neither GET nor HEAD."""
+    """With 405, whatever it asks for: its method is neither GET nor HEAD, and it does not carry keys."""
     head: bool
     """Without the body."""
     closes: bool
@@ -70,6 +73,8 @@ class Heads:
         self._constant = b"%s: %s\r\n%s" % (INSTANCE, instance.hex().encode(), self._abilities)
         self.value = b""
         """The head of a value's answer, up to what is its own."""
+        self.batch = b""
+        """The head of an answer for many keys, up to its length."""
         self._common = b""  # of an error's, behind its own headers
 
     def renew(self, now: float) -> None:
@@ -77,6 +82,7 @@ class Heads:
         date = formatdate(now, usegmt=True).encode()
         self._common = b"%sDate: %s\r\n" % (self._constant, date)
         self.value = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\n%s" % (CONTENT_TYPE, self._common)
+        self.batch = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\n%s" % (ANSWERS_TYPE, self._common)
 
     def error(self, response: ErrorResponse) -> bytes:
         """The head of an error's answer, up to its length; without one where the body ends with the connection.

@@ -15,8 +15,9 @@ from mpgroupcache.net.responses import PLAIN
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpgroupcache.net.handler import Handler, Visit
-    from mpgroupcache.net.requests import RequestHead
+    from mpgroupcache.net.handler import Handler
+    from mpgroupcache.net.requests import Request
+    from mpgroupcache.net.visits import Waiting
 
 # Bytes that are parsed at once; then the other connections get a turn. Some 400 of the shortest requests fit, which
 # take 5 ms.
@@ -41,9 +42,9 @@ class ServerConnection(asyncio.Protocol):
         self._usual_headers: dict[bytes, bytes] = {}
         # What waits:
         self._unread = memoryview(b"")  # bytes
-        self._queue: deque[RequestHead | ErrorResponse] = deque()  # requests, and a last refusal
+        self._queue: deque[Request | ErrorResponse] = deque()  # requests, and a last refusal
         # Why they do:
-        self.visit: Visit | None = None
+        self.visit: Waiting | None = None
         self._stalled = 0  # bytes of answers that the client has not read, if they are so many that it is stopped
         self._ending = False  # the last answer was sent
         self._serving = False
@@ -110,7 +111,7 @@ class ServerConnection(asyncio.Protocol):
         if self._queue or self._stalled:
             self.settle()
 
-    def _answer(self, request: RequestHead | ErrorResponse) -> None:
+    def _answer(self, request: Request | ErrorResponse) -> None:
         if isinstance(request, ErrorResponse):
             self._handler.send_error(self, PLAIN, request)
         else:
@@ -118,7 +119,7 @@ class ServerConnection(asyncio.Protocol):
 
     # ---- What waits
 
-    def wait(self, visit: Visit) -> None:
+    def wait(self, visit: Waiting) -> None:
         """A request waits for a value, and those behind it for that."""
         self.visit = visit
         self._usual = None

@@ -14,8 +14,8 @@ class Limits:
     connections: int = 1024  # more than peers with pools of their own open; fewer than the usual limit of descriptors
     headers: int = 100  # of a request; proxies in between add some
     header_bytes: int = 64 << 10  # of all of them, beside the target
-    request_timeout: float = 10.0  # s from a request's first byte to the end of its headers; also for a TLS handshake
+    request_timeout: float = 10.0  # s from a request's first byte to its last; also for a TLS handshake
     idle_timeout: float = 120.0  # s; longer than Go's clients keep theirs (90), so that they close and not we
     stall_timeout: float = 30.0  # s in which a client has to read some of what it asked for
     value_bytes: int = MAX_VALUE_BYTES  # of one; a client of ours takes no more
-    unread_bytes: int = 256 << 20  # of answers that all clients together have not read; more is refused with 503
+    unread_bytes: int = 256 << 20  # of all clients' answers that are not read, or not whole; more is refused

@@ -18,7 +18,7 @@ from mpgroupcache.net.transport import NoAnswer, TooLarge, round_trip
 from mpgroupcache.threads import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mpgroupcache.net.hooks import Transport
     from mpgroupcache.net.peer import PeerOptions
@@ -81,6 +81,11 @@ class TransportClient:
             return
         self._fetches += 1
         self._start(target).add_done_callback(partial(self._finished, done))
+
+    def fetch_many(self, group: str, keys: Sequence[bytes], done: Callable[[bytes, Outcome], None]) -> None:
+        """Ask for each key alone: a transport is given requests as Go's is."""
+        for key in keys:
+            self.fetch(group, key, partial(done, key))
 
     def retire(self) -> None:
         """The peer left the ring: finish what is under way."""

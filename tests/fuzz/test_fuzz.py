@@ -21,7 +21,7 @@ from workers import Daemon, Worker, hello, value_of, wait_until
 
 from mpgroupcache.errors import ProtocolError
 from mpgroupcache.ipc import frame, messages
-from mpgroupcache.net import exchange, handler, peerwire, serverconnection
+from mpgroupcache.net import batches, exchange, handler, outcomes, peerwire, serverconnection, visits
 from mpgroupcache.net import requests as request_parser
 from mpgroupcache.net.backend import NoSuchGroup, Served, Visitor
 from mpgroupcache.net.groupcachepb_pb2 import GetResponse
@@ -89,6 +89,35 @@ def responses_of(data: bytes) -> None:
     assert response.value == message.value
     if response.minute_qps is not None:
         assert 0 <= response.minute_qps <= message.minute_qps  # an absurd one is cut
+
+
+def keys_of(data: bytes) -> None:
+    """Keys that are understood can be said again, and asked for in one request."""
+    try:
+        keys = batches.decode_keys(data)
+    except peerwire.RequestError as error:
+        assert error.response.status == 400  # noqa: PT017 - what is refused is answered
+        return
+    assert batches.decode_keys(batches.encode_keys(keys)) == keys
+    assert [len(part) for part in batches.split(keys)] == [len(keys)]
+
+
+def answers_of(data: bytes) -> None:
+    """Answers for many keys that are understood can be said again, and each is an outcome within its bounds."""
+    count = int.from_bytes(data[1:3]) if data[:1] == b"\xdc" else data[0] & 0x0F if data else 1
+    try:
+        answers = batches.decode_answers(data, count)
+    except ProtocolError:
+        return
+    body = batches.encode_answers([batches.encode_answer(answer) for answer in answers])
+    assert len(batches.decode_answers(body, count)) == count
+    for outcome in outcomes.outcomes_of("u", Reply(200, [(b"Content-Type", batches.ANSWERS_TYPE)], data), count):
+        match outcome:
+            case outcomes.Fetched():
+                assert outcome.minute_qps is None or 0 <= outcome.minute_qps <= 1e12
+                assert outcome.dead is None or (outcome.fresh is not None and outcome.fresh <= outcome.dead)
+            case outcomes.Absent(text) | outcomes.OwnerError(_, text):
+                assert len(text) <= 8000
 
 
 class Client:
@@ -221,8 +250,13 @@ TARGETS: dict[str, tuple[Target, set[str]]] = {
     "frames": (frames, {frame.__file__}),
     "targets": (targets, {peerwire.__file__}),
     "protobuf": (responses_of, {peerwire.__file__}),
+    "keys": (keys_of, {batches.__file__}),
+    "answers": (answers_of, {batches.__file__, outcomes.__file__}),
     "responses": (responses, {exchange.__file__, peerwire.__file__}),
-    "requests": (requests, {module.__file__ for module in (request_parser, handler, serverconnection, peerwire)}),
+    "requests": (
+        requests,
+        {module.__file__ for module in (request_parser, handler, serverconnection, visits, peerwire)},
+    ),
 }
 
 

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import inspect
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import pytest
@@ -43,6 +43,8 @@ class Request(NamedTuple):
     target: bytes
     headers: dict[bytes, bytes]  # names in small letters
     connection: int  # the number of its connection
+    method: bytes
+    body: bytes
 
 
 Answer: TypeAlias = Callable[[Request, asyncio.StreamWriter], Awaitable[None]]
@@ -133,7 +135,9 @@ class FakePeer:
                 head = await reader.readuntil(b"\r\n\r\n")
                 line, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
                 headers = dict(line.lower().split(b": ", 1) for line in lines)
-                request = Request(line.split(b" ")[1], headers, number)
+                method, target, _ = line.split(b" ")
+                body = await reader.readexactly(int(headers.get(b"content-length", b"0")))
+                request = Request(target, headers, number, method, body)
                 self.requests.append(request)
                 await self.answer(request, writer)
         except (asyncio.IncompleteReadError, asyncio.CancelledError, OSError):
@@ -166,6 +170,22 @@ async def fetch(client: PeerClient, key: bytes = b"k", group: str = "g") -> Outc
     await asyncio.wait_for(done.wait(), PATIENCE)
     assert len(outcomes) == 1
     return outcomes[0]
+
+
+async def fetch_many(client: PeerClient, keys: Sequence[bytes], group: str = "g") -> list[Outcome]:
+    """Fetch many keys, and see that each has one outcome."""
+    outcomes: dict[bytes, list[Outcome]] = {key: [] for key in keys}
+    done = asyncio.Event()
+
+    def take(key: bytes, outcome: Outcome) -> None:
+        outcomes[key].append(outcome)
+        if all(outcomes.values()):
+            done.set()
+
+    client.fetch_many(group, keys, take)
+    await asyncio.wait_for(done.wait(), PATIENCE)
+    assert {len(got) for got in outcomes.values()} == {1}
+    return [outcomes[key][0] for key in keys]
 
 
 def options(**changes: Any) -> PeerOptions:

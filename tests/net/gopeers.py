@@ -105,12 +105,12 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def exchange(url: str, target: bytes, method: bytes = b"GET", *headers: bytes) -> Answer | None:
+def exchange(url: str, target: bytes, method: bytes = b"GET", *headers: bytes, body: bytes = b"") -> Answer | None:
     """Send a request whose target is these very bytes, on a connection of its own."""
     host = urlsplit(url).netloc
     with socket.create_connection(host.rsplit(":", 1), PATIENCE) as sock:  # type: ignore[arg-type]
         lines = [b"%s %s HTTP/1.1" % (method, target), b"Host: " + host.encode(), b"Connection: close", *headers]
-        sock.sendall(b"\r\n".join([*lines, b"", b""]))
+        sock.sendall(b"\r\n".join([*lines, b"", body]))
         response = HTTPResponse(sock, method=method.decode())
         try:
             response.begin()

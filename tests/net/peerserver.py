@@ -13,7 +13,7 @@ from children import PATIENCE
 from msgspec import structs
 from workers import wait_until
 
-from mpgroupcache.net import peerwire
+from mpgroupcache.net import batches, peerwire
 from mpgroupcache.net.backend import NoSuchGroup, Served, Visitor
 from mpgroupcache.net.server import PeerServer
 from mpgroupcache.net.serverlimits import Limits
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 INSTANCE = bytes(range(16))
 DATE = re.compile(rb"Date: \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT\r\n")
-ABILITIES = b"Mpgroupcache-Abilities: absence, ages, load-error, rate, timeout\r\n"
+ABILITIES = b"Mpgroupcache-Abilities: absence, ages, batch, load-error, rate, timeout\r\n"
 COMMON = b"Mpgroupcache-Instance: " + INSTANCE.hex().encode() + b"\r\n" + ABILITIES + b"Date: now\r\n"
 CLOSE = b"Connection: close"
 SHORT = Limits(request_timeout=0.2, idle_timeout=0.2, stall_timeout=0.2)
@@ -57,6 +57,7 @@ class FakeBackend:
         self.finds = 0
         self.found_at: dict[bytes, int] = {}  # which find was a key's last
         self.waiting: dict[bytes, Visitor] = {}
+        self.visitors: list[Visitor] = []  # that were not answered at once
         self.left: list[Visitor] = []
         self._memory = bytearray(4 << 20)
 
@@ -85,6 +86,7 @@ class FakeBackend:
                 visitor.fail("app.Boom", text.decode())
             case b"wait":
                 self.waiting[key] = visitor
+                self.visitors.append(visitor)
             case _:
                 raise RuntimeError("a defect")
 
@@ -213,6 +215,13 @@ def of(key: bytes, *headers: bytes, **options: bytes) -> bytes:
 def found(body: bytes, more: bytes = b"") -> bytes:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\n" + COMMON
     return head + b"Content-Length: %d\r\n%s\r\n%s" % (len(body), more, body)
+
+
+def many(keys: list[bytes], *headers: bytes, group: bytes = b"g", body: bytes | None = None) -> bytes:
+    """A request for many keys; ``body``: another than theirs."""
+    body = batches.encode_keys(keys) if body is None else body
+    own = (b"Content-Type: " + batches.KEYS_TYPE, b"Content-Length: %d" % len(body))
+    return get(b"/_groupcache/" + group, *own, *headers, method=b"POST") + body
 
 
 REFUSED = (b"405 Method Not Allowed", b"Method Not Allowed\n", b"Allow: GET, HEAD\r\n")

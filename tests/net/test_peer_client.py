@@ -224,7 +224,7 @@ async def test_what_our_peer_can_do(shared_server: Running) -> None:
     client = PeerClient(url, mine)
     assert isinstance(await fetch(client, b"hello"), Fetched)
     assert client.abilities == set(Ability)
-    assert "abilities absence, ages, load-error, rate, timeout" in repr(client)
+    assert "abilities absence, ages, batch, load-error, rate, timeout" in repr(client)
     await client.close()
     finds = shared_server.backend.finds
     client = PeerClient(url, mine)

@@ -20,13 +20,14 @@ from peerserver import (
     Running,
     found,
     get,
+    many,
     of,
     served,
     text,
 )
 from workers import wait_until
 
-from mpgroupcache.net import peerwire
+from mpgroupcache.net import batches, peerwire
 from mpgroupcache.net.ages import read_ages
 from mpgroupcache.net.handler import Handler
 from mpgroupcache.net.serverconnection import ServerConnection
@@ -152,11 +153,14 @@ def test_what_a_peer_says_it_can_do_it_does(run_server: Callable[..., Running]) 
         client.send(of(b"k") + of(b"no") + of(b"fail:boom") + of(b"wait:1", b"Mpgroupcache-Timeout: 20"))
         found, absent, failed, late = (client.answer() for _ in range(4))
         does[peerwire.Ability.RATE] = peerwire.decode_response(found.body).minute_qps == 1.5
+        client.send(many([b"k", b"no"]))
+        together = client.answer()
+        does[peerwire.Ability.BATCH] = len(batches.decode_answers(together.body, 2)) == 2
         does[peerwire.Ability.AGES] = read_ages(found.headers.items()).fresh == 5.0
         does[peerwire.Ability.ABSENCE] = peerwire.absence(404, absent.headers.items(), absent.body) == "none"
         does[peerwire.Ability.LOAD_ERROR] = peerwire.loader_error(500, failed.headers.items(), failed.body) is not None
         does[peerwire.Ability.TIMEOUT] = late.line == b"HTTP/1.1 504 Gateway Timeout"
-    for answer in (found, absent, failed, late):
+    for answer in (found, absent, failed, late, together):
         said = peerwire.read_abilities(int(answer.line.split()[1]), answer.headers.items())
         assert said == {ability for ability, is_done in does.items() if is_done} == set(peerwire.Ability)
 
@@ -338,6 +342,11 @@ REQUESTS = st.sampled_from(
         b"GET /_groupcache/g/hello HTTP/1.1\nHost: a HTTP/1.1\r\nHost: peer\r\n\r\n",
         of(b"hello", CLOSE),
         of(b"hello", b"Content-Length: 3") + b"abc",
+        many([b"hello", b"now:x", b"fail:x"]),
+        many([b"now:\r\n\r\n"]),
+        many([b"hello"], CLOSE),
+        many([b"hello"], group=b"n"),
+        many([b"hello"])[:-1],
         b"nonsense",
         b"GET ",
     ]

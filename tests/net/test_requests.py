@@ -6,14 +6,14 @@ import pytest
 from peerserver import get
 
 from mpgroupcache.net import peerwire
-from mpgroupcache.net.requests import RequestHead, RequestParser
+from mpgroupcache.net.requests import Request, RequestParser
 from mpgroupcache.net.responses import HEAD_TOO_LARGE, NO_HOST, PLAIN, TARGET_TOO_LONG, Manner
 from mpgroupcache.net.serverlimits import Limits
 
 TWO = get(b"/a", b"X: 1") + get(b"/b", b"x: 2", b"X: 3", method=b"HEAD")
-HEADS: list[RequestHead] = [
-    (b"/a", {b"host": b"peer", b"x": b"1"}, PLAIN),
-    (b"/b", {b"host": b"peer", b"x": b"3"}, PLAIN._replace(head=True)),
+HEADS: list[Request] = [
+    (b"/a", {b"host": b"peer", b"x": b"1"}, PLAIN, None),
+    (b"/b", {b"host": b"peer", b"x": b"3"}, PLAIN._replace(head=True), None),
 ]
 
 
@@ -43,7 +43,7 @@ def test_requests_may_come_in_any_pieces(size: int) -> None:
 )
 def test_manners(request_: bytes, manner: Manner) -> None:
     parser = RequestParser(Limits())
-    [(_, _, got)] = parser.parse(request_)  # type: ignore[misc]
+    [(_, _, got, _)] = parser.parse(request_)  # type: ignore[misc]
     assert got == manner
     assert (got is PLAIN) == (manner == PLAIN)
     assert len(parser.parse(get(b"/next"))) == (not manner.closes)
@@ -61,7 +61,7 @@ def test_manners(request_: bytes, manner: Manner) -> None:
 )
 def test_nothing_is_found_behind_what_is_refused(data: bytes, refusal: peerwire.ErrorResponse) -> None:
     parser = RequestParser(Limits(headers=9, header_bytes=1000))
-    assert parser.parse(get(b"/a")) == [(b"/a", {b"host": b"peer"}, PLAIN)]
+    assert parser.parse(get(b"/a")) == [(b"/a", {b"host": b"peer"}, PLAIN, None)]
     assert parser.parse(data) == [refusal]
     assert parser.parse(get(b"/b")) == []
 
