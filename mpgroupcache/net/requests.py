@@ -153,7 +153,6 @@ class RequestParser:
             self._parser.get_method() == METHOD
             and headers.get(b"content-type") == KEYS_TYPE
             and b"content-length" in headers
-            and b"transfer-encoding" not in headers
             and not self._parser.should_upgrade()
         )
 

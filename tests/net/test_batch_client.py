@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from fakepeers import (
@@ -33,15 +33,18 @@ from peerserver import Running, served
 from mpgroupcache.net import batches
 from mpgroupcache.net.batches import ANSWERS_TYPE, Alone, Failure, Refusal, Value, encode_answer, encode_answers
 from mpgroupcache.net.client import PeerClient
-from mpgroupcache.net.outcomes import Absent, Fetched, Outcome, OwnerError, Unreached
+from mpgroupcache.net.outcomes import Absent, Fetched, Outcome, OwnerError, Reply, Unreached
 from mpgroupcache.net.peer import PeerOptions
 from mpgroupcache.net.peerwire import Ability
 from mpgroupcache.net.ring import Ring
+from mpgroupcache.net.together import Together
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gopeers import GoPeer
+
+    from mpgroupcache.net.peer import Peer
 
 CAN = b"Mpgroupcache-Abilities: ages, batch\r\n"
 KEYS = [b"a", b"b", b"c"]
@@ -172,8 +175,7 @@ async def test_our_peer(run_server: Callable[..., Running]) -> None:
     assert isinstance(await fetch(client, b"hello"), Fetched)
     keys = [b"wait:1", b"hello", b"large", b"absent", b"fail:boom", b"aged"]
     waiting = asyncio.create_task(fetch_many(client, keys))
-    await until(lambda: running.backend.waiting)
-    assert running.backend.finds == 1 + len(keys)
+    await until(lambda: running.backend.finds == 1 + len(keys))
     await asyncio.to_thread(running.deliver, b"wait:1", b"one", 2.5)
     assert await waiting == [
         Fetched(b"one", 2.5, says_ages=True),
@@ -275,24 +277,38 @@ async def test_a_peer_that_never_answers_costs_one_timeout() -> None:
         assert b"POST" not in methods(fixture)[1:]
 
 
+class FakePeer:
+    """A peer that answers no key alone, until a test does."""
+
+    url = "http://peer"
+    abilities = frozenset([Ability.BATCH])
+
+    def __init__(self) -> None:
+        self.asked: dict[bytes, Callable[[Outcome], None]] = {}
+
+    def fetch(self, group: str, key: bytes, done: Callable[[Outcome], None]) -> None:
+        self.asked[key] = done
+
+
 @on_each_loop
 async def test_to_be_asked_alone_takes_no_longer_than_one_timeout() -> None:
-    """However late the peer says so: what was asked alone has a later deadline of its own."""
+    """However late the peer says so: what is asked alone has a later deadline of its own."""
+    peer = FakePeer()
+    outcomes: dict[bytes, Outcome] = {}
 
-    async def late(request: Request, writer: asyncio.StreamWriter) -> None:
-        if request.method == b"POST":
-            await asyncio.sleep(BAD_TIMEOUT / 2)
-            writer.write(together(Alone(), said(b"V"), Alone()))
-        elif request.target.endswith(b"/k"):
-            await able(request, writer)
+    def take(key: bytes, outcome: Outcome) -> None:
+        assert key not in outcomes
+        outcomes[key] = outcome
 
-    async with asking(late, request_timeout=BAD_TIMEOUT) as fixture:
-        await known(fixture)
-        outcomes = await fetch_many(fixture.client, KEYS)
-        assert outcomes[1] == Fetched(b"V", None, says_ages=True)
-        for outcome in (outcomes[0], outcomes[2]):
-            assert reason(outcome) == f"{fixture.client.url}: no answer in time, alone or with other keys"
-        await until(lambda: not fixture.client.under_way)
+    body = encode_answers([encode_answer(answer) for answer in (Alone(), said(b"V"), Alone())])
+    asked = Together(cast("Peer", peer), 0.02, "g", KEYS, take)
+    asked.take(Reply(200, [(b"content-type", ANSWERS_TYPE)], body))
+    assert outcomes == {b"b": Fetched(b"V", None, says_ages=True)}
+    peer.asked[b"a"](VALUES[0])
+    await until(lambda: len(outcomes) == 3)
+    assert outcomes[b"a"] == VALUES[0]
+    assert reason(outcomes[b"c"]) == "http://peer: no answer in time, alone or with other keys"
+    peer.asked[b"c"](VALUES[2])  # which is too late
 
 
 @on_each_loop

@@ -63,7 +63,7 @@ def test_every_key_is_answered_in_its_place(run_server: Callable[..., Running]) 
     running = run_server()
     with running.connect() as client:
         client.send(many([b"wait:1", b"hello", b"fail:boom", b"aged", b"wait:2", b"absent", b"now:x", b"wait:1"]))
-        wait_until(lambda: len(running.backend.waiting) == 2)
+        wait_until(lambda: len(running.backend.visitors) == 3)
         running.deliver(b"wait:2", b"two", 1.5, None, 60.0, 9)
         running.deliver(b"wait:1", b"one")  # the later of its two visitors: the other waits on
         assert running.server.handler.unread_bytes > 0
@@ -104,8 +104,7 @@ def test_requests_behind_one_that_waits_wait_too(run_server: Callable[..., Runni
     running = run_server()
     with running.connect() as client:
         client.send(many([b"wait:1", b"hello"]) + many([b"hello"]) + of(b"hello"))
-        wait_until(lambda: running.backend.waiting)
-        assert running.backend.finds == 2
+        wait_until(lambda: running.backend.finds == 2)
         running.deliver(b"wait:1", b"one")
         assert answers_in(client.answer(), 2) == [value(b"one"), value(b"V:hello")]
         assert answers_in(client.answer(), 1) == [value(b"V:hello")]
@@ -145,6 +144,7 @@ def test_requests_behind_one_that_waits_wait_too(run_server: Callable[..., Runni
         (many([b"hello"], CLOSE).replace(b"POST", b"PUT"), text(*REFUSED)),
         (many([b"hello"], CLOSE).replace(batches.KEYS_TYPE, b"text/plain"), text(*REFUSED)),
         (many([b"hello"]).replace(b"Content-Length: 8", b"Transfer-Encoding: chunked"), text(*REFUSED)),
+        (many([b"hello"], b"Transfer-Encoding: chunked"), MALFORMED),
         (
             many([b"hello"]).replace(b"Content-Length: 8", b"Content-Length: 262145"),
             unparsed(b"413 Request Entity Too Large"),
