@@ -266,6 +266,17 @@ async def test_what_is_no_answer_is_loaded_here(answer: bytes, text: str) -> Non
 
 
 @on_each_loop
+async def test_what_many_keys_may_bring_is_no_bound_of_what_one_does() -> None:
+    async with asking(able) as fixture:
+        await known(fixture)
+        assert await fetch_many(fixture.client, KEYS) == VALUES
+        large = bytes(batches.MAX_ANSWER_BYTES + 1)
+        fixture.peer.answer = saying(response(message(large)))
+        assert await fixture.fetch() == Fetched(large, None)
+        assert fixture.peer.connections == 1
+
+
+@on_each_loop
 async def test_a_peer_that_never_answers_costs_one_timeout() -> None:
     async with asking(to_many(never), request_timeout=BAD_TIMEOUT) as fixture:
         await known(fixture)
