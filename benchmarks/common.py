@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mpgroupcache.shm._writer import Arena, Control, arena_size
+from mpgroupcache.shm._control import Control
+from mpgroupcache.shm._writer import Arena, arena_size
 from mpgroupcache.shm.ownership import Segment, open_instance
 from mpgroupcache.shm.segment import DIRECTORY, arena_name, instance_name
 

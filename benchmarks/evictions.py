@@ -20,7 +20,8 @@ from random import Random
 from benchmarks.common import new_arena, percentile, table
 from benchmarks.contention import BUDGET, VALUE, attach, running
 from mpgroupcache.coordinator.instance import TICK
-from mpgroupcache.shm._writer import Arena, Control
+from mpgroupcache.shm._control import Control
+from mpgroupcache.shm._writer import Arena
 from mpgroupcache.shm.segment import instance_name
 
 WORKERS = (0, 1, 4, 16, 64)

@@ -6,6 +6,10 @@ loaded once, however many workers and threads ask.
     thumbs = mpgroupcache.new_group("thumbs", "64MiB", load)
     view = thumbs.get("cat.jpg")
 
+A key names one value for good, unless its group says how long values live (``ttl``), or somebody changes it:
+
+    thumbs.remove("cat.jpg")    # when it has returned, every get on this host loads, or has a later value
+
 Coming from Go
 --------------
 Each docstring names its counterpart in Go groupcache, and says where it differs; the README has all of them.
@@ -37,11 +41,14 @@ if TYPE_CHECKING:
         AlreadyRunning,
         ArenaError,
         CacheError,
+        ChangeError,
         CoordinatorError,
         CoordinatorUnavailable,
         DeadlineExceeded,
         LoadCycleError,
         LoadError,
+        LoadErrors,
+        NotFound,
         ProtocolError,
     )
     from mpgroupcache.getters import Getter
@@ -88,6 +95,7 @@ __all__ = [
     "CacheError",
     "CacheStats",
     "CacheType",
+    "ChangeError",
     "CoordinatorError",
     "CoordinatorUnavailable",
     "DeadlineExceeded",
@@ -96,7 +104,9 @@ __all__ = [
     "HTTPPool",
     "LoadCycleError",
     "LoadError",
+    "LoadErrors",
     "NoPeers",
+    "NotFound",
     "PeerPicker",
     "ProtoGetter",
     "ProtoSink",
@@ -131,6 +141,7 @@ _HOMES = {
     "BytesSink": "sinks",
     "CacheError": "errors",
     "CacheStats": "stats",
+    "ChangeError": "errors",
     "CacheType": "stats",
     "CoordinatorError": "errors",
     "CoordinatorUnavailable": "errors",
@@ -140,7 +151,9 @@ _HOMES = {
     "HTTPPool": "pool",
     "LoadCycleError": "errors",
     "LoadError": "errors",
+    "LoadErrors": "errors",
     "NoPeers": "pickers",
+    "NotFound": "errors",
     "PeerPicker": "pickers",
     "ProtoGetter": "pickers",
     "ProtoSink": "sinks",

@@ -16,3 +16,9 @@ class Counter(IntEnum):
     LOCAL_LOAD_ERRS = 5
     PEER_LOADS = 6
     PEER_ERRORS = 7
+    STALE_HITS = 8
+    ABSENT_HITS = 9
+    REFRESHES = 10
+    REFRESH_ERRORS = 11
+    REMOVALS = 12
+    EXPIRED = 13

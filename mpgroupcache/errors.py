@@ -6,6 +6,9 @@ loader's own exception reaches the caller that ran it unchanged.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 
 class CacheError(Exception):
     """Base class of the errors below."""
@@ -31,6 +34,57 @@ class LoadError(CacheError):
 
 class LoadCycleError(CacheError):
     """A loader asked, directly or through other loaders, for the key that it is loading."""
+
+
+class NotFound(CacheError, LookupError):
+    """There is no such value. Go: no counterpart.
+
+    A loader raises it to say so, with a text of its own. Every caller of the key who waits for that load gets it, in
+    other threads, processes and hosts too; where the group has a ``negative_ttl`` so does, for that long, everybody who
+    asks. ``get`` of a group without a loader raises it for what is not cached.
+    """
+
+
+class ChangeError(CacheError):
+    """A change was not done, or not on all hosts, or nobody knows whether it was.
+
+    Without a coordinator nothing is changed: a change waits for the next one until its ``timeout``. Where the ring has
+    another member nothing is changed either, and ``failed`` names it. Go: no counterpart.
+    """
+
+    def __init__(self, message: str, failed: dict[str, str] | None = None, *, unknown: bool = False) -> None:
+        super().__init__(message)
+        self.failed = failed or {}
+        """Peers that the change did not reach, by their URLs, and why."""
+        self.unknown = unknown
+        """Whether it may have been done all the same: its answer was lost."""
+
+
+class LoadErrors(CacheError, ExceptionGroup):
+    """Some loads of a ``get_many`` failed, and all are done. Go: no counterpart.
+
+    It is an ``ExceptionGroup``, so ``except*`` takes it apart. ``NotFound`` is no failure, and is left out.
+    """
+
+    def __new__(cls, errors: dict[Any, Exception], values: dict[Any, Any]) -> LoadErrors:
+        return super().__new__(
+            cls, f"the loads of {len(errors)} of {len(errors) + len(values)} keys failed", [*errors.values()]
+        )
+
+    def __init__(self, errors: dict[Any, Exception], values: dict[Any, Any]) -> None:
+        super().__init__(self.message, self.exceptions)
+        self.errors = errors
+        """Why, by key."""
+        self.values = values
+        """The views of the others, by key."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LoadErrors, (self.errors, self.values)
+
+    def derive(self, exceptions: Sequence[Exception]) -> LoadErrors:  # type: ignore[override]
+        """What ``except*`` makes of a part of it."""
+        errors = {key: error for key, error in self.errors.items() if error in exceptions}
+        return LoadErrors(errors, self.values)
 
 
 class DeadlineExceeded(CacheError, TimeoutError):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from types import FunctionType
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+from mpgroupcache.errors import NotFound
 from mpgroupcache.keys import decode_key
 from mpgroupcache.late import importing
 from mpgroupcache.product import Product
-from mpgroupcache.sinks import LoadSink, Sink
+from mpgroupcache.sinks import LoadSink, Sink, encode_value
 
 
 @runtime_checkable
@@ -21,6 +22,13 @@ class Getter(Protocol):
         """Put the value of ``key`` into ``dest``, or raise (Go: ``Getter.Get``); may be ``async``.
 
         ``ctx`` is what the caller gave to ``Group.get``. ``key`` is ``str`` where it is valid UTF-8, else ``bytes``.
+        ``dest.set_bytes(value, ttl=5, stale=60)`` says how many seconds this value lives; raising `NotFound` says that
+        there is none. A refresh of a stale value, and a load for a peer's request, call it without the caller's
+        ``ctx``: it is None, or what ``HTTPPool(context=...)`` made.
+
+        It may have a ``get_many(ctx, keys, dest)``, too, async if ``get`` is. `Group.get_many` calls it once with the
+        list of the keys that are missing, 1000 at most. ``dest[key]`` is that key's sink. A key that is left unset is
+        `NotFound`. What it raises is the error of all keys that are not set yet.
         """
 
 
@@ -53,10 +61,11 @@ def source_of(getter: object) -> tuple[str, str]:
 class BoundGetter:
     """A getter as a miss has it: it brings a product."""
 
-    __slots__ = ("_function", "is_async")
+    __slots__ = ("_function", "_many", "batches", "is_async")
 
     def __init__(self, getter: Getter | GetterFunction) -> None:
         function = getter.get if isinstance(getter, Getter) else getter
+        self._many: Callable[..., Any] | None = getattr(getter, "get_many", None)
         if not callable(function):
             raise TypeError(
                 f"getter: got {type(getter).__name__}, expected a function (ctx, key, dest) or an object with get()"
@@ -66,6 +75,13 @@ class BoundGetter:
             getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
         )
 
+        self.batches = callable(self._many)
+        """Whether it loads many keys in one call."""
+        if self.batches and is_async(self._many) != self.is_async:
+            raise TypeError(
+                f"getter: got {type(getter).__name__}, expected get() and get_many() both async, or neither"
+            )
+
     def __repr__(self) -> str:
         return f"the getter {self._function!r}"
 
@@ -73,10 +89,70 @@ class BoundGetter:
         """Run a plain getter in this thread, and return what it set."""
         dest = LoadSink()
         self._function(ctx, decode_key(key), dest)
-        return Product(dest.take())
+        return dest.take()
 
     async def load_async(self, ctx: Any, key: bytes) -> Product:
         """Await an ``async`` getter, and return what it set."""
         dest = LoadSink()
         await self._function(ctx, decode_key(key), dest)
-        return Product(dest.take())
+        return dest.take()
+
+    def load_many(self, ctx: Any, keys: Sequence[bytes]) -> list[Product | Exception]:
+        """Run a plain batch getter in this thread: of each key what it set, or why there is nothing."""
+        assert self._many is not None
+        names, dest = _dests(keys)
+        error = None
+        try:
+            self._many(ctx, names, dest)
+        except Exception as raised:
+            error = raised
+        return _products(dest, error)
+
+    async def load_many_async(self, ctx: Any, keys: Sequence[bytes]) -> list[Product | Exception]:
+        """Await an ``async`` one."""
+        assert self._many is not None
+        names, dest = _dests(keys)
+        error = None
+        try:
+            await self._many(ctx, names, dest)
+        except Exception as raised:
+            error = raised
+        return _products(dest, error)
+
+
+def _dests(keys: Sequence[bytes]) -> tuple[list[str | bytes], dict[str | bytes, LoadSink]]:
+    names = [decode_key(key) for key in keys]
+    return names, {name: LoadSink() for name in names}
+
+
+def _products(dest: dict[str | bytes, LoadSink], error: Exception | None) -> list[Product | Exception]:
+    unset = error or NotFound("the batch getter has set nothing for this key")
+    return [unset if sink.product is None else sink.product for sink in dest.values()]
+
+
+class MomentGetter:
+    """A function ``fn(key)`` of the moment that returns a value, as a miss has it."""
+
+    __slots__ = ("_function", "_stale", "_ttl", "is_async")
+
+    def __init__(self, function: Callable[[Any], Any], ttl: float | None, stale: float | None) -> None:
+        if not callable(function):
+            raise TypeError(f"fn: got {type(function).__name__}, expected a function of the key")
+        self._function = function
+        self._ttl = ttl
+        self._stale = stale
+        self.is_async = is_async(function)
+
+    def __repr__(self) -> str:
+        return f"the loader {self._function!r}"
+
+    def load(self, _ctx: Any, key: bytes) -> Product:
+        """Run a plain function in this thread."""
+        return self._product(self._function(decode_key(key)))
+
+    async def load_async(self, _ctx: Any, key: bytes) -> Product:
+        """Await an ``async`` one."""
+        return self._product(await self._function(decode_key(key)))
+
+    def _product(self, value: Any) -> Product:
+        return Product(encode_value(value), ttl=self._ttl, stale=self._stale)

@@ -5,9 +5,13 @@ What ``get`` does up to a hit is native (``shm._group.GroupCore``); a miss is wo
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, overload
 
+from mpgroupcache.ages import Ages
+from mpgroupcache.changing import ChangingGroup
 from mpgroupcache.counters import Counter
+from mpgroupcache.errors import LoadErrors, NotFound
 from mpgroupcache.getters import BoundGetter, Getter, GetterFunction, source_of
 from mpgroupcache.keys import encode_key
 from mpgroupcache.late import importing
@@ -18,30 +22,34 @@ from mpgroupcache.sinks import Sink
 from mpgroupcache.sizes import format_size
 from mpgroupcache.stats import CacheStats, CacheType, Stats
 from mpgroupcache.worker import drivers
-from mpgroupcache.worker.declared import DeclaredGroup
-from mpgroupcache.worker.miss import glance, miss, serve
+from mpgroupcache.worker.many import Outcomes, miss_many
+from mpgroupcache.worker.miss import glance, look, miss, serve
 from mpgroupcache.worker.process import current
+
+AGELESS = Ages()
 
 
 @with_own_get
-class Group(DeclaredGroup):
+class Group(ChangingGroup):
     """A namespace of keys with its loader and its share of the cache (Go: ``Group``). Made by ``new_group``."""
 
     def __init__(
         self,
         name: str,
         cache_bytes: int,
-        getter: Getter | GetterFunction,
+        getter: Getter | GetterFunction | None,
         load_timeout: float | None = None,
         peers: PeerPicker | None = None,
+        ages: Ages = AGELESS,
     ) -> None:
-        """``peers``: None: the registered ones, and then, those that the coordinator's ring has."""
+        """``getter``: None: nothing is loaded. ``peers``: None: the registered ones, then the coordinator's ring."""
 
         def find_picker() -> BoundPicker | None:
             picker = picker_of(name) if peers is None else peers
             return None if picker is None else BoundPicker(picker)
 
-        super().__init__(name, cache_bytes, BoundGetter(getter), source_of(getter), load_timeout, find_picker)
+        bound, source = (None, ("", "")) if getter is None else (BoundGetter(getter), source_of(getter))
+        super().__init__(name, cache_bytes, bound, source, load_timeout, ages, find_picker)
 
     def __repr__(self) -> str:
         size = format_size(self.cache_bytes if self.budget is None else self.budget)
@@ -50,6 +58,8 @@ class Group(DeclaredGroup):
     def _load(self, key: str | bytes, ctx: Any, timeout: float | None) -> ByteView:
         """``get``, from its miss on."""
         raw = encode_key(key)
+        if self.getter is None:
+            return drivers.run(look, current(), self, raw, timeout=timeout)
         if self.getter.is_async:
             raise TypeError(f"group {self.name!r} has an async getter: got get(), expected `await group.aget(key)`")
         return drivers.run(miss, current(), self, raw, ctx, False, timeout=timeout)
@@ -72,22 +82,86 @@ class Group(DeclaredGroup):
         """
         if dest is not None and not isinstance(dest, Sink):
             raise TypeError(f"dest: got {type(dest).__name__}, expected a mpgroupcache.Sink, or None for a ByteView")
-        view = self.lookup(key)
+        view = self.find(key)
         if view is None:
             with importing:
                 from mpgroupcache.worker import loops  # asyncio, which only those pay for who have imported it
 
-            view = await loops.run(miss, current(), self, encode_key(key), ctx, False, timeout=timeout)
+            raw = encode_key(key)
+            if self.getter is None:
+                view = await loops.run(look, current(), self, raw, timeout=timeout)
+            else:
+                view = await loops.run(miss, current(), self, raw, ctx, False, timeout=timeout)
         if dest is None:
             return view
         dest._fill(view)
         return None
 
+    def lookup(self, key: str | bytes) -> ByteView | None:
+        """The value that is there, a stale one too; None: there is none. It never loads, and asks for no refresh.
+
+        A hit counts as a get's, a miss does not count. A process that is not attached yet attaches where a coordinator
+        serves, and waits 50 ms for that at most. Go has no counterpart.
+        """
+        view = super().lookup(key)
+        if view is None and not self.attached:
+            self._see()
+            view = super().lookup(key)
+        return view
+
+    # ---- Many keys
+
+    def get_many(
+        self,
+        keys: Iterable[str | bytes],
+        *,
+        return_exceptions: bool = False,
+        ctx: Any = None,
+        timeout: float | None = None,
+    ) -> dict[str | bytes, Any]:
+        """Return the values of many keys, in their order, without those that are `NotFound`.
+
+        One look at shared memory, then one message for all that are missing. A getter with a ``get_many`` loads them in
+        one call. Where loads failed: `LoadErrors`, when all are done; with ``return_exceptions``, each error is in the
+        dict (``NotFound`` too). ``ctx``, ``timeout``: as ``get`` has them. Go has no counterpart.
+        """
+        asked = list(dict.fromkeys(keys))
+        found, missing, absent = self.find_many(asked)
+        loaded: Outcomes = {}
+        if missing:
+            if self.getter is not None and self.getter.is_async:
+                raise TypeError(
+                    f"group {self.name!r} has an async getter: got get_many(), expected `await aget_many()`"
+                )
+            raw = tuple(map(encode_key, missing))
+            loaded = drivers.run(miss_many, current(), self, raw, ctx, timeout=timeout)
+        return _collect(asked, found, absent, loaded, return_exceptions)
+
+    async def aget_many(
+        self,
+        keys: Iterable[str | bytes],
+        *,
+        return_exceptions: bool = False,
+        ctx: Any = None,
+        timeout: float | None = None,
+    ) -> dict[str | bytes, Any]:
+        """``get_many`` for asyncio: where all are hits it does not suspend. Go has no counterpart."""
+        asked = list(dict.fromkeys(keys))
+        found, missing, absent = self.find_many(asked)
+        loaded: Outcomes = {}
+        if missing:
+            with importing:
+                from mpgroupcache.worker import loops
+
+            raw = tuple(map(encode_key, missing))
+            loaded = await loops.run(miss_many, current(), self, raw, ctx, timeout=timeout)
+        return _collect(asked, found, absent, loaded, return_exceptions)
+
     # ---- For peers, where a process of the application serves them
 
     def serve(self, key: bytes, ctx: Any, timeout: float | None) -> ByteView:
         """Answer a peer's request: as `get`, but no other peer is asked for it, nor waited for."""
-        if self.getter.is_async:
+        if self.getter is not None and self.getter.is_async:
             with importing:
                 import asyncio
 
@@ -127,6 +201,12 @@ class Group(DeclaredGroup):
             local_loads=counts[Counter.LOCAL_LOADS],
             local_load_errs=counts[Counter.LOCAL_LOAD_ERRS],
             server_requests=self.server_requests,
+            stale_hits=counts[Counter.STALE_HITS],
+            absent_hits=counts[Counter.ABSENT_HITS],
+            refreshes=counts[Counter.REFRESHES],
+            refresh_errors=counts[Counter.REFRESH_ERRORS],
+            removals=counts[Counter.REMOVALS],
+            expired=counts[Counter.EXPIRED],
         )
 
     def cache_stats(self, which: CacheType) -> CacheStats:
@@ -143,3 +223,26 @@ class Group(DeclaredGroup):
         hits = counts[Counter.HOT_HITS if hot else Counter.MAIN_HITS]
         gets = counts[Counter.HOT_HITS] + counts[Counter.LOADS] + (0 if hot else counts[Counter.MAIN_HITS])
         return CacheStats(bytes=held, items=items, gets=gets, hits=hits, evictions=evictions)
+
+
+def _collect(
+    asked: list[str | bytes],
+    found: Mapping[Any, ByteView],
+    absent: Mapping[Any, str],
+    loaded: Outcomes,
+    return_exceptions: bool,
+) -> dict[str | bytes, Any]:
+    """What many keys are given. Raises ``LoadErrors``."""
+    values: dict[Any, Any] = {}
+    errors: dict[Any, Exception] = {}
+    for key in asked:
+        outcome: Any = found.get(key)
+        if outcome is None:
+            outcome = NotFound(absent[key]) if key in absent else loaded[encode_key(key)]
+        if return_exceptions or not isinstance(outcome, Exception):
+            values[key] = outcome
+        elif not isinstance(outcome, NotFound):
+            errors[key] = outcome
+    if errors:
+        raise LoadErrors(errors, values)
+    return values

@@ -13,6 +13,7 @@ MAX_SOCKET_PATH: Final = 107  # bytes; what sockaddr_un holds
 MAX_NAME_BYTES: Final = 255  # UTF-8 bytes of a group's name; NAME_MAX, since segments are named after instances
 MAX_TYPE_NAME: Final = 200  # characters of an exception type's name
 MAX_TEXT: Final = 8000  # characters of an error's text: a traceback's worth, not a dump
+MAX_ABSENT_TEXT: Final = 1000  # bytes of what a loader says of a value that is not there; they are kept in its place
 MAX_SECONDS: Final = 1e9  # some 30 years: "no limit" is None, not a large number
 MAX_RATE: Final = 1e12  # requests a minute; no host serves more
 MAX_PEERS: Final = 4096  # that code may name; some 40 bytes each

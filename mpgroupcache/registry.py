@@ -6,6 +6,7 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeAlias, overload
 
+from mpgroupcache.ages import UNSET, Seconds, Unset, make_ages
 from mpgroupcache.getters import Getter, GetterFunction, is_async, source_of
 from mpgroupcache.group import Group
 from mpgroupcache.late import importing
@@ -13,7 +14,7 @@ from mpgroupcache.limits import MAX_NAME_BYTES, MAX_SECONDS
 from mpgroupcache.pickers import PeerPicker
 from mpgroupcache.shm._hold import Hold
 from mpgroupcache.shm._view import ByteView
-from mpgroupcache.sinks import Sink
+from mpgroupcache.sinks import Sink, put_value
 from mpgroupcache.sizes import parse_size
 from mpgroupcache.worker import drivers
 from mpgroupcache.worker.miss import attached
@@ -51,21 +52,40 @@ def register_server_start(fn: Callable[[], object]) -> None:
 def new_group(
     name: str,
     cache_bytes: int | str,
-    getter: Getter | GetterFunction,
+    getter: Getter | GetterFunction | Unset = UNSET,
     *,
     peers: PeerPicker | None = None,
     load_timeout: float | None = None,
+    ttl: Seconds | None = None,
+    stale: Seconds = 0,
+    stale_if_error: Seconds = 0,
+    jitter: float = 0,
+    copy_ttl: Seconds | Unset | None = UNSET,
+    negative_ttl: Seconds | None = None,
 ) -> Group:
     """Declare a group (Go: ``NewGroup``). Nothing connects before its first ``get``.
 
     ``name``: 1 to 255 bytes of UTF-8, unique in the process; it names the group on the whole host. ``cache_bytes``: the
     budget of keys and values together, in bytes or as "64MiB"; 0 switches caching off, not singleflight. ``getter``: a
-    function ``(ctx, key, dest)`` or an object with such a ``get``; it may be ``async``. ``peers``: this group's own
-    picker; None: what `register_peer_picker` registered, else the coordinator's ring. ``load_timeout``: seconds after
-    which a load that still runs is given to the next waiter as well; None: never while its worker lives.
+    function ``(ctx, key, dest)`` or an object with such a ``get``; it may be ``async``; left out: a group without a
+    loader, a plain cache of this host's, to which values are ``set``. ``peers``: this group's own picker; None: what
+    `register_peer_picker` registered, else the coordinator's ring. ``load_timeout``: seconds after which a load that
+    still runs is given to the next waiter as well; None: never while its worker lives.
 
-    Raises ``ValueError`` for a second group of that name, a name or size that cannot be; ``TypeError`` without getter,
-    or for ``peers`` that pick none.
+    How long values live, in seconds or as ``timedelta``; a loader may say otherwise for one value (`Sink`):
+
+    - ``ttl``: a value is fresh for so long; None: for ever. ``jitter``, from 0 to below 1: the part of it by which each
+      value's is shortened at random, at most, so that what was loaded together does not die together.
+    - ``stale``: for so long after its ``ttl`` a value is returned at once, while it is loaded anew. Then it is dead.
+    - ``stale_if_error``: for so long after its ``ttl`` the old value is returned where its load fails.
+    - ``negative_ttl``: for so long it is kept that a loader raised `NotFound`; None: not at all.
+    - ``copy_ttl``: for so long a host keeps what another one owns, never longer than ``ttl``. Left out: 5 s in groups
+      with a ``ttl``; else, and for None, as long as its owner says.
+
+    The last declaration's ages hold for what is stored from then on.
+
+    Raises ``ValueError`` for a second group of that name, and for a name, size or age that cannot be; ``TypeError`` for
+    what is no getter, None too, and for ``peers`` that pick none.
     """
     global _started
     if not isinstance(name, str):
@@ -82,9 +102,14 @@ def new_group(
         load_timeout = float(load_timeout)
         if not 0 < load_timeout <= MAX_SECONDS:
             raise ValueError(f"load_timeout: got {load_timeout}, expected 0 < seconds <= {MAX_SECONDS:g}, or None")
+    if getter is None:
+        raise TypeError(
+            "getter: got None, expected a function (ctx, key, dest); leave it out for a group without a loader"
+        )
+    ages = make_ages(ttl, stale, stale_if_error, jitter, copy_ttl, negative_ttl)
     if peers is not None and not callable(getattr(peers, "pick_peer", None)):
         raise TypeError(f"peers: got {type(peers).__name__}, expected an object with pick_peer(key), or None")
-    group = Group(name, parse_size(cache_bytes), getter, load_timeout, peers)
+    group = Group(name, parse_size(cache_bytes), None if getter is UNSET else getter, load_timeout, peers, ages)
     if not _started:
         _started = True
         if _server_start is not None:
@@ -137,7 +162,7 @@ class CachedFunction:
         functools.update_wrapper(self, function)
 
         def load(_ctx: Any, key: Key, dest: Sink) -> None:
-            _set(dest, function(key))
+            put_value(dest, function(key))
 
         load.__module__, load.__qualname__ = source_of(function)
         self.group = new_group(name, cache_bytes, load)
@@ -155,7 +180,7 @@ class AsyncCachedFunction:
         functools.update_wrapper(self, function)
 
         async def load(_ctx: Any, key: Key, dest: Sink) -> None:
-            _set(dest, await function(key))
+            put_value(dest, await function(key))
 
         load.__module__, load.__qualname__ = source_of(function)
         self.group = new_group(name, cache_bytes, load)
@@ -164,15 +189,6 @@ class AsyncCachedFunction:
     async def __call__(self, key: str | bytes) -> ByteView:
         """Return the value of ``key``; raises what ``Group.aget`` raises."""
         return await self.group.aget(key)
-
-
-def _set(dest: Sink, value: Product) -> None:
-    if isinstance(value, str):
-        dest.set_string(value)
-    elif hasattr(value, "SerializeToString"):
-        dest.set_proto(value)
-    else:
-        dest.set_bytes(value)
 
 
 class _Decorator(Protocol):

@@ -12,14 +12,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypedDict, TypeVar, cast
 
+from mpgroupcache.ages import FOREVER, UNSET, span, stale_of
+from mpgroupcache.product import Product
 from mpgroupcache.shm._view import ByteView
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from typing_extensions import Buffer
+    from typing_extensions import Buffer, Unpack
+
+    from mpgroupcache.ages import Seconds, Ttl, Unset
 
 
 class ProtoMessage(Protocol):
@@ -33,19 +37,33 @@ class ProtoMessage(Protocol):
 Message = TypeVar("Message", bound=ProtoMessage)
 
 
+class Lifetimes(TypedDict, total=False):
+    """What a loader may say of how long its value lives. Other sinks take it, and keep nothing of it."""
+
+    ttl: Ttl
+    """s for which it is fresh; None: for ever; 0: it is given to those who wait, and not kept. Else the group's."""
+    stale: Seconds
+    """s for which it is stale then. Else the group's."""
+
+
 class Sink(ABC):
-    """Receives one value (Go: ``Sink``). A sink of one's own implements ``set_bytes``; the rest follows from it."""
+    """Receives one value (Go: ``Sink``). A sink of one's own implements ``set_bytes``; the rest follows from it.
+
+    A loader may say how long its value lives: ``dest.set_bytes(value, ttl=5, stale=60)``, in seconds or as
+    ``timedelta``. A ``ttl`` of None is for ever; one of 0 gives the value to those who wait, and keeps nothing. What is
+    left out is the group's. Go has no counterpart.
+    """
 
     __slots__ = ()
 
     @abstractmethod
-    def set_bytes(self, value: Buffer, /) -> None:
+    def set_bytes(self, value: Buffer, /, **lives: Unpack[Lifetimes]) -> None:
         """Set the value to the contents of ``value``, any bytes-like object (Go: ``SetBytes``).
 
         The caller may change it afterwards. Raises ``TypeError`` for another type.
         """
 
-    def set_string(self, value: str, /) -> None:
+    def set_string(self, value: str, /, **lives: Unpack[Lifetimes]) -> None:
         """Set the value to ``value`` as UTF-8 (Go: ``SetString``).
 
         Raises ``TypeError`` for another type, ``ValueError`` for a lone surrogate.
@@ -61,9 +79,9 @@ class Sink(ABC):
                 f"{type(self).__name__}.set_string: got a lone surrogate at index {error.start} of a "
                 f"{len(value)}-character str, expected text that encodes to UTF-8; use set_bytes for what is not text"
             ) from None
-        self.set_bytes(encoded)
+        self.set_bytes(encoded, **lives)
 
-    def set_proto(self, message: ProtoMessage, /) -> None:
+    def set_proto(self, message: ProtoMessage, /, **lives: Unpack[Lifetimes]) -> None:
         """Set the value to ``message``, a protobuf message, in its wire format (Go: ``SetProto``).
 
         The caller may change it afterwards. Raises ``TypeError`` for another type, and what ``SerializeToString``
@@ -74,7 +92,7 @@ class Sink(ABC):
                 f"{type(self).__name__}.set_proto: got {type(message).__name__}, expected a protobuf message; "
                 "use set_bytes or set_string for what is serialized already"
             )
-        self.set_bytes(message.SerializeToString())
+        self.set_bytes(message.SerializeToString(), **lives)
 
     def _fill(self, view: ByteView) -> None:
         """Take the result of a ``get``. Here and not in ``set_bytes`` a sink may keep the view itself."""
@@ -125,7 +143,7 @@ class StringSink(_ValueSink[str]):
 
     __slots__ = ()
 
-    def set_bytes(self, value: Buffer, /) -> None:
+    def set_bytes(self, value: Buffer, /, **lives: Unpack[Lifetimes]) -> None:
         with self._contents(value) as contents:
             try:
                 self._value = str(contents, "utf-8")
@@ -141,7 +159,7 @@ class BytesSink(_ValueSink[bytes]):
 
     __slots__ = ()
 
-    def set_bytes(self, value: Buffer, /) -> None:
+    def set_bytes(self, value: Buffer, /, **lives: Unpack[Lifetimes]) -> None:
         self._value = self._copy(value)
 
 
@@ -150,7 +168,7 @@ class ByteViewSink(_ValueSink[ByteView]):
 
     __slots__ = ()
 
-    def set_bytes(self, value: Buffer, /) -> None:
+    def set_bytes(self, value: Buffer, /, **lives: Unpack[Lifetimes]) -> None:
         self._value = ByteView(self._copy(value))
 
     def _fill(self, view: ByteView) -> None:
@@ -189,7 +207,7 @@ class TruncatingSink(Sink):
             raise _unset(self)
         return self._n
 
-    def set_bytes(self, value: Buffer, /) -> None:
+    def set_bytes(self, value: Buffer, /, **lives: Unpack[Lifetimes]) -> None:
         with self._contents(value) as contents, memoryview(self._buffer) as buffer:
             n = min(contents.nbytes, buffer.nbytes)
             if n:  # cast() refuses empty arrays of several dimensions
@@ -219,7 +237,7 @@ class ProtoSink(Sink, Generic[Message]):
             raise _unset(self)
         return self._message
 
-    def set_bytes(self, value: Buffer, /) -> None:
+    def set_bytes(self, value: Buffer, /, **lives: Unpack[Lifetimes]) -> None:
         serialized = self._copy(value)
         self._is_set = False
         try:
@@ -232,25 +250,54 @@ class ProtoSink(Sink, Generic[Message]):
         self._is_set = True
 
 
+def put_value(dest: Sink, value: Buffer | str | ProtoMessage, **lives: Unpack[Lifetimes]) -> None:
+    """Set a sink to a value of any kind."""
+    if isinstance(value, str):
+        dest.set_string(value, **lives)
+    elif callable(getattr(value, "SerializeToString", None)):
+        dest.set_proto(cast("ProtoMessage", value), **lives)
+    else:
+        dest.set_bytes(cast("Buffer", value), **lives)
+
+
+def encode_value(value: Buffer | str | ProtoMessage) -> bytes:
+    """A value of any kind as bytes. Raises ``TypeError``, and ``ValueError`` for a lone surrogate."""
+    if type(value) is bytes:
+        return value
+    dest = LoadSink()
+    put_value(dest, value)
+    return dest.take().value
+
+
 class LoadSink(Sink):
     """What a loader gets as ``dest``: it captures the value's bytes, whatever kind the caller asked for."""
 
-    __slots__ = ("_value",)
+    __slots__ = ("product",)
 
     def __init__(self) -> None:
-        self._value: bytes | None = None
+        self.product: Product | None = None
+        """What was set last; None: nothing was."""
 
-    def set_bytes(self, value: Buffer, /) -> None:
-        self._value = self._copy(value)
+    def set_bytes(self, value: Buffer, /, **lives: Unpack[Lifetimes]) -> None:
+        contents = self._copy(value)
+        ttl, stale = (None, None) if not lives else _lifetimes(**lives)
+        self.product = Product(contents, ttl=ttl, stale=stale)
 
-    def take(self) -> bytes:
+    def take(self) -> Product:
         """Return what the loader set last. Raises ``RuntimeError`` where it set nothing (Go caches an empty value)."""
-        if self._value is None:
+        if self.product is None:
             raise RuntimeError(
                 "the loader returned and set nothing on its sink, expected a call of dest.set_bytes, dest.set_string "
-                'or dest.set_proto; for an empty value call dest.set_bytes(b"")'
+                'or dest.set_proto; for an empty value call dest.set_bytes(b""), where there is none raise NotFound'
             )
-        return self._value
+        return self.product
+
+
+def _lifetimes(ttl: Ttl = UNSET, stale: Seconds | Unset = UNSET) -> tuple[float | None, float | None]:
+    """What a loader said, in seconds. Raises ``ValueError`` or ``TypeError``."""
+    fresh = ttl if ttl is UNSET or ttl is None else span(ttl, "dest.set_...(ttl=...)")  # of a loader, 0 is a ttl, too
+    ttl_seconds = FOREVER if fresh is None else None if fresh is UNSET else fresh
+    return ttl_seconds, stale_of(stale, "dest.set_...(stale=...)")
 
 
 def _unset(sink: Sink) -> RuntimeError:

@@ -68,6 +68,27 @@ class Stats:
     server_requests: int = 0
     """Gets that came over the network from peers. The same in Go."""
 
+    stale_hits: int = 0
+    """Those of `cache_hits` that were given a value which was no longer fresh. Go: no counterpart."""
+
+    absent_hits: int = 0
+    """Those of `cache_hits` that raised `NotFound`: it was cached that there is no value. Go: no counterpart."""
+
+    refreshes: int = 0
+    """Loads that were begun in the place of stale values, in the background or by ``get_or_load``. Go: no counterpart.
+
+    They are no gets. What ``refresh`` loads counts in `local_loads` alone.
+    """
+
+    refresh_errors: int = 0
+    """Loads that failed where an old value was there, or kept for ``stale_if_error``; it stays. Go: no counterpart."""
+
+    removals: int = 0
+    """Entries that ``remove`` and ``clear`` ended; what ``set`` replaced is none. Go: no counterpart."""
+
+    expired: int = 0
+    """Entries whose memory was taken back because their time was over; no evictions. Go: no counterpart."""
+
 
 class CacheType(IntEnum):
     """Which of a group's two caches (Go: ``CacheType``)."""
@@ -102,7 +123,7 @@ class CacheStats:
     """Gets that found their key here. The same in Go."""
 
     evictions: int = 0
-    """Entries thrown out to make room; replaced and removed ones are not counted. Go removes none in another way."""
+    """Entries thrown out to make room; not those replaced, removed or dead. Go removes none in another way."""
 
 
 class AtomicInt:

@@ -97,7 +97,7 @@ class OpenArena:
     def get(self, key: bytes) -> bytes | None:
         """The coordinator's own look, which is a touch."""
         found = self.arena.find(key)
-        return None if found is None else bytes(found)
+        return None if found is None else bytes(found.value)
 
     def items(self) -> int:
         return self.arena.list_stats(0)[1] + self.arena.list_stats(1)[1]

@@ -19,10 +19,12 @@ from __future__ import annotations
 import contextlib
 import http.client
 import itertools
+import math
 import os
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,23 +34,32 @@ import msgpack
 import msgspec
 from workers import PATIENCE, Daemon
 
+from mpgroupcache.ages import Ages
 from mpgroupcache.ipc import frame, memfd, messages
 from mpgroupcache.ipc.messages import (
+    Answers,
     Ask,
+    AskMany,
     Cancel,
+    Change,
+    Changed,
     Declare,
     Declared,
     Fail,
     Failed,
     FailureCode,
     Hello,
+    Lease,
     Load,
     Message,
     Ping,
+    Refresh,
     Return,
     Served,
     SetPeers,
     Store,
+    StoreMany,
+    Value,
     Waiting,
     Welcome,
 )
@@ -63,6 +74,20 @@ PING, PONG = (bytes.fromhex(f"6d6702{number} 00000000 00000001 90") for number i
 VALUE = b"value"
 LARGE = messages.INLINE_BYTES + 1
 TOKEN = bytes(range(16))
+CLOCK = "{clock}"
+
+
+def clock() -> int:
+    """What HELLO says of the time."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def memfd_size(message: Message) -> int:
+    """How large the memfd is that goes along."""
+    match message:
+        case Store(value=int(size)) | Change(values=(int(size),)):
+            return size
+    return 0
 
 
 def large(size: int) -> bytes:
@@ -132,7 +157,7 @@ class Wire:
             self.say(name, PONG)
         size = 0
         if len(self._fds):
-            fd = self._fds.claim(messages.Value(LARGE, messages.Origin.CACHE))
+            fd = self._fds.claim(Value(LARGE, messages.Origin.CACHE, None, None))
             size = os.fstat(fd).st_size
             assert ByteView(memfd.map(Descriptor(fd), size)) == large(size)
         return data, size
@@ -173,7 +198,7 @@ class Wire:
 
 def play(lines: list[Line], wire: Wire) -> None:
     """Say what the worker says, and require what the coordinator answers."""
-    items: dict[str, bytes] = {}
+    items = {CLOCK: msgspec.msgpack.encode(clock())}
     for line in lines:
         match line.connection, line.speaker:
             case "peer", "?":
@@ -225,7 +250,9 @@ class Recorder:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._names: dict[int, str] = {}  # of leases
+        self._versions: dict[int, str] = {}
         self._texts = itertools.count(1)
+        self._ages = itertools.count(1)
         self._numbers = itertools.count(1)
         self.written: list[str] = []
 
@@ -235,7 +262,7 @@ class Recorder:
     def say(self, name: str, message: Message, *, one_way: bool = False, of: int = 0) -> int:
         """Say it under a new request id; under none if it is ``one_way``; ``of``: under an earlier one's."""
         number = of or (0 if one_way else next(self._numbers))
-        size = message.value if isinstance(message, Store) and isinstance(message.value, int) else 0
+        size = memfd_size(message)
         data = frame.encode(message, number)
         self._wire.say(name, data, size)
         self._write(name, ">", data, message, size)
@@ -251,6 +278,12 @@ class Recorder:
 
     def ask(self, name: str, message: Message) -> Any:
         self.say(name, message)
+        return self.hear(name)
+
+    def ask_many(self, name: str, message: AskMany) -> Any:
+        self.say(name, message)
+        for _ in message.keys:
+            next(self._numbers)  # is that key's
         return self.hear(name)
 
     def hear_end(self, name: str) -> None:
@@ -281,24 +314,80 @@ class Recorder:
                 return f"{{{field}}}"
             case Declared(), "segment" | "arena" if message.segment is not None:
                 return f"{{{field}-{message.group}}}"
-            case Failed(), "message" if message.code is not FailureCode.LOAD_ERROR:
-                return f"{{text-{next(self._texts)}}}"  # its wording is nobody's to rely on
+            case Failed(), "message" if message.code not in (FailureCode.LOAD_ERROR, FailureCode.NOT_FOUND):
+                return self._text()
+            case Changed(), "refused":
+                return array([array([packed(place), packed(code), self._text()]) for place, code, _ in value])
+            case Changed(), "unreached":
+                return array([array([packed(peer), self._text()]) for peer, _ in value])
+            case Hello(), "clock":
+                return CLOCK
+            case ((Change() | Lease() | Value()), "version"):
+                return self._version(value)
+            case Value(), "fresh":
+                return self._fresh(value)
             case _, "lease":
                 return self._lease(value)
-            case Ask(), "held" if value:
-                return " ".join([bytes([0x90 + len(value)]).hex(), *map(self._lease, value)])
-        return msgspec.msgpack.encode(value).hex()
+            case ((Ask() | AskMany()), "held"):
+                return array([self._lease(lease) for lease in value])
+            case StoreMany(), "stores":
+                return array([array([self._lease(lease), *map(packed, rest)]) for lease, *rest in value])
+            case Answers(), "leases":
+                return array(
+                    [array([packed(at), self._lease(lease), self._version(number)]) for at, lease, number in value]
+                )
+            case Answers(), "values":
+                return array(
+                    [
+                        array([packed(at), packed(found), self._version(number), self._fresh(fresh)])
+                        for at, found, number, fresh in value
+                    ]
+                )
+        return packed(value)
+
+    def _text(self) -> str:
+        """Its wording is nobody's to rely on."""
+        return f"{{text-{next(self._texts)}}}"
+
+    def _version(self, number: int | None) -> str:
+        if number is None:
+            return packed(number)
+        return self._versions.setdefault(number, f"{{version-{len(self._versions) + 1}}}")
+
+    def _fresh(self, left: float | None) -> str:
+        return packed(left) if left in (None, 0.0) else f"{{fresh-{next(self._ages)}}}"
 
     def _lease(self, number: int) -> str:
         return self._names.setdefault(number, f"{{lease-{len(self._names) + 1}}}")
 
 
+def packed(value: Any) -> str:
+    """A word of what is the same in every run."""
+    return msgspec.msgpack.encode(value).hex()
+
+
+def array(items: list[str]) -> str:
+    """An array of items that are words."""
+    return " ".join([bytes([0x90 + len(items)]).hex(), *items])
+
+
 def ask(key: str, group: int = 0, held: tuple[int, ...] = (), *, copy: bool = False, here: bool = False) -> Ask:
-    return Ask(group, key.encode(), held, copy, here)
+    return Ask(group, key.encode(), held, copy, here, "get")
 
 
 def hello(role: messages.Role, lowest: int, highest: int) -> Hello:
-    return Hello(role, 4242, TOKEN, lowest, highest, ())
+    return Hello(role, 4242, TOKEN, lowest, highest, (), clock())
+
+
+def look(key: str) -> Ask:
+    return Ask(0, key.encode(), (), False, False, "look")
+
+
+def change(
+    what: messages.What, *keys: str, values: tuple[bytes | int, ...] = (), group: int = 0, **more: Any
+) -> Change:
+    fields = {"ttl": None, "stale": None, "version": None, "amount": 0, "initial": None, "deadline": (1 << 63) - 1}
+    return Change(group, what, tuple(key.encode() for key in keys), values, **(fields | more))
 
 
 def converse(at: Recorder) -> None:
@@ -310,19 +399,24 @@ def converse(at: Recorder) -> None:
     at.ask("service", hello("service", version, version))
     at.ask("service", Ping())
 
-    at.note("Groups: one with a cache, one without, one whose workers pick peers themselves.")
-    at.ask("call", Declare("group", 8 << 20, None, False, "app", "load"))
-    at.ask("call", Declare("uncached", 0, 90.0, False, "app", "Pages.load"))
-    at.ask("call", Declare("picked", 8 << 20, None, True, "", ""))
+    at.note("Groups: one with a cache, one without, one whose workers pick peers themselves, one without a loader.")
+    at.ask("call", Declare("group", 8 << 20, None, False, "app", "load", True, Ages()))
+    at.ask("call", Declare("uncached", 0, 90.0, False, "app", "Pages.load", True, Ages()))
+    at.ask("call", Declare("picked", 8 << 20, None, True, "", "", True, Ages()))
+
+    at.ask("call", Declare("plain", 8 << 20, None, False, "", "", False, Ages(60.0, 10.0, 600.0, 5.0, 1.0, 0.1)))
+
+    at.note("A change where nothing is, and nobody else.")
+    at.ask("call", change("remove", "small"))
 
     at.note("A miss, and a hit.")
     lease = at.ask("call", ask("small")).lease
-    at.say("call", Store(lease, VALUE, False, None), one_way=True)
+    at.say("call", Store(lease, VALUE, False, None, None, None, False), one_way=True)
     at.ask("call", ask("small"))
 
     at.note("A large value, for who has the arena, and for who wants a copy.")
     lease = at.ask("call", ask("large")).lease
-    at.say("call", Store(lease, LARGE, False, None), one_way=True)
+    at.say("call", Store(lease, LARGE, False, None, None, None, False), one_way=True)
     at.ask("call", Ping())  # it is copied before the next message is read
     at.ask("call", ask("large"))
     at.ask("call", ask("large", copy=True))
@@ -331,12 +425,12 @@ def converse(at: Recorder) -> None:
     lease = at.ask("call", ask("shared", 1)).lease
     at.say("call", ask("shared", 1))
     at.say("call", ask("shared", 1, here=True))
-    at.say("call", Store(lease, VALUE, False, None), one_way=True)
+    at.say("call", Store(lease, VALUE, False, None, None, None, False), one_way=True)
     at.hear("call")
     at.hear("call")
     lease = at.ask("call", ask("shared and large", 1)).lease
     at.say("call", ask("shared and large", 1))
-    at.say("call", Store(lease, LARGE, False, None), one_way=True)
+    at.say("call", Store(lease, LARGE, False, None, None, None, False), one_way=True)
     at.hear("call")
 
     at.note("One gives up; the loader raises.")
@@ -350,7 +444,7 @@ def converse(at: Recorder) -> None:
     lease = at.ask("call", ask("left")).lease
     at.say("call", ask("left"))
     at.say("call", Return(lease), one_way=True)
-    at.say("call", Store(at.hear("call").lease, VALUE, False, None), one_way=True)
+    at.say("call", Store(at.hear("call").lease, VALUE, False, None, None, None, False), one_way=True)
 
     at.note("A loader that asks for another key, and for its own.")
     outer = at.ask("call", ask("outer")).lease
@@ -362,8 +456,89 @@ def converse(at: Recorder) -> None:
     at.note("What a peer that the worker picked has sent.")
     lease = at.ask("call", ask("fetched", 2)).lease
     at.say("call", ask("fetched", 2))
-    at.say("call", Store(lease, VALUE, True, None), one_way=True)
+    at.say("call", Store(lease, VALUE, True, None, None, None, False), one_way=True)
     at.hear("call")
+
+    at.note("Values change, one at a time and many; one on a condition that does not hold any more.")
+    at.ask("call", change("set", "changed", "other", values=(b"1", b"x")))
+    version = at.ask("call", ask("changed")).version
+    at.ask("call", change("add", "changed", "new", values=(b"3", b"4")))
+    at.ask("call", change("set", "changed", values=(b"2",), version=version))
+    at.ask("call", change("remove", "changed", version=version))
+    at.ask("call", change("incr", "changed", amount=40))
+    at.ask("call", look("changed"))
+    at.ask("call", change("incr", "counter", amount=1, initial=-7, ttl=1e6))
+    at.ask("call", change("touch", "changed", ttl=math.inf))
+    at.ask("call", look("changed"))
+    at.ask("call", change("remove", "changed", "nowhere"))
+    at.ask("call", look("changed"))
+    at.ask("call", change("clear"))
+    at.ask("call", look("other"))
+
+    at.note("A large one, which is answered when it is there.")
+    at.ask("call", change("set", "changed", values=(LARGE,)))
+    at.ask("call", look("changed"))
+
+    at.note("Changes that are not made.")
+    at.ask("call", change("incr", "nowhere"))
+    at.ask("call", change("set", "text", "most", values=(b"x", b"9223372036854775807")))
+    at.ask("call", change("incr", "text", amount=1))
+    at.ask("call", change("incr", "most", amount=1))
+    at.ask("call", change("set", "text", values=(b"y",), group=1))
+    at.ask("call", change("remove", "text", group=2))
+    at.ask("call", change("clear", deadline=0))
+
+    at.note("A load that a change overtakes is for those who asked before it.")
+    lease = at.ask("call", ask("overtaken")).lease
+    at.say("call", ask("overtaken"))
+    at.ask("call", change("remove", "overtaken"))
+    at.say("call", Store(lease, VALUE, False, None, None, None, False), one_way=True)
+    at.hear("call")
+    at.ask("call", look("overtaken"))
+
+    at.note("A load that begins now, and whose end is waited for; where nothing is stale, there is none to renew.")
+    at.ask("call", change("set", "anew", values=(b"old",)))
+    lease = at.ask("call", Ask(0, b"anew", (), False, False, "refresh")).lease
+    at.ask("call", look("anew"))
+    at.ask("call", Store(lease, VALUE, False, None, None, None, False))
+    at.ask("call", look("anew"))
+    at.ask("call", Ask(0, b"anew", (), False, False, "renew"))
+
+    at.note("A value that is stale at once: who has it says so, and the worker is asked to load it anew.")
+    lease = at.ask("call", ask("aged")).lease
+    at.say("call", Store(lease, VALUE, False, None, 1e-9, 1e6, False), one_way=True)
+    at.ask("call", ask("aged"))
+    at.say("call", Refresh(0, b"aged"), one_way=True)
+    load = at.hear("service")
+    at.say("call", Store(load.lease, VALUE, False, None, 1e6, 0.0, False), one_way=True)
+    at.ask("call", ask("aged"))
+
+    at.note("The first caller renews a stale value itself; the next one has the old one.")
+    at.ask("call", change("set", "renewed", values=(b"old",), ttl=1e-9, stale=1e6))
+    lease = at.ask("call", Ask(0, b"renewed", (), False, False, "renew")).lease
+    at.ask("call", Ask(0, b"renewed", (), False, False, "renew"))
+    at.say("call", Store(lease, VALUE, False, None, None, None, False), one_way=True)
+
+    at.note("There is no such value: those who wait are told, and it is not kept, or for a time.")
+    lease = at.ask("call", ask("absent")).lease
+    at.say("call", ask("absent"))
+    at.say("call", Store(lease, b"no such thing", False, None, None, None, True), one_way=True)
+    at.hear("call")
+    lease = at.ask("call", ask("absent")).lease
+    at.say("call", Store(lease, b"no such thing", False, None, 1e6, None, True), one_way=True)
+    at.ask("call", ask("absent"))
+
+    at.note("Many keys: what is there, what is not, what others load; and leases: of all that nobody loads, or of one.")
+    at.ask("call", change("set", "there", values=(VALUE,)))
+    loaded = at.ask("call", ask("loaded")).lease
+    keys = (b"there", b"absent", b"loaded", b"one", b"two")
+    first = at.ask_many("call", AskMany(0, keys, (), False, False, False))
+    ((_, one, _),) = first.leases
+    at.say("call", StoreMany(((one, b"1", None, None, False), (loaded, b"3", 1e6, 0.0, False))), one_way=True)
+    at.hear("call")
+    both = at.ask_many("call", AskMany(0, (b"one", b"two", b"three"), (), False, False, True))
+    stores = tuple((lease, b"", None, None, False) for _, lease, _ in both.leases)
+    at.say("call", StoreMany(stores), one_way=True)
 
     at.note("What peers ask for: of the worker, and of the coordinator, which has it loaded.")
     at.say("call", Served(0), one_way=True)
@@ -371,7 +546,7 @@ def converse(at: Recorder) -> None:
     load = at.hear("service")
     assert isinstance(load, Load)
     at.say("service", Waiting(((1, 2),)), one_way=True)  # of a lease that has ended
-    at.say("call", Store(load.lease, VALUE, False, None), one_way=True)
+    at.say("call", Store(load.lease, VALUE, False, None, None, None, False), one_way=True)
     at.answer()
 
     at.note("A ring, as the application names it.")

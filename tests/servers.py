@@ -98,14 +98,14 @@ class Server:
 
     # ---- Requests
 
-    def request(self, path: str, method: str = "GET") -> Response:
-        """Ask for ``path``, on a connection of its own."""
+    def request(self, path: str, method: str = "GET", status: int = 200) -> Response:
+        """Ask for ``path``, on a connection of its own; ``status``: of the answer that has to come."""
         connection = HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
         try:
             connection.request(method, path)
             response = connection.getresponse()
             body = response.read()
-            assert response.status == 200, (response.status, body, self.log)
+            assert response.status == status, (response.status, body, self.log)
             return Response(body, response.headers)
         finally:
             connection.close()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import uvloop
-from workers import PATIENCE, Daemon, value_of, wait_until, waiting_here
+from workers import PATIENCE, Daemon, advance, flush, value_of, wait_until, waiting_here
 
 import mpgroupcache
 from mpgroupcache import BytesSink, DeadlineExceeded, LoadCycleError, LoadError, Sink
@@ -315,3 +316,141 @@ def test_a_deep_nest_of_loads(here: Daemon, runner: asyncio.Runner) -> None:
             await circle.aget(str(MAX_HELD + 50), timeout=30)
 
     runner.run(run())
+
+
+# ---- Stale values
+
+
+class Aging:
+    """An ``async`` getter that notes where it runs."""
+
+    def __init__(self) -> None:
+        self.loops: list[asyncio.AbstractEventLoop] = []
+        self.tasks: list[asyncio.Task[Any] | None] = []
+        self.threads: list[str] = []
+
+    async def get(self, ctx: Any, key: str, dest: Sink) -> None:
+        self.loops.append(asyncio.get_running_loop())
+        self.tasks.append(asyncio.current_task())
+        self.threads.append(threading.current_thread().name)
+        dest.set_string(str(len(self.loops)))
+
+
+def declare_aging(getter: Aging) -> mpgroupcache.Group:
+    group = mpgroupcache.new_group("async", "1MiB", getter, ttl=60, stale=600)
+    assert mpgroupcache.connect()
+    return group
+
+
+def become_stale(here: Daemon, group: mpgroupcache.Group, key: str) -> None:
+    flush()
+    wait_until(lambda: group.lookup(key) is not None, f"{key} in shared memory")
+    advance(here.socket, 61)
+
+
+def test_a_stale_value_is_refreshed_on_the_loop_that_met_it(here: Daemon, runner: asyncio.Runner) -> None:
+    getter = Aging()
+    group = declare_aging(getter)
+
+    async def run() -> None:
+        assert await group.aget("k") == "1"
+        become_stale(here, group, "k")
+        for _ in range(100):
+            with pytest.raises(StopIteration) as stopped:
+                group.aget("k").send(None)  # it waits for nothing
+            assert stopped.value.value == "1"
+        async with asyncio.timeout(PATIENCE):
+            while await group.aget("k") != "2":
+                await asyncio.sleep(0.001)
+        assert getter.loops == [asyncio.get_running_loop()] * 2
+        assert getter.tasks[1] is not asyncio.current_task()
+
+    runner.run(run())
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["get", "get_many"])
+def test_a_stale_value_that_no_loop_met_is_refreshed_in_a_thread_of_ours(
+    here: Daemon, runner: asyncio.Runner, many: bool
+) -> None:
+    getter = Aging()
+    group = declare_aging(getter)
+    assert runner.run(group.aget("k")) == "1"
+    become_stale(here, group, "k")
+    assert (group.get_many(["k"])["k"] if many else group.get("k")) == "1"
+    wait_until(lambda: group.get("k") == "2", "a refresh")
+    assert getter.loops[1] is not runner.get_loop()
+    assert getter.threads[1].startswith("mpgroupcache-load")
+
+
+def test_a_loop_that_asked_in_vain_is_not_taken_for_a_later_refresh(here: Daemon, runner: asyncio.Runner) -> None:
+    """1. A value is set anew. 2. Meanwhile a loop meets the stale one, and asks; it comes too late, and ends. 3. Then a
+    thread meets the value, stale again: the loop that stands still is none to load it on."""
+    getter = Aging()
+    group = declare_aging(getter)
+    assert runner.run(group.aget("k")) == "1"
+    become_stale(here, group, "k")
+    link = process.current().working_link
+    assert link is not None
+    here.send(signal.SIGSTOP)
+    setting = threading.Thread(target=group.set, args=("k", b"set"), kwargs={"timeout": PATIENCE})
+    setting.start()
+    wait_until(lambda: len(link.channel), "a CHANGE that is sent")
+    assert runner.run(group.aget("k")) == "1"
+    here.send(signal.SIGCONT)
+    setting.join()
+    become_stale(here, group, "k")
+    group._asked.clear()  # of which this process would be reminded for 2 s of real time
+    assert group.get("k") == "set"
+    wait_until(lambda: group.get("k") == "2", "a refresh")
+    assert getter.threads[1].startswith("mpgroupcache-load")
+
+
+def test_a_refresh_for_a_loop_that_is_closed_runs_in_a_thread_of_ours(here: Daemon) -> None:
+    getter = Aging()
+    group = declare_aging(getter)
+    loop = asyncio.new_event_loop()
+    try:
+        assert loop.run_until_complete(group.aget("k")) == "1"
+        become_stale(here, group, "k")
+        here.send(signal.SIGSTOP)
+        assert loop.run_until_complete(group.aget("k")) == "1"
+    finally:
+        loop.close()
+        here.send(signal.SIGCONT)
+    wait_until(lambda: group.get("k") == "2", "a refresh")
+    assert getter.threads[1].startswith("mpgroupcache-load")
+
+
+def test_a_loop_that_is_closed_before_it_comes_to_a_refresh_gives_its_lease_back(
+    here: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    getter = Aging()
+    group = declare_aging(getter)
+    loop = asyncio.new_event_loop()
+    handed = threading.Event()
+    hand = loop.call_soon_threadsafe
+
+    def note(*arguments: Any, **options: Any) -> asyncio.Handle:
+        try:
+            return hand(*arguments, **options)
+        finally:
+            handed.set()
+
+    try:
+        assert loop.run_until_complete(group.aget("k")) == "1"
+        become_stale(here, group, "k")
+        monkeypatch.setattr(loop, "call_soon_threadsafe", note)
+        here.send(signal.SIGSTOP)
+        assert loop.run_until_complete(group.aget("k")) == "1"
+        here.send(signal.SIGCONT)
+        assert handed.wait(PATIENCE)
+    finally:
+        here.send(signal.SIGCONT)
+        loop.close()
+    flush()
+    assert len(getter.loops) == 1
+    advance(here.socket, 61)  # more than the time for which a refresh is taken to be under way
+    group._asked.clear()  # of which this process would be reminded for 2 s of real time
+    assert group.get("k") == "1"
+    wait_until(lambda: group.get("k") == "2", "the next refresh")
+    assert getter.threads[1].startswith("mpgroupcache-load")

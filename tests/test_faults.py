@@ -22,7 +22,18 @@ from typing import TYPE_CHECKING
 import pytest
 from small_memory import NoPrivateMount, mount_small
 from tools import missing
-from workers import PATIENCE, Daemon, HandWorker, Worker, descriptors_of, leave, segments_of, value_of, wait_until
+from workers import (
+    PATIENCE,
+    Daemon,
+    HandWorker,
+    Worker,
+    advance,
+    descriptors_of,
+    leave,
+    segments_of,
+    value_of,
+    wait_until,
+)
 
 import mpgroupcache
 from mpgroupcache.coordinator.main import ExitCode
@@ -94,7 +105,7 @@ def test_a_worker_killed_with_a_half_sent_frame(start_coordinator: Start, spawn_
     group = hands[0].declare()
     lease = hands[0].lease(group, b"half")
     waiting = worker.begin_waiting("half")
-    whole = frame.encode(messages.Store(lease, value_of("half"), False, None), 9)
+    whole = frame.encode(messages.Store(lease, value_of("half"), False, None, None, None, False), 9)
     hands[0].sock.sendall(whole[:-1])
     hands[1].sock.sendall(whole[:5])  # and stays, silent
     hands[0].close()
@@ -220,7 +231,7 @@ class SmallHost:
 
 
 @pytest.mark.parametrize(
-    ("options", "reserve"), [((), 256 << 10), (("--reserve", "2MiB"), 2 << 20), (("--reserve", "0"), 0)]
+    ("options", "reserve"), [((), 256 << 10), (("--reserve", "1MiB"), 1 << 20), (("--reserve", "0"), 0)]
 )
 def test_where_shared_memory_runs_out_the_cache_is_smaller(
     tmp_path: Path, child: Callable[..., Child], options: tuple[str, ...], reserve: int
@@ -315,18 +326,23 @@ def test_a_thousand_workers_connect_at_once(start_coordinator: Start, tmp_path: 
 # ---- Clocks
 
 
-def test_wall_clock_jumps(spawn_on: SpawnOn, tmp_path: Path, socket_path: str) -> None:
+def wall_clock(clock: Path) -> dict[str, str]:
+    """The variables of a process whose wall clock is off by what this file says."""
     library = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
     if library is None:
         missing("no libfaketime here (apt-get install libfaketime)")
-    clock = tmp_path / "clock"
     clock.write_text("+0")
-    fake = {
+    return {
         "LD_PRELOAD": str(library),
         "FAKETIME_TIMESTAMP_FILE": str(clock),
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "FAKETIME_NO_CACHE": "1",
     }
+
+
+def test_wall_clock_jumps(spawn_on: SpawnOn, tmp_path: Path, socket_path: str) -> None:
+    clock = tmp_path / "clock"
+    fake = wall_clock(clock)
     daemon = Daemon(socket_path, "--lease-timeout", "5", env=dict(os.environ, **fake)).wait_serving()
     try:
         worker, other = spawn_on(socket_path), spawn_on(socket_path)
@@ -343,4 +359,37 @@ def test_wall_clock_jumps(spawn_on: SpawnOn, tmp_path: Path, socket_path: str) -
     finally:
         worker.close()
         other.close()
+        daemon.close()
+
+
+def test_values_age_by_no_wall_clock(
+    spawn_on: SpawnOn, tmp_path: Path, socket_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coordinator's and a worker's jump by years, both ways: nothing dies of that, and nothing lives longer."""
+    clock = tmp_path / "clock"
+    fake = wall_clock(clock)
+    daemon = Daemon(socket_path, env=dict(os.environ, **fake)).wait_serving()
+    try:
+        with monkeypatch.context() as patch:
+            for name, value in fake.items():
+                patch.setenv(name, value)
+            worker = spawn_on(socket_path, ttl=600, stale=600)
+            assert worker.do("connect")
+        for jump in (3650, -3650, 0):
+            worker.do("call", "set", "lasting", b"before")
+            worker.do("call", "set", "brief", b"before", ttl=60, stale=0)
+            clock.write_text(f"{jump:+}d")
+            assert abs(worker.do("wall_clock") - time.time() - jump * 86400) < 86400
+            assert worker.get("lasting") == worker.get("brief") == b"before"
+            worker.do("call", "set", "brief after", b"after", ttl=60, stale=0)
+            advance(socket_path, 59)
+            for key, value in (("lasting", b"before"), ("brief", b"before"), ("brief after", b"after")):
+                assert worker.do("lookup", key) == value
+            advance(socket_path, 11)
+            assert worker.do("lookup", "lasting") == b"before"
+            assert worker.do("lookup", "brief") is worker.do("lookup", "brief after") is None
+        assert worker.loads == []
+        assert worker.do("stats")[0].stale_hits == 0
+    finally:
+        worker.close()
         daemon.close()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from workers import Daemon, segments_of, value_of, wait_until
+from workers import Daemon, advance, segments_of, value_of, wait_until
 
 import mpgroupcache
 from mpgroupcache import (
@@ -253,6 +253,53 @@ def test_a_forked_child_attaches_anew(here: Daemon) -> None:
     held.clear()
 
 
+def test_a_forked_child_changes_values(here: Daemon) -> None:
+    """Its parent sees its changes, it sees its parent's, and what it meets that is stale it loads anew."""
+    group = mpgroupcache.new_group(
+        "g", "1MiB", lambda ctx, key, dest: dest.set_string(str(os.getpid())), ttl=60, stale=600
+    )
+    parent = str(os.getpid())
+    assert group.get("stale") == parent
+    group.set_many({"changed": b"parent", "removed": b"parent", "n": b"1"})
+    wait_until(lambda: group.lookup("stale"))
+    from_child, to_parent = os.pipe()
+    from_parent, to_child = os.pipe()
+
+    def change() -> None:
+        os.read(from_child, 1)
+        seen.append(bytes(group.get("changed")))
+        group.set("changed", b"parent again")
+        os.write(to_child, b".")
+
+    def check() -> None:
+        assert group.get("changed") == "parent"
+        assert group.set("changed", b"child")
+        assert group.get("changed") == "child"
+        assert group.remove("removed")
+        assert group.incr("n") == 2
+        os.write(to_parent, b".")
+        os.read(from_parent, 1)
+        assert group.get("changed") == "parent again"
+        advance(here.socket, 61)
+        assert group.get("stale") == parent
+        wait_until(lambda: group.get("stale") == str(os.getpid()))
+
+    seen: list[bytes] = []
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        in_child(check)
+    finally:
+        os.write(to_parent, b".")  # if the child has not come to that
+        thread.join()
+        for end in (from_child, to_parent, from_parent, to_child):
+            os.close(end)
+    assert seen == [b"child"]
+    assert group.lookup("removed") is None
+    assert group.get("n") == "2"
+    assert group.get("stale") != parent
+
+
 def test_a_child_of_a_child_and_fork_in_a_thread(here: Daemon) -> None:
     group = mpgroupcache.new_group("g", "4MiB", lambda ctx, key, dest: dest.set_bytes(value_of(key)))
     group.get("a")
@@ -336,9 +383,11 @@ def test_connecting_on_a_loop_does_not_block_it(here: Daemon, monkeypatch: pytes
 def test_all_is_frozen() -> None:
     assert set(mpgroupcache.__all__) == {
         "AlreadyRunning", "ArenaError", "AtomicInt", "ByteView", "ByteViewSink", "BytesSink", "CacheError",
-        "CacheStats", "CacheType", "CoordinatorError", "CoordinatorUnavailable", "DeadlineExceeded", "Getter", "Group",
-        "HTTPPool", "LoadCycleError", "LoadError", "NoPeers", "PeerPicker", "ProtoGetter", "ProtoSink", "ProtocolError",
-        "Sink", "Stats", "StringSink", "TruncatingSink", "aconnect", "cached",
+        "CacheStats", "CacheType", "ChangeError", "CoordinatorError", "CoordinatorUnavailable",
+        "DeadlineExceeded", "Getter", "Group",
+        "HTTPPool", "LoadCycleError", "LoadError", "LoadErrors", "NoPeers", "NotFound", "PeerPicker",
+        "ProtoGetter", "ProtoSink",
+        "ProtocolError", "Sink", "Stats", "StringSink", "TruncatingSink", "aconnect", "cached",
         "configure", "connect", "get_group", "lru",
         "new_group", "register_new_group_hook", "register_peer_picker", "register_per_group_peer_picker",
         "register_server_start", "singleflight",

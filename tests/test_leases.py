@@ -21,6 +21,7 @@ from workers import (
     Worker,
     count_asks,
     flush,
+    unversioned,
     value_of,
     wait_until,
 )
@@ -122,6 +123,34 @@ def test_a_loader_that_raises(spawn: Spawn) -> None:
         waiter.get("raise:boom")
 
 
+def test_a_lease_says_the_version_that_its_value_will_have(start_coordinator: Callable[..., Daemon]) -> None:
+    """To those who wait, and to later gets, small and large; the next lease's is another."""
+    daemon = start_coordinator()
+    with (
+        contextlib.closing(HandWorker(daemon.socket)) as holder,
+        contextlib.closing(HandWorker(daemon.socket)) as waiter,
+    ):
+        group = holder.declare()
+        versions = []
+        for key, size in ((b"small", 10), (b"large", 100_000)):
+            asking = messages.Ask(group, key, (), True, False, "get")
+            lease = holder.ask(asking)
+            assert isinstance(lease, messages.Lease)
+            versions.append(lease.version)
+            waiter.send(asking)
+            assert waiter.ask(messages.Ping()) == messages.Pong()
+            if size > messages.INLINE_BYTES:
+                fd = memfd.make(bytes(size))
+                holder.send(messages.Store(lease.lease, size, False, None, None, None, False), fd)
+                os.close(fd)
+            else:
+                holder.send(messages.Store(lease.lease, bytes(size), False, None, None, None, False))
+            for answer in (waiter.receive(), waiter.ask(asking), holder.ask(asking)):
+                assert isinstance(answer, messages.Value)
+                assert answer.version == lease.version
+        assert len(set(versions)) == 2
+
+
 def test_a_value_and_the_next_miss_that_come_together(
     start_coordinator: Callable[..., Daemon], spawn_on: Callable[..., Worker]
 ) -> None:
@@ -133,29 +162,29 @@ def test_a_value_and_the_next_miss_that_come_together(
         group = worker.declare()
 
         def ask(key: bytes) -> messages.Ask:
-            return messages.Ask(group, key, (), True, False)
+            return messages.Ask(group, key, (), True, False, "get")
 
         lease = worker.lease(group, b"a")
-        worker.send_together(messages.Store(lease, b"A", False, None), ask(b"b"))
+        worker.send_together(messages.Store(lease, b"A", False, None, None, None, False), ask(b"b"))
         answer = worker.receive()
         assert isinstance(answer, messages.Lease)
         wait_until(lambda: reader.do("lookup", "a") == b"A", "a value that is stored")
-        worker.send_together(messages.Store(answer.lease, b"B", False, None), ask(b"b"))
-        assert worker.receive() == messages.Value(b"B", messages.Origin.CACHE)
+        worker.send_together(messages.Store(answer.lease, b"B", False, None, None, None, False), ask(b"b"))
+        assert unversioned(worker.receive()) == messages.Value(b"B", messages.Origin.CACHE, None, None)
 
         # Whoever waits has it at once.
         lease = worker.lease(group, b"c")
-        worker.send_together(ask(b"c"), messages.Store(lease, b"C", False, None), ask(b"c"))
-        assert worker.receive() == messages.Value(b"C", messages.Origin.FLIGHT)
-        assert worker.receive() == messages.Value(b"C", messages.Origin.CACHE)
+        worker.send_together(ask(b"c"), messages.Store(lease, b"C", False, None, None, None, False), ask(b"c"))
+        assert unversioned(worker.receive()) == messages.Value(b"C", messages.Origin.FLIGHT, None, None)
+        assert unversioned(worker.receive()) == messages.Value(b"C", messages.Origin.CACHE, None, None)
         lease = worker.lease(group, b"d")
-        worker.send_together(ask(b"d"), messages.Store(lease, b"D", False, None), ask(b"e"))
-        assert worker.receive() == messages.Value(b"D", messages.Origin.FLIGHT)
+        worker.send_together(ask(b"d"), messages.Store(lease, b"D", False, None, None, None, False), ask(b"e"))
+        assert unversioned(worker.receive()) == messages.Value(b"D", messages.Origin.FLIGHT, None, None)
         assert isinstance(worker.receive(), messages.Lease)
 
         # A value that came is kept, whatever comes after it.
         lease = worker.lease(group, b"f")
-        worker.send_together(messages.Store(lease, b"F", False, None), then=b"no frame of ours")
+        worker.send_together(messages.Store(lease, b"F", False, None, None, None, False), then=b"no frame of ours")
         with pytest.raises(EOFError):
             worker.receive()
         wait_until(lambda: reader.do("lookup", "f") == b"F", "a value that is stored")
@@ -169,11 +198,12 @@ def test_two_values_of_one_key_that_come_together(start_coordinator: Callable[..
         for _ in range(2):
             leases = []
             for here in (False, True):
-                answer = worker.ask(messages.Ask(group, b"k", (), False, here))
+                answer = worker.ask(messages.Ask(group, b"k", (), False, here, "get"))
                 assert isinstance(answer, messages.Lease)  # not the end of a wait for the last one
                 leases.append(answer.lease)
             worker.send_together(
-                messages.Store(leases[0], b"v", True, None), messages.Store(leases[1], b"v", False, None)
+                messages.Store(leases[0], b"v", True, None, None, None, False),
+                messages.Store(leases[1], b"v", False, None, None, None, False),
             )
 
 
@@ -242,7 +272,7 @@ def test_a_value_that_cannot_be_mapped_is_loaded_here(here: Daemon, monkeypatch:
         wait_until(asked, "an ASK")
         flush()
         fd = memfd.make(bytes(size))
-        other.send(messages.Store(lease, size, False, None), fd)
+        other.send(messages.Store(lease, size, False, None, None, None, False), fd)
         os.close(fd)
         assert waiting.result(PATIENCE) == "mine"
     assert loads == ["k"]
@@ -253,7 +283,10 @@ def test_of_a_group_that_caches_nothing_a_value_ends_its_flight(start_coordinato
     with contextlib.closing(HandWorker(daemon.socket)) as worker:
         group = worker.declare(cache_bytes=0)
         lease = worker.lease(group, b"a")
-        worker.send_together(messages.Store(lease, b"A", False, None), messages.Ask(group, b"a", (), True, False))
+        worker.send_together(
+            messages.Store(lease, b"A", False, None, None, None, False),
+            messages.Ask(group, b"a", (), True, False, "get"),
+        )
         assert isinstance(worker.receive(), messages.Lease)
 
 

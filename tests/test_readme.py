@@ -20,7 +20,7 @@ from mpgroupcache.net.consistenthash import Map
 from mpgroupcache.worker.config import private_socket
 
 README = Path(__file__).parent.parent / "README.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+SECTIONS = re.split(r"^##", README.read_text(), flags=re.MULTILINE)
 GO = """
 AtomicInt Add Get String ByteView At ByteSlice Copy Equal EqualBytes EqualString Len ReadAt Reader Slice SliceFrom
 WriteTo CacheStats CacheType MainCache HotCache Getter GetterFunc Group Name Stats GetGroup NewGroup HTTPPool Context
@@ -35,6 +35,15 @@ def render(name):
 """
 
 
+def blocks() -> Iterator[str]:
+    """What is to be run: each script, and of each section the session, which goes on from one block to the next."""
+    for section in SECTIONS:
+        shown = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+        yield from [block for block in shown if ">>>" not in block]
+        if session := "".join(block for block in shown if ">>>" in block):
+            yield session
+
+
 @pytest.fixture
 def application() -> Iterator[dict[str, str]]:
     """The environment of an application of its own, whose coordinator is the embedded default."""
@@ -46,7 +55,7 @@ def application() -> Iterator[dict[str, str]]:
     wait_until(lambda: not os.path.exists(path) and not segments_of(path), "the coordinator's end")
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.lstrip().split("\n", 1)[0])
+@pytest.mark.parametrize("block", [*blocks()], ids=lambda block: block.lstrip().split("\n", 1)[0])
 def test_python(block: str, application: dict[str, str], tmp_path: Path) -> None:
     script = tmp_path / "block"
     if ">>>" in block:
@@ -111,7 +120,7 @@ def public() -> Iterator[tuple[str, object]]:
     own = {"aconnect", "cached", "configure", "connect"} | {
         name for name in mpgroupcache.__all__ if name.endswith("Error")
     }
-    own |= {"AlreadyRunning", "CoordinatorUnavailable", "DeadlineExceeded"}
+    own |= {"AlreadyRunning", "CoordinatorUnavailable", "DeadlineExceeded", "LoadErrors", "LoadErrors.derive"}
     own |= {"ByteView.release", "ByteView.chunks", "ProtoSink.message", "TruncatingSink.n"}
     own |= {f"ByteView.{name}" for name in dir(bytes)}
     own |= {"Group.serve", "Group.serve_async", "HTTPPool.take"}

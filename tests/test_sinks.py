@@ -42,7 +42,7 @@ def contents(sink: Sink) -> bytes:
         case BytesSink() | ByteViewSink():
             return bytes(sink.value)
         case LoadSink():
-            return sink.take()
+            return sink.take().value
         case Collector():
             return sink.values[-1]
         case _:
@@ -328,7 +328,7 @@ class TestLoadSink:
         sink = LoadSink()
         value = bytes(1 << 20)
         sink.set_bytes(value)
-        assert sink.take() is value
+        assert sink.take().value is value
 
 
 def test_a_sink_needs_set_bytes() -> None:

@@ -6,9 +6,11 @@ import contextlib
 import gc
 import hashlib
 import itertools
+import mmap
 import multiprocessing
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -18,19 +20,32 @@ from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from typing import Any
 
+import msgspec
+
 import mpgroupcache
 from mpgroupcache import registry
+from mpgroupcache.ages import Ages
 from mpgroupcache.ipc import frame, memfd, messages
-from mpgroupcache.shm._exchange import Request
+from mpgroupcache.shm._exchange import Descriptor, Request
 from mpgroupcache.shm._hold import Hold
-from mpgroupcache.shm.segment import DIRECTORY, instance_name
+from mpgroupcache.shm.segment import DIRECTORY, control_name, instance_name, segment_path
 from mpgroupcache.worker import link, process
 from mpgroupcache.worker.channel import Channel
 from mpgroupcache.worker.link import connect
 
 GROUP = "group"
 BUDGET = 8 << 20
+CLOCK_OFFSET_AT = 64  # in the control header
 PATIENCE = 30.0  # s; a condition that takes longer never comes
+ONE_WAY = (
+    messages.Store,
+    messages.StoreMany,
+    messages.Refresh,
+    messages.Fail,
+    messages.Return,
+    messages.Waiting,
+    messages.Served,
+)
 
 
 def wait_until(condition: Callable[[], Any], what: str = "the condition") -> Any:
@@ -145,9 +160,11 @@ def count_asks(patch: Callable[[object, str, object], None] = setattr) -> Callab
     ask = Channel.ask
     asked = 0
 
-    def counted(channel: Channel, hold: Hold, message: messages.Message) -> Request:
+    def counted(
+        channel: Channel, hold: Hold, message: messages.Message, descriptor: Descriptor | None = None
+    ) -> Request:
         nonlocal asked
-        request = ask(channel, hold, message)
+        request = ask(channel, hold, message, descriptor)
         asked += isinstance(message, messages.Ask)
         return request
 
@@ -161,10 +178,14 @@ def waiting_here() -> int:
 
 
 def flush() -> None:
-    """Return when the coordinator has acted on what this worker sent: it answers a PING that comes behind it."""
+    """Return when the coordinator has acted on what this worker sent.
+
+    It answers a PING that comes behind it; and what came in one read with that PING, it has stored when it reads again.
+    """
     link = process.current().working_link
     assert link is not None
-    link.channel.request(messages.Ping())
+    for _ in range(2):
+        link.channel.request(messages.Ping())
 
 
 def segments_of(socket: str) -> list[str]:
@@ -278,7 +299,22 @@ def hello(
     abilities: tuple[str, ...] = (),
 ) -> messages.Hello:
     """A HELLO of this process, as a worker of its own."""
-    return messages.Hello(role, os.getpid(), os.urandom(16), lowest, highest, abilities)
+    clock = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return messages.Hello(role, os.getpid(), os.urandom(16), lowest, highest, abilities, clock)
+
+
+def advance(socket: str, seconds: float) -> None:
+    """Move the clock by which an instance's values age, for all of its processes."""
+    with open(segment_path(control_name(instance_name(socket))), "r+b") as file, mmap.mmap(file.fileno(), 4096) as page:
+        (offset,) = struct.unpack_from("=Q", page, CLOCK_OFFSET_AT)
+        struct.pack_into("=Q", page, CLOCK_OFFSET_AT, offset + int(seconds * 1e9))
+
+
+def unversioned(message: messages.Message) -> messages.Value:
+    """A VALUE as a test can say it: without its version, which is random. It has one."""
+    assert isinstance(message, messages.Value)
+    assert message.version is not None
+    return msgspec.structs.replace(message, version=None)
 
 
 class HandWorker:
@@ -297,13 +333,16 @@ class HandWorker:
 
     def send(self, message: messages.Message, fd: int = -1) -> int:
         """Send a message, perhaps with a descriptor, and return its request id."""
-        number = next(self._numbers)
+        number = self._number(message)
         self.sock.sendmsg([frame.encode(message, number)], memfd.passed(fd) if fd >= 0 else [])
         return number
 
+    def _number(self, message: messages.Message) -> int:
+        return 0 if isinstance(message, ONE_WAY) else next(self._numbers)
+
     def send_together(self, *messages: messages.Message, then: bytes = b"") -> None:
         """Send messages for the coordinator to find in one read, and perhaps something that is none."""
-        self.sock.sendall(b"".join([frame.encode(message, next(self._numbers)) for message in messages]) + then)
+        self.sock.sendall(b"".join([frame.encode(message, self._number(message)) for message in messages]) + then)
 
     def receive(self) -> messages.Message:
         """The next message; ``EOFError`` at the end. A descriptor that comes with it is lost."""
@@ -320,13 +359,13 @@ class HandWorker:
 
     def declare(self, cache_bytes: int = BUDGET, picks: bool = False) -> int:
         """Declare the group and return its id."""
-        answer = self.ask(messages.Declare(GROUP, cache_bytes, None, picks, "", ""))
+        answer = self.ask(messages.Declare(GROUP, cache_bytes, None, picks, "", "", True, Ages()))
         assert isinstance(answer, messages.Declared)
         return answer.group
 
     def lease(self, group: int, key: bytes) -> int:
         """Ask for a key that is nowhere and return the lease."""
-        answer = self.ask(messages.Ask(group, key, (), True, False))
+        answer = self.ask(messages.Ask(group, key, (), True, False, "get"))
         assert isinstance(answer, messages.Lease)
         return answer.lease
 
@@ -386,6 +425,31 @@ class _Working:
     def get_many(self, keys: list[str]) -> list[bytes]:
         return [bytes(self.group.get(key)) for key in keys]
 
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """``group.METHOD(...)``; a view as bytes."""
+        result = getattr(self.group, method)(*args, **kwargs)
+        return bytes(result) if isinstance(result, mpgroupcache.ByteView) else result
+
+    def plain(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """The same of a group without a loader."""
+        group = mpgroupcache.get_group("plain") or mpgroupcache.new_group("plain", BUDGET)
+        result = getattr(group, method)(*args, **kwargs)
+        return bytes(result) if isinstance(result, mpgroupcache.ByteView) else result
+
+    def length(self, key: str) -> int | None:
+        view = self.group.lookup(key)
+        return None if view is None else len(view)
+
+    def version(self, key: str) -> int | None:
+        return self.group.get(key).version
+
+    def go_alone(self) -> None:
+        """Have no link any more, and find none."""
+        current = process.current()
+        current._retry_at = float("inf")
+        assert current._link is not None
+        current._link.close("the test cut it")
+
     def lookup(self, key: str) -> bytes | None:
         view = self.group.lookup(key)
         return None if view is None else bytes(view)
@@ -425,6 +489,9 @@ class _Working:
     def speak(self, lowest: int, highest: int) -> None:
         """Offer these versions of the conversation from now on."""
         link.LOWEST_VERSION, link.HIGHEST_VERSION = lowest, highest  # type: ignore[misc]
+
+    def wall_clock(self) -> float:
+        return time.time()
 
     def claim_every(self, seconds: float) -> None:
         """Look for a region that often from now on, where none was free."""

@@ -15,13 +15,14 @@ from mpgroupcache.coordinator.peering import Peering
 from mpgroupcache.coordinator.roster import Roster
 from mpgroupcache.errors import ArenaError
 from mpgroupcache.ipc import messages
-from mpgroupcache.shm._writer import Control
+from mpgroupcache.shm._control import Control
 from mpgroupcache.shm.segment import control_name
 
 logger = logging.getLogger(__name__)
 
 ABILITIES: Final = ()  # what this coordinator can do beside what its versions of the conversation say
 REPORT_INTERVAL = 10.0  # s between two log messages on what workers are refused
+MAX_CLOCK_OFF = 10 * 10**9  # ns; more than a worker waits for WELCOME, so that it is no HELLO that was read late
 SPARE_REGIONS = 8  # free at any time, beside one for each worker that is about to claim: for children of forks
 
 
@@ -77,7 +78,11 @@ class Conversations:
         connection.role, connection.pid, connection.worker = hello.role, hello.pid, hello.worker
         connection.abilities = frozenset(hello.abilities)
         if (version := hello.version) is None:
-            self._turn_away(connection, request_id, hello)
+            self._turn_away(connection, request_id, _versions(hello))
+            return
+        off = hello.clock - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        if abs(off) > MAX_CLOCK_OFF:
+            self._turn_away(connection, request_id, _clocks(off))
             return
         if hello.role == "service":
             connection.handlers = self._service
@@ -91,12 +96,8 @@ class Conversations:
         welcome = messages.Welcome(version, self._instance, control, os.getpid(), self._layout, ABILITIES)
         connection.send(welcome, request_id)
 
-    def _turn_away(self, connection: Connection, request_id: int, hello: messages.Hello) -> None:
-        """A worker of a release that has no version of the conversation in common with this one."""
-        text = (
-            f"versions of the conversation: got a worker with {hello.lowest} to {hello.highest}, expected some of "
-            f"{messages.LOWEST_VERSION} to {messages.HIGHEST_VERSION}; upgrade what is older, worker or coordinator"
-        )
+    def _turn_away(self, connection: Connection, request_id: int, text: str) -> None:
+        """A worker with which this coordinator has no version of the conversation, or no time, in common."""
         logger.warning("%r: %s; its connection is closed", connection, text)
         connection.refuse(request_id, text)
         connection.handlers = self._turned_away
@@ -141,3 +142,17 @@ class Conversations:
     def _count_served(self, _: Connection, __: int, message: messages.Served) -> None:
         if self._groups.get(message.group) is not None:
             self._control.count_request(message.group)
+
+
+def _versions(hello: messages.Hello) -> str:
+    return (
+        f"versions of the conversation: got a worker with {hello.lowest} to {hello.highest}, expected some of "
+        f"{messages.LOWEST_VERSION} to {messages.HIGHEST_VERSION}; upgrade what is older, worker or coordinator"
+    )
+
+
+def _clocks(off: int) -> str:
+    return (
+        f"clock: got a worker whose CLOCK_BOOTTIME is {off / 1e9:+.0f} s off, expected the coordinator's, by which "
+        "values age; run both in one time namespace"
+    )

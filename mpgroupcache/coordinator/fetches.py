@@ -15,10 +15,12 @@ from mpgroupcache.coordinator.stores import Delivery
 from mpgroupcache.counters import Counter
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.messages import INLINE_BYTES
-from mpgroupcache.shm._writer import Control
+from mpgroupcache.limits import MAX_ABSENT_TEXT
+from mpgroupcache.product import Product
+from mpgroupcache.shm._control import Control
 
 if TYPE_CHECKING:
-    from mpgroupcache.net.outcomes import Outcome
+    from mpgroupcache.net.outcomes import Fetched, Outcome
     from mpgroupcache.net.peer import Peer
 
 logger = logging.getLogger(__name__)
@@ -62,13 +64,15 @@ class Fetches:
         )  # as peering.py does: only with peers
 
         match outcome:
-            case Fetched(value=value):
+            case Fetched():
                 self._control.count(group.id, Counter.PEER_LOADS)
-                group.promote(flight.key[1], value, outcome.minute_qps)
-                self._deliver(group, flight, value)
-            case Absent(text=text):
+                self._keep(group, flight, outcome)
+            case Absent(text=text, dead=dead):
                 self._control.count(group.id, Counter.PEER_LOADS)
-                self._carry_out(self._flights.refused(flight, ("mpgroupcache.NotFound", text)))
+                life, absence = group.copy_life(dead, dead), text.encode()[:MAX_ABSENT_TEXT]
+                if not flight.overtaken and group.ages.negative_ttl:
+                    group.put(flight.key[1], absence, life, absent=True, copy=0)
+                self._carry_out(self._flights.fetched(flight, Delivery(absence, life=life, absent=True)))
             case OwnerError(type_name=type_name, text=text):
                 self._control.count(group.id, Counter.PEER_ERRORS)
                 self._carry_out(self._flights.refused(flight, (type_name, text)))
@@ -77,9 +81,25 @@ class Fetches:
                 self._report_useless(flight.peer, reason)
                 self._carry_out(self._flights.unreached(flight))
 
-    def _deliver(self, group: HostGroup, flight: Flight, value: bytes) -> None:
+    def _keep(self, group: HostGroup, flight: Flight, fetched: Fetched) -> None:
+        """The owner's value: a copy, if it is kept here."""
+        value, fresh, dead = fetched.value, fetched.fresh, fetched.dead
+        if fetched.says_ages:
+            life = group.copy_life(fresh, dead)
+        elif (
+            whole := group.life(Product(b""))
+        ) is not None:  # a Go peer knows no ages: from its arrival, as if loaded here
+            life = group.copy_life(*whole.seconds)
+        else:
+            life = None
+        version = group.new_version()
+        if not flight.overtaken:
+            owners = fetched.version or 0
+            group.promote(flight.key[1], value, fetched.minute_qps, life, version=version, owners=owners)
+        delivered = fetched.version or version
         if len(value) <= INLINE_BYTES:
-            self._carry_out(self._flights.fetched(flight, Delivery(value, fetched=True)))
+            delivery = Delivery(value, fetched=True, version=delivered, life=life)
+            self._carry_out(self._flights.fetched(flight, delivery))
             return
         try:
             fd = memfd.make(value)
@@ -87,7 +107,8 @@ class Fetches:
             logger.error("group %r: a peer's value of %d bytes: %s", group.name, len(value), error)
             self._carry_out(self._flights.unreached(flight))
             return
-        self._carry_out(self._flights.fetched(flight, Delivery(len(value), fd, fetched=True)))
+        delivery = Delivery(len(value), fd, fetched=True, version=delivered, life=life)
+        self._carry_out(self._flights.fetched(flight, delivery))
         os.close(fd)
 
     def _report_useless(self, peer: Peer, reason: str) -> None:

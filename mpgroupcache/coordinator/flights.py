@@ -14,7 +14,8 @@ that has none but guests seeks a loader. A guest never waits for a fetch, or two
 owner would wait for each other: beside the fetch there may be one flight of the same key that loads here.
 
 A change of a key *overtakes* its flights. They go on for their waiters, who asked before it, but they are out of reach:
-who asks afterwards opens a new flight, and the driver publishes nothing of theirs.
+who asks afterwards opens a new flight, and the driver publishes nothing of theirs. A refresh *replaces* them: they are
+out of reach, too, but what they bring is as good as any, until a later one of them has brought something.
 
 Guarantees:
 
@@ -28,7 +29,8 @@ Guarantees:
   then waits for the flight that was asked for, as long as that waiter waits in it or holds its lease. An ask that would
   close a circle ends at once, and changes nothing.
 - A flight that is not overtaken has a value whose load began after the last change of its key: each of its leases was
-  granted, and its peer asked, when it could be found under the key.
+  granted, and its peer asked, when it could be found under the key, or has been replaced since. And no later flight of
+  the key has brought a value before it.
 - Nothing of an ended flight is kept.
 
 This code assumes that its calls come one at a time, and that each ask brings a waiter of its own.
@@ -105,13 +107,14 @@ class FlightTable:
     the flights that wait for each other, and for ``clear``.
     """
 
-    __slots__ = ("_fetches", "_flights", "_last_id", "_leases", "_overtaken", "_owners")
+    __slots__ = ("_apart", "_fetches", "_flights", "_last_id", "_leases", "_owners", "_replaced")
 
     def __init__(self, last_id: int = 0) -> None:
         """``last_id``: leases are numbered from the next on."""
         self._flights: dict[Hashable, Flight] = {}  # those that load here
         self._fetches: dict[Hashable, Flight] = {}  # those that ask a peer, or whose holder does
-        self._overtaken: dict[Flight, None] = {}  # those of either kind that were under a key when it was changed
+        self._apart: dict[Flight, None] = {}  # those of either kind that are under their keys no more
+        self._replaced: dict[Hashable, list[Flight]] = {}  # of these, by key and in order, those not overtaken
         self._leases: dict[int, Lease] = {}  # the live ones, and the revoked ones of flights that last
         self._owners: dict[Hashable, dict[Waiter, None]] = {}  # all waiters that are in a flight
         self._last_id = last_id
@@ -121,7 +124,7 @@ class FlightTable:
 
     def __len__(self) -> int:
         """How many flights there are."""
-        return len(self._flights) + len(self._fetches) + len(self._overtaken)
+        return len(self._flights) + len(self._fetches) + len(self._apart)
 
     def flight(self, key: Hashable) -> Flight | None:
         """Return the flight that loads ``key`` here, and that an ask would join."""
@@ -137,7 +140,7 @@ class FlightTable:
 
     def live_leases(self) -> list[Lease]:
         """Return each flight's lease: whose holders to ping, whose age to check."""
-        flights = chain(self._flights.values(), self._fetches.values(), self._overtaken)
+        flights = chain(self._flights.values(), self._fetches.values(), self._apart)
         return [flight.lease for flight in flights if flight.lease is not None]
 
     def waiters_of(self, owner: Hashable) -> list[Waiter]:
@@ -165,7 +168,7 @@ class FlightTable:
         return self._fire(("visit", "nobody") if waiter.guest else ("ask", "nobody"), flight, waiter)
 
     def refresh(self, key: Hashable, waiter: Waiter) -> list[Action]:
-        """A caller wants a load of ``key`` that begins now: it overtakes what is under way, and is granted a new lease.
+        """A caller wants a load of ``key`` that begins now: it replaces what is under way, and is granted a new lease.
 
         An ask that would close a circle closes it here, too, and changes nothing: a loader that refreshes its own key
         would never end.
@@ -174,7 +177,9 @@ class FlightTable:
         for flight in (self._flights.get(key), self._fetches.get(key)):
             if flight is not None and (circle := find_circle(flight, held)):
                 return [Cycle(waiter, circle)]
-        self.change(key)
+        for flights in (self._flights, self._fetches):
+            if (flight := flights.get(key)) is not None:
+                self._fire(("replace", "nobody"), flight, _NOBODY)
         return self.ask(key, waiter)
 
     def begin(self, key: Hashable, waiter: Waiter, peer: Any = None) -> list[Action]:
@@ -189,13 +194,13 @@ class FlightTable:
 
     def change(self, key: Hashable) -> None:
         """``key`` is about to name another value, or none: what is under way of it is overtaken."""
-        for flights in (self._flights, self._fetches):
-            if (flight := flights.get(key)) is not None:
+        for flight in (self._flights.get(key), self._fetches.get(key), *self._replaced.get(key, ())):
+            if flight is not None:
                 self._fire(("change", "nobody"), flight, _NOBODY)
 
     def clear(self, group: Hashable) -> None:
         """All keys of a group are about to: keys are pairs of it and what is inside. Looks at each flight."""
-        for flight in (*self._flights.values(), *self._fetches.values()):
+        for flight in (*self._flights.values(), *self._fetches.values(), *chain(*self._replaced.values())):
             if flight.key[0] == group:
                 self._fire(("change", "nobody"), flight, _NOBODY)
 
@@ -263,8 +268,10 @@ class FlightTable:
         inside: set[Waiter] = set()
         reached = [*self._flights.items(), *self._fetches.items()]
         faults += [f"{flight} is overtaken, and in reach" for _, flight in reached if flight.overtaken]
-        faults += [f"{flight} is out of reach, and not overtaken" for flight in self._overtaken if not flight.overtaken]
-        for key, flight in (*reached, *((flight.key, flight) for flight in self._overtaken)):
+        replaced = {flight for flights in self._replaced.values() for flight in flights}
+        if replaced != {flight for flight in self._apart if not flight.overtaken} or not all(self._replaced.values()):
+            faults.append(f"flights out of reach: got {len(replaced)} that are replaced, expected those not overtaken")
+        for key, flight in (*reached, *((flight.key, flight) for flight in self._apart)):
             holders = [flight.lease.holder] if flight.lease is not None else []
             leases_of = {"leased": 1}
             if flight.peer is not PICKED:
@@ -344,15 +351,26 @@ class FlightTable:
         return [Seek(flight)]
 
     def _deliver(self, flight: Flight, _: Waiter, value: Any) -> list[Action]:
-        return [Deliver(flight.key, tuple(flight.waiters), value, flight.overtaken)]
+        overtaken = flight.overtaken
+        if self._replaced and not overtaken:
+            self._outdo(flight)
+        return [Deliver(flight.key, tuple(flight.waiters), value, overtaken)]
 
     def _fail(self, flight: Flight, _: Waiter, error: Any) -> list[Action]:
         return [Fail(flight.key, tuple(flight.waiters), error, flight.overtaken)]
 
     def _overtake(self, flight: Flight, _: Waiter, __: Any) -> list[Action]:
-        del self._place(flight)[flight.key]
+        if flight.replaced:
+            self._drop_replaced(flight)
+        else:
+            self._leave_place(flight)
         flight.overtaken = True
-        self._overtaken[flight] = None
+        return []
+
+    def _replace(self, flight: Flight, _: Waiter, __: Any) -> list[Action]:
+        self._leave_place(flight)
+        flight.replaced = True
+        self._replaced.setdefault(flight.key, []).append(flight)
         return []
 
     def _remember(self, flight: Flight, holder: Waiter, _: Any) -> list[Action]:
@@ -395,9 +413,28 @@ class FlightTable:
     def _place(self, flight: Flight) -> dict[Hashable, Flight]:
         return self._flights if flight.peer is None else self._fetches
 
+    def _leave_place(self, flight: Flight) -> None:
+        del self._place(flight)[flight.key]
+        self._apart[flight] = None
+
+    def _drop_replaced(self, flight: Flight) -> None:
+        replaced = self._replaced[flight.key]
+        replaced.remove(flight)
+        if not replaced:
+            del self._replaced[flight.key]
+
+    def _outdo(self, flight: Flight) -> None:
+        """Its value is there: what those bring that it has replaced is older."""
+        for earlier in list(self._replaced.get(flight.key, ())):
+            if earlier is flight:
+                break
+            self._fire(("change", "nobody"), earlier, _NOBODY)
+
     def _end(self, flight: Flight) -> None:
-        if flight.overtaken:  # under its key may be its successor
-            del self._overtaken[flight]
+        if flight in self._apart:  # under its key may be its successor
+            del self._apart[flight]
+            if flight.replaced and not flight.overtaken:
+                self._drop_replaced(flight)
         else:
             del self._place(flight)[flight.key]
         if flight.lease is not None:
@@ -439,6 +476,7 @@ _STEPS: Final[Mapping[Step, Callable[[FlightTable, Flight, Waiter, Any], list[Ac
     "deliver": FlightTable._deliver,
     "fail": FlightTable._fail,
     "overtake": FlightTable._overtake,
+    "replace": FlightTable._replace,
     "remember": FlightTable._remember,
     "remove": FlightTable._remove,
     "none": FlightTable._none,

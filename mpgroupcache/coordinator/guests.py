@@ -11,7 +11,7 @@ from mpgroupcache.coordinator.stores import Delivery
 from mpgroupcache.counters import Counter
 from mpgroupcache.ipc import memfd, messages
 from mpgroupcache.net.backend import NoSuchGroup, Served, Visitor
-from mpgroupcache.shm._writer import Control
+from mpgroupcache.shm._control import Control
 
 
 class Guests:
@@ -41,8 +41,9 @@ class Guests:
         if (group := self._groups.named(name)) is None:
             raise NoSuchGroup(name)
         if group.arena is not None and (found := group.arena.serve(key)) is not None:
-            value, rate = found
-            return Served(value, rate, None, None, None, False)
+            entry, rate = found
+            fresh, dead = (None if left is None else left / 1e9 for left in (entry.fresh, entry.dead))
+            return Served(entry.value, rate, fresh, dead, entry.version, entry.absent)
         self._control.count_request(group.id)
         self._control.count(group.id, Counter.LOADS)
         return None
@@ -77,7 +78,9 @@ class Guests:
         group, key = lease.flight.key
         service = self._workers.service(lease.holder.owner.worker)
         assert service is not None  # looked at when it was found
-        packed = next((waiter.owner.ctx for waiter in lease.flight.waiters if waiter.guest), b"")
+        packed = next(
+            (waiter.owner.ctx for waiter in lease.flight.waiters if waiter.guest), b""
+        )  # else it is a refresh
         service.send(messages.Load(lease.id, group.name, key, packed or messages.NO_CONTEXT))
 
     def answer(self, group: HostGroup, key: bytes, guests: list[Waiter], value: Delivery) -> None:
@@ -94,7 +97,8 @@ class Guests:
         else:
             carried = memfd.read(value.fd, value.carried)
         rate = 0.0 if group.arena is None else group.arena.minute_qps(key)
-        served = Served(carried, rate, None, None, None, False)
+        fresh, dead = (0.0, 0.0) if value.life is None else value.life.seconds
+        served = Served(carried, rate, fresh, dead, value.version, value.absent)
         for waiter in guests:
             if waiter.request:  # it joined a flight
                 self._control.count(group.id, Counter.LOADS_DEDUPED)

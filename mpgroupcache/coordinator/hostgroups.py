@@ -5,27 +5,51 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from typing import TYPE_CHECKING
+import random
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+import msgspec
 from msgspec import Struct, field
 
+from mpgroupcache.ages import FOREVER, Ages, Lived, fresh_for, stale_for
+from mpgroupcache.counters import Counter
 from mpgroupcache.errors import ArenaError
 from mpgroupcache.ipc.messages import Declare
-from mpgroupcache.shm._writer import Arena, Control, arena_size
+from mpgroupcache.limits import MAX_SECONDS
+from mpgroupcache.shm._control import Control
+from mpgroupcache.shm._writer import Arena, arena_size
 from mpgroupcache.shm.ownership import ARENA_MODE, Segment, clear_arenas, left_arenas
 from mpgroupcache.shm.segment import DIRECTORY, ROOM_TO_BEGIN, arena_name, room
 from mpgroupcache.sizes import format_size
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mpgroupcache.net.promotion import Promotion
 
 logger = logging.getLogger(__name__)
 
 COPY_STEP = 4 << 20  # bytes copied before other requests get their turn: about a millisecond
+RECLAIM_STEP = 512  # dead entries at a time: some 100 us
 MEMORY_RETRY = 30.0  # s until an arena that ran out of shared memory tries to grow again
 RESERVE_SHARE, MAX_RESERVE = 16, 64 << 20  # of shared memory: a container's 64 MiB, and regions of 1000 workers
 MAX_TOLD = 16  # different warnings on one group's declarations; workers may say anything, for as long as they like
 SCRIPTS = ("__main__", "__mp_main__")  # what a module is called that is run as a script, and in its spawned children
+
+
+class Life(NamedTuple):
+    """For how long from now on a value is fresh, and when it is dead, in ns; None: for ever."""
+
+    fresh: int | None = None
+    dead: int | None = None
+
+    @property
+    def seconds(self) -> tuple[float | None, float | None]:
+        """The same, as it travels."""
+        return None if self.fresh is None else self.fresh / 1e9, None if self.dead is None else self.dead / 1e9
+
+
+ENDLESS: Final = Life()
 
 
 class HostGroup(Struct, eq=False):
@@ -38,6 +62,8 @@ class HostGroup(Struct, eq=False):
     picks: bool  # its workers pick peers themselves
     module: str = ""  # where the first getter that was named is written, and ...
     getter: str = ""  # ... its name
+    ages: Ages = Ages()  # of the last declaration
+    loads: bool = True  # its last declaration had a getter
     declared: bool = True  # else a dead coordinator knew of it
     arena: Arena | None = None
     segment: Segment | None = None
@@ -46,11 +72,62 @@ class HostGroup(Struct, eq=False):
     warned_of_memory: bool = False
     retry_memory_at: float = 0.0
     promotion: Promotion | None = None  # made for the first value of a peer
+    clears: int = 0  # that were done
+    last_version: int = 0  # that it gave to a value, where there is no arena
 
-    def put(self, key: bytes, value: bytes) -> None:
-        """Cache a value, if it fits."""
+    def new_version(self) -> int:
+        """A number for a value, which no other one of this group has had."""
         if self.arena is not None:
-            self.arena.put(key, value)
+            return self.arena.new_version()
+        self.last_version = self.last_version + 1 if self.last_version else _random(8) >> 2
+        return self.last_version
+
+    @property
+    def items(self) -> int:
+        """How many entries it has."""
+        return 0 if self.arena is None else sum(self.arena.list_stats(which)[1] for which in (0, 1))
+
+    def life(self, value: Lived) -> Life | None:
+        """How long a value lives that is put now; None: it is not to be kept."""
+        fresh = fresh_for(self.ages, value)
+        if fresh == FOREVER:
+            return ENDLESS
+        if fresh == 0:
+            return None
+        if self.ages.jitter:
+            fresh *= 1 - self.ages.jitter * random.random()
+        return Life(_ns(fresh), _ns(fresh + stale_for(self.ages, value)))
+
+    def copy_life(self, fresh: float | None, dead: float | None) -> Life | None:
+        """How long a copy lives of a value that lives for so many seconds with its owner; None: for ever, there."""
+        most = self.ages.copy_ttl
+        dead = most if dead is None else min(dead, most)
+        if dead == FOREVER:
+            return ENDLESS
+        return Life(_ns(min(FOREVER if fresh is None else fresh, dead)), _ns(dead)) if dead > 0 else None
+
+    def put(
+        self,
+        key: bytes,
+        value: bytes,
+        life: Life | None,
+        *,
+        version: int = 0,
+        absent: bool = False,
+        copy: int | None = None,
+    ) -> bool:
+        """Cache a value, if it fits."""
+        if self.arena is not None and life is not None:
+            fresh, dead = life
+            if self.arena.put(key, value, version=version, fresh=fresh, dead=dead, absent=absent, copy=copy):
+                return True
+        self.drop(key)
+        return False
+
+    def drop(self, key: bytes) -> None:
+        """A later value is not kept: what is there, such as a stale one, goes all the same."""
+        if self.arena is not None:
+            self.arena.remove(key)
 
     def admits(self, entry_bytes: int, minute_qps: float | None) -> bool:
         """Whether the hot cache takes an entry that a peer owns: if it is asked for often enough."""
@@ -63,16 +140,37 @@ class HostGroup(Struct, eq=False):
         main_bytes, hot_bytes = (self.arena.list_stats(which)[0] for which in (0, 1))
         return self.promotion.admits(minute_qps, entry_bytes, fill(main_bytes, hot_bytes, self.arena.budget))
 
-    def promote(self, key: bytes, value: bytes, minute_qps: float | None) -> None:
-        """Put a value that a peer owns into the hot cache, if that takes it."""
-        if self.admits(len(key) + len(value), minute_qps):
+    def promote(
+        self, key: bytes, value: bytes, minute_qps: float | None, life: Life | None, *, version: int, owners: int = 0
+    ) -> None:
+        """Put a value that a peer owns into the hot cache, if that takes it. ``owners``: its version there; 0: none."""
+        if life is not None and self.admits(len(key) + len(value), minute_qps):
             assert self.arena is not None
-            self.arena.put(key, value, hot=True)
+            self.arena.put(key, value, hot=True, version=version, fresh=life.fresh, dead=life.dead, copy=owners)
 
-    async def put_from(self, key: bytes, fd: int, size: int, hot: bool) -> None:
-        """Cache the contents of a sealed memfd, in steps between which the coordinator serves others."""
-        if self.arena is None or (reservation := self.arena.reserve(key, size, hot)) is None:
-            return
+    async def put_from(
+        self,
+        key: bytes,
+        fd: int,
+        size: int,
+        life: Life,
+        may_publish: Callable[[], bool],
+        *,
+        version: int = 0,
+        hot: bool = False,
+    ) -> bool:
+        """Cache the contents of a sealed memfd, in steps between which the coordinator serves others.
+
+        ``may_publish`` is asked at the end, in the step in which it is published: a change may have overtaken it.
+        """
+        if self.arena is None:
+            return False
+        copy = 0 if hot else None
+        reservation = self.arena.reserve(
+            key, size, hot=hot, version=version, fresh=life.fresh, dead=life.dead, copy=copy
+        )
+        if reservation is None:
+            return False
         try:
             done = 0
             while done < size:
@@ -83,10 +181,13 @@ class HostGroup(Struct, eq=False):
                 done += count
                 if done < size:
                     await asyncio.sleep(0)
-            reservation.publish()
+            if may_publish():
+                return reservation.publish()
+            reservation.abandon()
         except BaseException:
             reservation.abandon()
             raise
+        return False
 
     def close(self, keep: bool = False) -> None:
         """Tell attached workers to let go, and remove the arena; or keep it for the next coordinator."""
@@ -152,6 +253,7 @@ class Groups:
         group = self._by_name.get(said.name)
         if group is not None and group.declared:
             self._compare(group, said)
+            self._set_ages(group, said)
             return group
         if group is None:
             number = self._control.add_group(said.name, said.cache_bytes)
@@ -162,6 +264,7 @@ class Groups:
         else:
             self._declare_again(group, said)
         group.module, group.getter = said.module, said.getter
+        self._set_ages(group, said)
         logger.info(
             "group %r: declared with %s, loaded by %s",
             group.name,
@@ -169,6 +272,13 @@ class Groups:
             f"{said.module}.{said.getter}" if said.getter else "what has no name",
         )
         return group
+
+    def _set_ages(self, group: HostGroup, said: Declare) -> None:
+        """The last declaration's ages hold, for what is stored from then on: a coordinator outlives a deploy."""
+        group.loads = said.loads
+        if group.ages != said.ages:
+            group.ages = said.ages
+            self._control.set_ages(group.id, *msgspec.structs.astuple(said.ages))
 
     def _declare_again(self, group: HostGroup, said: Declare) -> None:
         """The first declaration of a group that a dead coordinator knew of; its arena is of use if its budget is."""
@@ -212,6 +322,7 @@ class Groups:
             if name is None or name in self._by_name:
                 continue  # its number is spent
             group = HostGroup(number, name, cache_bytes, None, picks=False, declared=False)
+            group.ages = Ages(*self._control.ages(number))
             self._by_name[name] = self._by_id[number] = group
             for left in left_arenas(self._instance, number):
                 if group.arena is None:
@@ -336,6 +447,17 @@ class Groups:
                 group.arena.retry_memory()
                 group.retry_memory_at = now + MEMORY_RETRY
 
+    def reclaim(self) -> bool:
+        """Give back some of what is dead, of each group; whether there is more. No call takes long."""
+        more = False
+        for group in self:
+            if group.arena is not None:
+                expired, is_more = group.arena.reclaim(RECLAIM_STEP)
+                more |= is_more
+                if expired:
+                    self._control.count(group.id, Counter.EXPIRED, expired)
+        return more
+
     def close(self, keep: bool = False) -> None:
         """Remove all arenas, or keep them for the next coordinator."""
         for group in self:
@@ -348,6 +470,11 @@ def _may_be_one(group: HostGroup, said: Declare) -> bool:
         return True
     same_module = group.module == said.module or group.module in SCRIPTS or said.module in SCRIPTS
     return same_module and group.getter == said.getter
+
+
+def _ns(seconds: float) -> int:
+    """Workers may say any number, and no value is to end the coordinator's step: what is so long is for ever."""
+    return int(min(seconds, 10 * MAX_SECONDS) * 1e9)
 
 
 def _random(size: int) -> int:

@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 TICK = 0.25  # s between drains of the touch rings while workers hit; a busy worker fills its ring faster, an idle never
 IDLE_TICK = 1.0  # s between looks when nothing was touched; each costs some 50 us
+RECLAIM_ROUNDS = 4096  # between two ticks, at most: some million dead entries a second
 DRAIN_TIMEOUT = 5.0  # s that SIGTERM leaves to loads under way; their workers need no coordinator to finish
 BACKLOG = 4096  # connections in one burst that wait to be accepted; the kernel caps it at somaxconn
 # Workers' connections. Each of them has two, and there are regions for 4096 of them at a time.
@@ -212,6 +213,10 @@ class Coordinator:
             elif self._options.linger is not None and now - self._idle_since >= self._options.linger:
                 logger.info("no clients for %g s", self._options.linger)
                 self._stopping.set()
+            for _ in range(RECLAIM_ROUNDS):
+                if not self._groups.reclaim():
+                    break
+                await asyncio.sleep(0)  # others are served in between
             await asyncio.sleep(TICK if touches or self._misses.under_way else IDLE_TICK)
 
     def report(self) -> None:

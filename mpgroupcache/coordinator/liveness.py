@@ -27,7 +27,7 @@ class Liveness:
 
     def __init__(self, workers: Roster, lease_timeout: float) -> None:
         self._workers = workers
-        self._lease_timeout = lease_timeout
+        self.lease_timeout = lease_timeout
         self._heard: dict[bytes, float] = {}  # last sign of life, of workers that are being pinged
 
     def heard(self, connection: Connection) -> None:
@@ -59,8 +59,8 @@ class Liveness:
         timeout = lease.flight.key[0].load_timeout
         if timeout is not None and age > timeout:
             return f"is over its load_timeout of {timeout:g} s"
-        if now - self._heard.get(worker, now) > self._lease_timeout:
-            return f"is silent for more than {self._lease_timeout:g} s"
+        if now - self._heard.get(worker, now) > self.lease_timeout:
+            return f"is silent for more than {self.lease_timeout:g} s"
         return None
 
 

@@ -1,4 +1,8 @@
-"""Values that loaders made, from their STORE until they are in the arena and their flight can end."""
+"""Values that loaders made, from their STORE until they are in the arena and their flight can end.
+
+A change overtakes what was under way: nothing that began before it is published after it. So that is looked at in the
+very step in which a value is published, small ones and large.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,12 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from mpgroupcache.coordinator.connection import Connection
 from mpgroupcache.coordinator.flights import Action, FlightTable, Lease
-from mpgroupcache.coordinator.hostgroups import HostGroup
+from mpgroupcache.coordinator.hostgroups import HostGroup, Life
 from mpgroupcache.errors import ProtocolError
 from mpgroupcache.ipc import memfd
-from mpgroupcache.ipc.messages import Store
+from mpgroupcache.ipc.messages import Changed, Store
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +29,23 @@ class Delivery(Struct, frozen=True):
     carried: bytes | int
     fd: int = -1
     fetched: bool = False
+    version: int | None = None
+    life: Life | None = None  # None: it is not kept
+    absent: bool = False  # the bytes are what its loader says of that
+
+
+class Stored(Struct, frozen=True):
+    """A STORE, and whom it came from: a request, where an answer is waited for."""
+
+    lease: Lease
+    message: Store
+    connection: Connection
+    request_id: int
+
+    def answer(self) -> None:
+        """Say that all see it."""
+        if self.request_id:
+            self.connection.send(Changed(1, (), (), False), self.request_id)
 
 
 class Stores:
@@ -32,8 +54,8 @@ class Stores:
     def __init__(self, flights: FlightTable, carry_out: Callable[[list[Action]], None]) -> None:
         self._flights = flights
         self._carry_out = carry_out
-        self.unsettled: dict[tuple[HostGroup, bytes], tuple[int, Store]] = {}
-        """By key: a lease and its value, which nobody waits for."""
+        self.unsettled: dict[tuple[HostGroup, bytes], Stored] = {}
+        """By key: a value, which nobody waits for."""
         self.arriving: dict[int, Delivery] = {}
         """What is being copied, by lease."""
         self._copying: set[asyncio.Task[None]] = set()
@@ -45,13 +67,13 @@ class Stores:
 
     # ---- Small ones
 
-    def add(self, lease: Lease, message: Store) -> None:
+    def add(self, stored: Stored) -> None:
         """A value that came in a frame."""
-        key = lease.flight.key
+        key = stored.lease.flight.key
         if key in self.unsettled:  # its other flight's, one of which asks a peer: neither takes the other's place
             self.settle()
-        self.unsettled[key] = lease.id, message
-        if lease.flight.waiters:
+        self.unsettled[key] = stored
+        if stored.lease.flight.waiters or stored.request_id:
             self.settle()
 
     def settle(self) -> None:
@@ -61,44 +83,67 @@ class Stores:
         its predecessor is stored.
         """
         unsettled, self.unsettled = self.unsettled, {}
-        for (group, key), (lease_id, message) in unsettled.items():
+        for (group, key), stored in unsettled.items():
+            message, lease = stored.message, stored.lease
             value = message.value
             assert isinstance(value, bytes)
-            if message.picked:
-                group.promote(key, value, message.minute_qps)
+            life = group.life(message)
+            if lease.flight.overtaken:
+                pass  # it is for those who asked before the change
+            elif message.picked:
+                group.promote(key, value, message.minute_qps, life, version=lease.version)
             else:
-                group.put(key, value)
-            self._carry_out(self._flights.value(lease_id, Delivery(value)))
+                group.put(key, value, life, version=lease.version, absent=message.absent)
+            delivery = Delivery(value, version=lease.version, life=life, absent=message.absent)
+            self._carry_out(self._flights.value(lease.id, delivery))
+            stored.answer()
 
     # ---- Large ones
 
-    def add_large(self, lease: Lease, message: Store, fd: int) -> None:
+    def add_large(self, stored: Stored, fd: int) -> None:
         """A value that came in a memfd, which stays the caller's. Raises ``ProtocolError``."""
+        lease, message = stored.lease, stored.message
         group, key = lease.flight.key
         if lease.id in self.arriving:
             raise ProtocolError(f"lease {lease.id}: got a second value, expected one")
         size = message.value
         assert isinstance(size, int)
         memfd.check(fd, size)
-        if message.picked and not group.admits(len(key) + size, message.minute_qps):
-            self._carry_out(self._flights.value(lease.id, Delivery(size, fd)))
+        life = group.life(message)
+        if life is None or (message.picked and not group.admits(len(key) + size, message.minute_qps)):
+            if not message.picked and not lease.flight.overtaken:
+                group.drop(key)
+            self._carry_out(self._flights.value(lease.id, Delivery(size, fd, version=lease.version, life=life)))
+            stored.answer()
             return
-        delivery = self.arriving[lease.id] = Delivery(size, os.dup(fd))
-        task = asyncio.get_running_loop().create_task(self._copy(group, lease.id, key, delivery, size, message.picked))
+        delivery = self.arriving[lease.id] = Delivery(size, os.dup(fd), version=lease.version, life=life)
+        task = asyncio.get_running_loop().create_task(self._copy(group, key, stored, delivery, life))
         self._copying.add(task)
         task.add_done_callback(self._copying.discard)
 
-    async def _copy(
-        self, group: HostGroup, lease_id: int, key: bytes, delivery: Delivery, size: int, hot: bool
-    ) -> None:
+    async def _copy(self, group: HostGroup, key: bytes, stored: Stored, delivery: Delivery, life: Life) -> None:
         """Copy a value into the arena, then end its flight: a get in between joins it, and loads nothing."""
+        lease, size = stored.lease, delivery.carried
+        flight = lease.flight
+        assert isinstance(size, int)
         try:
-            await group.put_from(key, delivery.fd, size, hot)
+            kept = await group.put_from(
+                key,
+                delivery.fd,
+                size,
+                life,
+                lambda: not flight.overtaken,
+                version=lease.version,
+                hot=stored.message.picked,
+            )
+            if not kept and not flight.overtaken:
+                group.drop(key)
         except (OSError, BufferError) as error:  # a BufferError: the coordinator ended meanwhile
             logger.error("group %r: a value of %d bytes was not cached: %s", group.name, size, error)
         finally:
-            del self.arriving[lease_id]
+            del self.arriving[lease.id]
             try:
-                self._carry_out(self._flights.value(lease_id, delivery))
+                self._carry_out(self._flights.value(lease.id, delivery))
+                stored.answer()
             finally:
                 os.close(delivery.fd)

@@ -24,6 +24,7 @@ Event: TypeAlias = Literal[
     "visit",  # a guest wants the key
     "begin",  # nobody asks, but the key is to be loaded
     "change",  # the key names another value from now on, or none
+    "replace",  # a load begins that is to be a later one
     "enlist",  # a loader was found
     "no_loader",  # none was found
     "fetched",  # the peer sent the value
@@ -58,6 +59,7 @@ Step: TypeAlias = Literal[
     "deliver",  # all who wait get the value
     "fail",  # all who wait get the error
     "overtake",  # the flight goes out of reach: it goes on, but nobody joins it, and its value is not published
+    "replace",  # the same, but its value is published, unless a later flight has brought one
     "remember",  # the holder becomes revoked, its lease stays known
     "remove",  # the waiter leaves, its lease is forgotten
     "none",
@@ -85,6 +87,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[tuple[Event, Role], tuple[Step, State]
     "fetching": {  # also without a waiter: the value is still good for the hot cache
         ("ask", "nobody"): ("join", "fetching"),
         ("change", "nobody"): ("overtake", "fetching"),
+        ("replace", "nobody"): ("replace", "fetching"),
         ("cancel", "waiter"): ("remove", "fetching"),
         ("lose", "waiter"): ("remove", "fetching"),
         ("fetched", "nobody"): ("deliver", "ended"),
@@ -95,6 +98,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[tuple[Event, Role], tuple[Step, State]
         ("ask", "nobody"): ("lead", "leased"),
         ("visit", "nobody"): ("join", "seeking"),
         ("change", "nobody"): ("overtake", "seeking"),
+        ("replace", "nobody"): ("replace", "seeking"),
         ("cancel", "guest"): ("remove", "seeking"),
         ("lose", "guest"): ("remove", "seeking"),
         ("enlist", "nobody"): ("lead", "leased"),
@@ -113,6 +117,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[tuple[Event, Role], tuple[Step, State]
         ("ask", "nobody"): ("join", "leased"),
         ("visit", "nobody"): ("join", "leased"),
         ("change", "nobody"): ("overtake", "leased"),
+        ("replace", "nobody"): ("replace", "leased"),
         ("cancel", "waiter"): ("remove", "leased"),
         ("lose", "waiter"): ("remove", "leased"),
         ("cancel", "guest"): ("remove", "leased"),

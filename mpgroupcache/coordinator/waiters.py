@@ -18,6 +18,7 @@ class Waiter(Struct, eq=False):
     held: tuple[int, ...] = ()  # ids of the leases that its caller holds, outermost first; an ask drops stale ones
     request: Any = None  # the driver's own
     guest: bool = False  # cannot load
+    many: bool = False  # the driver's own: its caller asks for other keys, too
     flight: Flight | None = None
     lease: Lease | None = None
 
@@ -38,6 +39,7 @@ class Lease(Struct, eq=False):
     flight: Flight
     holder: Waiter
     granted: Any = None  # the driver's own, such as the time of the grant
+    version: int = 0  # the driver's own: the number that its value will have
     beside: int = 0  # the driver's own: callers that wait for the holder, and have not asked
     told: Any = None  # the driver's own: when it was said last that it takes long
     asks: dict[Waiter, None] = field(default_factory=dict)  # waiters whose caller holds it
@@ -59,6 +61,7 @@ class Flight(Struct, eq=False):
     waiters: OrderedDict[Waiter, None] = field(default_factory=OrderedDict)
     revoked: dict[Waiter, None] = field(default_factory=dict)  # their values are still welcome
     sought: int = 0  # the driver's own: how often it has looked for a loader
+    replaced: bool = False  # by another one, under its key: nobody finds it there
     overtaken: bool = False  # by a change of its key: its value is for its waiters, and is not published
 
     def __repr__(self) -> str:

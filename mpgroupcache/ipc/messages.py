@@ -7,18 +7,32 @@ decoder makes it true, the encoder trusts the project's own code.
 Messages (w: worker, c: coordinator; ``*``: one-way; ``?``: may be nil)::
 
     w>c    HELLO     role, pid, worker, lowest,      first frame of a connection; worker: the process's random token,
-                     highest, abilities              which links its "call" and its "service" connection; lowest,
+                     highest, abilities, clock [ns]  which links its "call" and its "service" connection; lowest,
                                                      highest: versions of the conversation that it speaks; abilities:
-                                                     names of what it can do beside, of which unknown ones are ignored
+                                                     names of what it can do beside, of which unknown ones are ignored;
+                                                     clock: its CLOCK_BOOTTIME, by which values age
     w>c    DECLARE   name, cache_bytes [B],          announce a group; picks: its workers pick peers themselves, so the
                      load_timeout? [s], picks,       coordinator is to ask none; module, getter: where its getter is
-                     module, getter                  written, and its name there; empty: it has none, or nobody knows
-    w>c    ASK       group, key, held, copy, here    a get that missed; held: leases its caller holds, outermost first;
-                                                     copy: send the value itself, the arena is of no use to the caller;
-                                                     here: no peer is to be asked for it, or waited for
+                     module, getter, loads, ages     written, and its name there; empty: it has none, or nobody knows;
+                                                     loads: it has a getter; ages: how long its values live (ages.py)
+    w>c    ASK       group, key, held, copy, here,   a get that missed; held: leases its caller holds, outermost first;
+                     mode                            copy: send the value itself, the arena is of no use to the caller;
+                                                     here: no peer is to be asked for it, or waited for; mode: "get";
+                                                     "look": only what is there; "refresh": a load that begins now;
+                                                     "renew": the same, if a stale value is there and nobody is at it
+    w>c    ASK_MANY  group, keys, held, copy, here,  as many ASKs: the first key's has the next id after this one's,
+                     all                             and so on; all: leases for all keys that nobody loads, else for one
     w>c *  CANCEL                                    the caller of the ASK with this request id gave up
     w>c *  STORE     lease, value, picked,           what a lease brought (product.py); value: its bytes, or as an
-                     minute_qps?                     integer the size [B] of the memfd passed along
+                     minute_qps?, ttl? [s],          integer the size [B] of the memfd passed along
+                     stale? [s], absent
+    w>c *  STORE_MANY  stores                        many of them: lease, value, ttl?, stale?, absent of each
+    w>c *  REFRESH   group, key                      a get had a stale value: somebody is to load it anew
+    w>c    CHANGE    group, what, keys, values,      what: "remove", "set", "add", "touch", "incr" its keys, or "clear";
+                     ttl? [s], stale? [s], version?, values: of "set" and "add", one for each key, and only one where it
+                     amount, initial?,               comes in a memfd; version: only where it is that one's; amount,
+                     deadline [ns]                   initial: of "incr"; deadline: CLOCK_BOOTTIME at which it is not to
+                                                     be begun any more
     w>c *  FAIL      lease, type_name, message       the loader's exception; over-long texts are cut by the encoder
     w>c *  RETURN    lease                           the loader was left without a value or an error
     w>c *  WAITING   loads                           on a service connection, behind a PONG: of each lease of this
@@ -32,13 +46,23 @@ Messages (w: worker, c: coordinator; ``*``: one-way; ``?``: may be nil)::
                                                      want of room; abilities: as in HELLO
     c>w    DECLARED  group, segment?, cache_bytes    answers DECLARE; segment nil: caching is off; cache_bytes: the
                      [B], arena                      budget in force; arena: the arena's incarnation
-    c>w    VALUE     value, origin                   answers ASK; value: as in STORE
+    c>w    VALUE     value, origin, version?,        answers ASK; value: as in STORE; version: its number; fresh: how
+                     fresh? [s]                      long it is fresh yet (below 0: stale), nil: for ever
     c>w    HIT                                       answers ASK: it is in the arena, look again
-    c>w    LEASE     lease                           answers ASK: the caller is to load
+    c>w    LEASE     lease, version                  answers ASK: the caller is to load; version: its value's number
+    c>w    ANSWERS   values, leases, free, failed    answers ASK_MANY with what can be said at once, by the keys'
+                                                     places: what VALUE, LEASE and FAILED have; free: nobody loads it,
+                                                     ask for it alone. All else comes as an answer of its own
+    c>w    CHANGED   result, refused, unreached,     answers CHANGE, and a STORE that has a request id, when all see
+                     alone                           it; result: for how many keys it was done, of "incr" the new
+                                                     number; refused: for which not, by their places, and why the
+                                                     first was; unreached: peers that it did not reach, and why; alone:
+                                                     there was nothing to change, and there is no other worker
     c>w    FAILED    code, type_name, message        answers any request
     c>w    PEERS_SET                                 answers SET_PEERS
-    c>w *  LOAD      lease, group, key, ctx          on a service connection: load for a peer's request; the lease is
-                                                     ended on the call connection; ctx: what ``pack_context`` makes
+    c>w *  LOAD      lease, group, key, ctx          on a service connection: load for a peer's request, or in the place
+                                                     of a stale value; the lease is ended on the call connection; ctx:
+                                                     what ``pack_context`` makes
     both   PING                                      are you alive?
     both   PONG                                      answers PING
 
@@ -57,7 +81,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Type
 import msgspec
 from msgspec import Meta, Struct
 
-from mpgroupcache.errors import CacheError, CoordinatorError, LoadCycleError, LoadError
+from mpgroupcache.ages import Ages
+from mpgroupcache.errors import CacheError, CoordinatorError, LoadCycleError, LoadError, NotFound
 from mpgroupcache.keys import MAX_KEY_BYTES
 from mpgroupcache.limits import (
     MAX_NAME_BYTES,
@@ -71,7 +96,7 @@ from mpgroupcache.limits import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 INLINE_BYTES: Final = 64 << 10  # bytes of the largest value in a frame; above, a memfd costs less than the copies
 MAX_HELD: Final = 1024  # leases one caller may hold; Python's own recursion limit ends nested loaders before that
@@ -82,6 +107,7 @@ HIGHEST_VERSION: Final = 2
 MAX_VERSION: Final = 0xFFFF
 NO_LAYOUT: Final = 0  # of a shared memory that is not there
 MAX_CODE_NAME: Final = 200  # characters of a module's or a function's name; a longer one is cut
+MAX_KEYS: Final = 1024  # in one frame
 MAX_ABILITIES: Final = 64
 MAX_ABILITY: Final = 40  # characters of its name
 
@@ -99,6 +125,10 @@ class MessageType(IntEnum):
     SET_PEERS = 0x08
     SERVED = 0x09
     WAITING = 0x0A
+    REFRESH = 0x0B
+    CHANGE = 0x0C
+    ASK_MANY = 0x0D
+    STORE_MANY = 0x0E
     WELCOME = 0x11
     DECLARED = 0x12
     VALUE = 0x13
@@ -107,6 +137,8 @@ class MessageType(IntEnum):
     FAILED = 0x16
     LOAD = 0x17
     PEERS_SET = 0x18
+    CHANGED = 0x19
+    ANSWERS = 0x1A
     PING = 0x21
     PONG = 0x22
 
@@ -117,6 +149,12 @@ class FailureCode(IntEnum):
     LOAD_ERROR = 1  # the loader of the flight raised
     LOAD_CYCLE = 2  # a load would have waited for itself
     REFUSED = 3  # the coordinator does not do that: a limit, an unknown group
+    NOT_FOUND = 4  # there is no such value
+    TOO_LARGE = 5  # a value that could never be kept
+    NO_ROOM = 6  # a value that cannot be kept now
+    NOT_A_NUMBER = 7  # what is there cannot be counted up
+    OVERFLOW = 8  # it would be no number of 64 bits
+    TOO_LATE = 9  # the change's deadline has passed
 
 
 class Origin(IntEnum):
@@ -147,12 +185,21 @@ Size: TypeAlias = Annotated[int, Meta(ge=0, le=_MAX_INT)]
 Loads: TypeAlias = Annotated[tuple[tuple[LeaseId, Size], ...], Meta(max_length=MAX_HELD)]
 # A value has one way to travel: inline, or in a memfd, of which the frame has the size, since it is too large.
 MemfdSize: TypeAlias = Annotated[int, Meta(gt=INLINE_BYTES, le=_MAX_INT)]
-Carried: TypeAlias = Annotated[bytes, Meta(max_length=INLINE_BYTES)] | MemfdSize
+Inline: TypeAlias = Annotated[bytes, Meta(max_length=INLINE_BYTES)]
+Carried: TypeAlias = Inline | MemfdSize
 Text: TypeAlias = Annotated[str, Meta(max_length=MAX_TEXT)]
 Token: TypeAlias = Annotated[bytes, Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
 Version: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_VERSION)]
+Mode: TypeAlias = Literal["get", "look", "refresh", "renew"]
+Lifetime: TypeAlias = Annotated[float, Meta(ge=0)] | None  # s; infinite: for ever; None: as the group says
+Left: TypeAlias = float | None  # s, below 0 where it is over; None: for ever
+Number: TypeAlias = Annotated[int, Meta(ge=-(1 << 63), le=_MAX_INT)]
+ValueVersion: TypeAlias = Annotated[int, Meta(ge=1, le=_MAX_INT)]
+What: TypeAlias = Literal["remove", "set", "add", "touch", "incr", "clear"]
 Url: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_URL)]
 Urls: TypeAlias = Annotated[tuple[Url, ...], Meta(max_length=MAX_PEERS)]
+Keys: TypeAlias = Annotated[tuple[Key, ...], Meta(max_length=MAX_KEYS)]
+Carriage: TypeAlias = Annotated[tuple[Carried, ...], Meta(max_length=MAX_KEYS)]
 TypeName: TypeAlias = Annotated[str, Meta(max_length=MAX_TYPE_NAME)]
 
 
@@ -175,6 +222,7 @@ class Hello(Message, frozen=True, forbid_unknown_fields=False):
     lowest: Version
     highest: Version
     abilities: Abilities
+    clock: Id
 
     @property
     def version(self) -> int | None:
@@ -190,6 +238,8 @@ class Declare(Message, frozen=True):
     picks: bool
     module: CodeName
     getter: CodeName
+    loads: bool
+    ages: Ages
 
     def __post_init__(self) -> None:
         _cut_texts(self, module=MAX_CODE_NAME, getter=MAX_CODE_NAME)
@@ -201,6 +251,16 @@ class Ask(Message, frozen=True):
     held: Held
     copy: bool
     here: bool
+    mode: Mode
+
+
+class AskMany(Message, frozen=True):
+    group: Id
+    keys: Keys
+    held: Held
+    copy: bool
+    here: bool
+    all: bool
 
 
 class Cancel(Message, frozen=True):
@@ -212,6 +272,9 @@ class Store(Message, frozen=True):
     value: Carried
     picked: bool
     minute_qps: Rate | None
+    ttl: Lifetime
+    stale: Lifetime
+    absent: bool
 
     @property
     def passes_descriptor(self) -> bool:  # type: ignore[override]
@@ -220,6 +283,54 @@ class Store(Message, frozen=True):
 
 class Served(Message, frozen=True):
     group: Id
+
+
+class StoreMany(Message, frozen=True):
+    stores: Annotated[tuple[tuple[LeaseId, Inline, Lifetime, Lifetime, bool], ...], Meta(max_length=MAX_KEYS)]
+
+
+class Refresh(Message, frozen=True):
+    group: Id
+    key: Key
+
+
+class Change(Message, frozen=True):
+    group: Id
+    what: What
+    keys: Keys
+    values: Carriage
+    ttl: Lifetime
+    stale: Lifetime
+    version: ValueVersion | None
+    amount: Number
+    initial: Number | None
+    deadline: Id
+
+    @property
+    def passes_descriptor(self) -> bool:  # type: ignore[override]
+        return len(self.values) == 1 and type(self.values[0]) is int
+
+    def __post_init__(self) -> None:
+        expected = len(self.keys) if self.what in ("set", "add") else 0
+        if len(self.values) != expected or (expected > 1 and any(type(value) is int for value in self.values)):
+            got = f"{len(self.values)} values for {len(self.keys)} keys"
+            raise ValueError(f"{self.what}: got {got}, expected {expected}, in frames where there are several")
+        if (self.what == "clear") == bool(self.keys) or (self.what == "incr" and len(self.keys) > 1):
+            raise ValueError(f"{self.what}: got {len(self.keys)} keys")
+
+
+class Answers(Message, frozen=True):
+    values: tuple[tuple[Size, Inline, ValueVersion | None, Left], ...]
+    leases: tuple[tuple[Size, LeaseId, ValueVersion], ...]
+    free: tuple[Size, ...]
+    failed: tuple[tuple[Size, FailureCode, TypeName, Text], ...]
+
+
+class Changed(Message, frozen=True):
+    result: Number
+    refused: tuple[tuple[Size, FailureCode, Text], ...]
+    unreached: tuple[tuple[Url, Text], ...]
+    alone: bool
 
 
 class Fail(Message, frozen=True):
@@ -271,6 +382,8 @@ class Declared(Message, frozen=True):
 class Value(Message, frozen=True):
     value: Carried
     origin: Origin
+    version: ValueVersion | None
+    fresh: Left
 
     @property
     def passes_descriptor(self) -> bool:  # type: ignore[override]
@@ -283,6 +396,7 @@ class Hit(Message, frozen=True):
 
 class Lease(Message, frozen=True):
     lease: LeaseId
+    version: ValueVersion
 
 
 class Failed(Message, frozen=True):
@@ -297,7 +411,10 @@ class Failed(Message, frozen=True):
         """Return the error that the caller of the failed request is to see."""
         if self.code is FailureCode.LOAD_ERROR:
             return LoadError(self.type_name, self.message)
-        return {FailureCode.LOAD_CYCLE: LoadCycleError, FailureCode.REFUSED: CoordinatorError}[self.code](self.message)
+        return _ERRORS.get(self.code, CoordinatorError)(self.message)
+
+
+_ERRORS: Final = {FailureCode.LOAD_CYCLE: LoadCycleError, FailureCode.NOT_FOUND: NotFound}
 
 
 class Load(Message, frozen=True):
@@ -326,6 +443,10 @@ MESSAGES: Final[Mapping[MessageType, type[Message]]] = {
     MessageType.WAITING: Waiting,
     MessageType.SET_PEERS: SetPeers,
     MessageType.SERVED: Served,
+    MessageType.REFRESH: Refresh,
+    MessageType.CHANGE: Change,
+    MessageType.ASK_MANY: AskMany,
+    MessageType.STORE_MANY: StoreMany,
     MessageType.WELCOME: Welcome,
     MessageType.DECLARED: Declared,
     MessageType.VALUE: Value,
@@ -334,6 +455,8 @@ MESSAGES: Final[Mapping[MessageType, type[Message]]] = {
     MessageType.FAILED: Failed,
     MessageType.LOAD: Load,
     MessageType.PEERS_SET: PeersSet,
+    MessageType.CHANGED: Changed,
+    MessageType.ANSWERS: Answers,
     MessageType.PING: Ping,
     MessageType.PONG: Pong,
 }
@@ -377,3 +500,19 @@ NO_CONTEXT: Final = pack_context(None)
 def unpack_context(packed: bytes) -> Any:
     """The same data again; a tuple is a list now."""
     return msgspec.msgpack.decode(packed)
+
+
+FREE: Final = Return(1)
+"""Stands for the answer to a key of ASK_MANY that nobody loads, and that is to be asked for alone."""
+
+
+def answers_of(message: Answers) -> Iterator[tuple[int, Message]]:
+    """The places of keys, and the answer to each."""
+    for place, lease, version in message.leases:
+        yield place, Lease(lease, version)
+    for place, value, value_version, fresh in message.values:
+        yield place, Value(value, Origin.CACHE, value_version, fresh)
+    for place in message.free:
+        yield place, FREE
+    for place, code, type_name, text in message.failed:
+        yield place, Failed(code, type_name, text)

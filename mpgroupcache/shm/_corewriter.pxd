@@ -1,9 +1,11 @@
 """The C core's writing side, writer.h, as _writer.pyx sees it."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 cdef extern from "writer.h":
-    enum: MGC_COUNTERS, MGC_MAX_GROUPS, MGC_GROUP_NAME_BYTES, MGC_RATE_SECOND
+    enum: MGC_COUNTERS, MGC_MAX_GROUPS, MGC_GROUP_NAME_BYTES, MGC_RATE_SECOND, MGC_HOT, MGC_AGED, MGC_ABSENT, MGC_COPY
+    int64_t MGC_LONGEST, MGC_EVER
+    uint64_t MGC_FOREVER
     size_t MGC_CONTROL_SIZE, MGC_TOTALS_OFFSET
     uint64_t MGC_MAX_ARENA
     ctypedef struct mgc_counters:
@@ -26,9 +28,23 @@ cdef extern from "writer.h":
         uint64_t budget
         uint64_t max_entry
         uint64_t commit_limit
+    struct mgc_traits:
+        uint32_t flags
+        uint64_t version
+        uint64_t owners_version
+        int64_t fresh
+        int64_t dead
     struct mgc_reservation:
         uint8_t *value
         uint64_t length
+    struct mgc_found:
+        const uint8_t *value
+        uint64_t length
+        uint64_t version
+        uint32_t flags
+        int64_t fresh
+        int64_t dead
+        bint refresh_due
     struct mgc_arena_options:
         uint32_t arena
         uint32_t incarnation
@@ -40,8 +56,16 @@ cdef extern from "writer.h":
         uint8_t boot_id[16]
     void mgc_segment_retire(int)
     int mgc_control_format(mgc_control *, uint8_t *, int, const uint8_t *)
+    struct mgc_group_ages:
+        uint64_t ttl
+        uint64_t stale
+        uint64_t stale_if_error
+        uint64_t copy_ttl
+        uint64_t negative_ttl
+        double jitter
     struct mgc_group_row:
         uint64_t budget
+        mgc_group_ages ages
         uint32_t name_length
         uint8_t name[260]
     struct mgc_adopted:
@@ -64,13 +88,25 @@ cdef extern from "writer.h":
     int mgc_arena_format(mgc_arena *, uint8_t *, int, mgc_control *, const mgc_arena_options *)
     void mgc_arena_retire(mgc_arena *)
     void mgc_arena_close(mgc_arena *)
-    int mgc_arena_reserve(mgc_arena *, const uint8_t *, size_t, uint64_t, uint32_t, mgc_reservation *)
-    void mgc_arena_publish(mgc_arena *, const mgc_reservation *)
+    uint64_t mgc_new_version(mgc_arena *)
+    int mgc_arena_reserve(mgc_arena *, const uint8_t *, size_t, uint64_t, const mgc_traits *, mgc_reservation *)
+    bint mgc_arena_publish(mgc_arena *, const mgc_reservation *)
     void mgc_arena_abandon(mgc_arena *, const mgc_reservation *)
-    int mgc_arena_find(mgc_arena *, const uint8_t *, size_t, const uint8_t **, uint64_t *)
-    int mgc_arena_serve(mgc_arena *, const uint8_t *, size_t, const uint8_t **, uint64_t *, double *)
+    int mgc_arena_find(mgc_arena *, const uint8_t *, size_t, mgc_found *)
+    int mgc_arena_find_kept(mgc_arena *, const uint8_t *, size_t, mgc_found *)
+    int mgc_arena_serve(mgc_arena *, const uint8_t *, size_t, mgc_found *, double *)
     double mgc_arena_minute_qps(const mgc_arena *, const uint8_t *, size_t)
-    int mgc_arena_remove(mgc_arena *, const uint8_t *, size_t)
+    bint mgc_arena_remove(mgc_arena *, const uint8_t *, size_t, uint64_t)
+    bint mgc_arena_touch(mgc_arena *, const uint8_t *, size_t, int64_t, int64_t)
+    bint mgc_arena_put_off(mgc_arena *, const uint8_t *, size_t, int64_t)
+    bint mgc_arena_revive(mgc_arena *, const uint8_t *, size_t, int64_t)
+    void mgc_arena_clear(mgc_arena *)
+    uint64_t mgc_arena_reclaim(mgc_arena *, uint64_t, bint *)
+    int64_t mgc_arena_next_death(const mgc_arena *)
+    void mgc_set_ages(mgc_control *, uint32_t, const mgc_group_ages *)
+    uint64_t mgc_control_raise_changes(mgc_control *, uint32_t)
+    uint64_t mgc_control_changes(const mgc_control *, uint32_t)
+    void mgc_control_advance(mgc_control *, int64_t)
     void mgc_arena_sweep(mgc_arena *)
     size_t mgc_arena_check(const mgc_arena *, void (*)(void *, const char *) noexcept, void *)
     ctypedef uint64_t atomic64 "_Atomic uint64_t"

@@ -41,6 +41,7 @@ cdef class Exchange:
     cdef readonly Py_ssize_t waiting  # bytes in there
     cdef bytes undo             # the frame that takes a request back ...
     cdef int id_at              # ... with its id there
+    cdef uint32_t last_id       # of a request
 
     cdef int put(self, bytes frame, Descriptor descriptor) except? -1
     cdef bytes undo_of(self, uint32_t request_id)

@@ -268,6 +268,14 @@ cdef class Exchange:
         """How many requests wait for their answers."""
         return len(self.pending)
 
+    def take_ids(self, uint32_t count) -> int:
+        """The first of so many ids of requests in a row. That many requests are never under way at once: they wrap."""
+        cdef uint32_t first = self.last_id + 1
+        if first == 0 or first + count < first:  # 0 is that of what is no request
+            first = 1
+        self.last_id = first + count - 1
+        return first
+
     # Ends
 
     def fail(self, error not None) -> None:

@@ -1,14 +1,19 @@
 """Types of ``_group.pyx``, which has the reasons."""
 
+from collections.abc import Iterable
 from typing import Any, TypeVar, overload
 
 from mpgroupcache.shm._reader import Reader
 from mpgroupcache.shm._view import ByteView
 
 T = TypeVar("T", bound=GroupCore)
+K = TypeVar("K", bound=str | bytes)
 
 class GroupCore:
-    """What of ``Group`` is native: ``get`` up to the hit. The subclass gives ``_load``, which runs on every miss."""
+    """What of ``Group`` is native: ``get`` up to the hit.
+
+    The subclass gives ``_load``, which runs on every miss, and ``_stale``, which asks for a refresh.
+    """
 
     def attach(self, reader: Reader, group: int, arena_path: str | None) -> None:
         """Look up through ``reader`` from now on; ``arena_path`` is None for a group without a cache.
@@ -21,7 +26,7 @@ class GroupCore:
         """Add what was counted without a region to what is counted in it, if there is one now."""
 
     def detach(self) -> None:
-        """Forget the arena: every ``get`` is a miss until the next ``attach``."""
+        """Forget the arena, or hear of one that is out of reach: every ``get`` is a miss until the next ``attach``."""
 
     @property
     def attached(self) -> bool:
@@ -44,8 +49,38 @@ class GroupCore:
     def list_stats(self, which: int) -> tuple[int, int, int]:
         """(bytes, items, evictions) of the main (0) or hot (1) list; zeros where there is no arena."""
 
+    @property
+    def changes(self) -> int:
+        """The group's change count; -1 if there was a coordinator and it cannot be seen, 0 if there never was one."""
+
+    @property
+    def stale_if_error(self) -> float:
+        """Seconds, counted from where it is no longer fresh, for which `find_kept` finds a value; inf: for ever."""
+
+    @stale_if_error.setter
+    def stale_if_error(self, seconds: float) -> None: ...
     def lookup(self, key: str | bytes) -> ByteView | None:
-        """The value of ``key`` in shared memory, or None."""
+        """The value of ``key`` in shared memory, fresh or stale; None: none, or it is noted that there is none.
+
+        It asks for no refresh. Hits count, misses do not.
+        """
+
+    def find(self, key: str | bytes) -> ByteView | None:
+        """The value of ``key`` in shared memory, or None: what ``get`` looks at first.
+
+        Raises ``NotFound`` where it is noted that there is none. Where a refresh is due, it is asked for.
+        """
+
+    def find_kept(self, key: str | bytes) -> ByteView | None:
+        """As `lookup`, also what is dead, for ``stale_if_error``: for a load that has failed. It counts nothing."""
+
+    def find_many(self, keys: Iterable[K]) -> tuple[dict[K, ByteView], list[K], dict[K, str]]:
+        """Find many keys in one pass: ``(found, missing, absent)``, each in the order of ``keys``.
+
+        ``found`` has a view for each key that has a value, ``absent`` the text of its ``NotFound`` for each that has
+        none, and ``missing`` lists the others. A key that comes twice is there once; ``str`` and ``bytes`` differ. It
+        counts and asks for refreshes as ``find``, and raises for keys as ``get``.
+        """
 
     @overload
     def get(self, key: str | bytes, dest: None = None, *, ctx: Any = None, timeout: float | None = None) -> ByteView:

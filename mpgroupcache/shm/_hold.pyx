@@ -16,9 +16,9 @@ run their own ``__hash__`` and ``__eq__``; under gevent a lock's release is Pyth
 
 cimport cython
 from cpython.object cimport PyObject
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from mpgroupcache.shm._exchange cimport Exchange, Reply, Request, rouse
+from mpgroupcache.shm._exchange cimport Descriptor, Exchange, Reply, Request, rouse
 
 import os
 
@@ -49,7 +49,7 @@ cdef class Flight:
 
     cdef Flights home
     cdef readonly object key
-    cdef readonly uint64_t changes  # of its group when it began: nobody who has seen a later one joins it
+    cdef readonly int64_t changes  # of its group when it began, or -1: nobody who has seen a later one joins it
     cdef PyObject *leading      # borrowed, as the next two: a seat that is dropped leaves
     cdef PyObject *first
     cdef PyObject *last
@@ -168,7 +168,7 @@ cdef class Hold:
                 else:
                     (<Seat> thing).leave()
 
-    def board(self, Flights flights not None, key, uint64_t changes, tuple held not None) -> Seat:
+    def board(self, Flights flights not None, key, int64_t changes, tuple held not None) -> Seat:
         """Take a seat in the flight of ``key``: it leads where there is none, or one from before the last change."""
         cdef Seat seat = Seat.__new__(Seat), last
         cdef Flight flight
@@ -194,8 +194,8 @@ cdef class Hold:
         self.kept.append(seat)
         return seat
 
-    def ask(self, Exchange exchange not None, request_id, bytes frame not None) -> Request:
-        """Send a request. Raises what ``exchange.gone`` returns, or ``OSError``."""
+    def ask(self, Exchange exchange not None, request_id, bytes frame not None, Descriptor descriptor=None) -> Request:
+        """Send a request, and a descriptor along with it. Raises what ``exchange.gone`` returns, or ``OSError``."""
         cdef Request request = Request.__new__(Request)
         cdef int error
         if exchange.broken is not None:
@@ -204,10 +204,30 @@ cdef class Hold:
         request.reply = Reply.__new__(Reply)
         exchange.pending[request_id] = request.reply
         self.kept.append(request)
-        error = exchange.put(frame, None)
+        error = exchange.put(frame, descriptor)
         if error:
             raise OSError(error, os.strerror(error))
         return request
+
+    def ask_many(self, Exchange exchange not None, uint32_t first_id, int count, bytes frame not None) -> list:
+        """Send a request with that id, which is the first of so many that are answered each by itself."""
+        cdef Request request
+        cdef list requests = []
+        cdef int error
+        cdef int i
+        if exchange.broken is not None:
+            raise exchange.gone()
+        for i in range(count):
+            request = Request.__new__(Request)
+            request.exchange, request.id, request.undo = exchange, first_id + i, exchange.undo
+            request.reply = Reply.__new__(Reply)
+            exchange.pending[request.id] = request.reply
+            requests.append(request)
+        self.kept.extend(requests)
+        error = exchange.put(frame, None)
+        if error:
+            raise OSError(error, os.strerror(error))
+        return requests
 
     def owe(self, Exchange exchange not None, bytes undo not None) -> Request:
         """Hold what the other side has handed over without being asked."""

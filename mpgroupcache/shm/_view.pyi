@@ -10,6 +10,10 @@ from typing_extensions import Buffer
 from mpgroupcache.shm._reader import Mapping
 from mpgroupcache.shm.viewio import Chunks
 
+def loaded_view(value: str | Buffer | Mapping, version: int | None, fresh: float | None) -> ByteView:
+    """A view of what was not read from the arena: its ``version`` (None: it has none), and for how many seconds it is
+    ``fresh`` (None: for ever; less than 0: it is stale since then)."""
+
 @final
 class ByteView:
     """An immutable view of a cached value (Go: ``ByteView``).
@@ -39,6 +43,20 @@ class ByteView:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
     def __reduce__(self) -> tuple[type[ByteView], tuple[bytes]]: ...
+    @property
+    def version(self) -> int | None:
+        """The number of this value: no other one of its group ever has it (Go: no counterpart). None: it has none.
+
+        A value has one that a coordinator has taken. Where it is a copy of what another host owns, it is that host's.
+        """
+
+    @property
+    def ttl(self) -> float | None:
+        """Seconds until the value is no longer fresh (Go: no counterpart). Negative: it is stale. None: that never is.
+
+        Counted from now; and of a value in the arena it is read there, so that a ``touch`` shows.
+        """
+
     def release(self) -> None:
         """Give up the value now. Slices and memoryviews stay good."""
 

@@ -6,9 +6,12 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyB
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
+from mpgroupcache.shm._core cimport (
+    MGC_FOREVER, mgc_block, mgc_control_header, mgc_fresh_until, mgc_host_now, mgc_now, mgc_pinned_block, mgc_version,
+)
 from mpgroupcache.shm._reader cimport Mapping, Reader, process_epoch
 
 cdef extern from "Python.h":
@@ -26,12 +29,30 @@ cdef extern from "<string.h>":
     void *memmem(const void *, size_t, const void *, size_t)
 
 
+cdef double MOST_LEFT = 1e9  # s, some 30 years: what is fresh for longer is fresh for ever
+
 cdef inline ByteView make_view(object owner, const uint8_t *data, Py_ssize_t length):
     cdef ByteView view = ByteView.__new__(ByteView)
     view.owner = owner
     view.data = data
     view.length = length
     return view
+
+
+cdef ByteView numbered_view(object value, uint64_t number, int64_t fresh_until):
+    """A view of what is not pinned; see the fields."""
+    cdef ByteView view = ByteView(value)
+    view.number, view.fresh_until = number, fresh_until
+    return view
+
+
+def loaded_view(value, version, fresh):
+    """A view of what was not read from the arena: its ``version`` (None: it has none), and for how many seconds it is
+    ``fresh`` (None: for ever; less than 0: it is stale since then)."""
+    cdef double left = 0 if fresh is None else max(fresh, -MOST_LEFT)
+    if fresh is None or left >= MOST_LEFT:
+        return numbered_view(value, version or 0, 0)
+    return numbered_view(value, version or 0, <int64_t> mgc_host_now() + <int64_t> (left * 1e9))
 
 
 # ---- Searches, as those of bytes ------------------------------------------------------------------------------------
@@ -115,6 +136,15 @@ cdef ByteView first_view(Reader reader, uint32_t pin):
     return view
 
 
+cdef const mgc_block *block_of(ByteView view) noexcept:
+    """The block of a view that has a pin, which names it. Hits do not store it: few views are asked."""
+    cdef Reader reader = <Reader> view.owner
+    cdef Mapping arena
+    for arena in reader.arenas:
+        if arena.base < view.data <= arena.base + arena.size:  # of no bytes, it may be where the arena ends
+            return mgc_pinned_block(reader.region, view.pin, arena.base)
+
+
 cdef void end_view(ByteView view) noexcept:
     """``tp_dealloc``."""
     cdef PyObject *reader
@@ -186,6 +216,36 @@ cdef class ByteView:
         if root.pin and (<Reader> root.owner).pin_epoch != process_epoch[0]:
             raise ValueError("the ByteView came through a fork that could not keep it; get() it again in the child")
         return 0
+
+    cdef ByteView checked_root(self):
+        """The view that has the owner, the pin and the numbers, if the value may be read."""
+        self.check()
+        return self if type(self.owner) is not ByteView else <ByteView> self.owner
+
+    @property
+    def version(self):
+        """The number of this value: no other one of its group ever has it (Go: no counterpart). None: it has none.
+
+        A value has one that a coordinator has taken. Where it is a copy of what another host owns, it is that host's.
+        """
+        cdef ByteView root = self.checked_root()
+        cdef uint64_t number = mgc_version(block_of(root)) if root.pin else root.number
+        return number if number else None
+
+    @property
+    def ttl(self):
+        """Seconds until the value is no longer fresh (Go: no counterpart). Negative: it is stale. None: that never is.
+
+        Counted from now; and of a value in the arena it is read there, so that a ``touch`` shows.
+        """
+        cdef ByteView root = self.checked_root()
+        cdef uint64_t fresh_until
+        if not root.pin:
+            return (root.fresh_until - <int64_t> mgc_host_now()) / 1e9 if root.fresh_until else None
+        fresh_until = mgc_fresh_until(block_of(root))
+        if fresh_until == MGC_FOREVER:
+            return None
+        return <int64_t> (fresh_until - mgc_now(<const mgc_control_header *> (<Reader> root.owner).control.base)) / 1e9
 
     def release(self) -> None:
         """Give up the value now. Use after this is a ``ValueError``; slices and memoryviews stay good."""

@@ -1,77 +1,16 @@
-"""Types of ``_writer.pyx``, which has the reasons."""
+"""Types of ``_writer.pyx``, which has the reasons.
+
+Times are in ns, relative to now; None: for ever.
+"""
 
 from typing import final
 
 from typing_extensions import Buffer
 
-CONTROL_SIZE: int
-"""Bytes of a control segment's address range."""
-
-MAX_GROUPS: int
-"""Groups of an instance."""
+from mpgroupcache.shm._control import Control
 
 def arena_size(budget: int) -> int:
     """The size in bytes of the sparse file for an arena of this budget. ``ArenaError`` where that is too large."""
-
-def retire_segment(path: str) -> None:
-    """Tell the workers that attached a dead instance's segment to let go of it. Others' files are left alone."""
-
-def sign_of_life(path: str) -> tuple[bytes, int] | None:
-    """(boot id, CLOCK_BOOTTIME in ns) of the last tick of a control segment's coordinator; None where it is none.
-
-    Of any layout: before the fourth, which brought this, the time is 0.
-    """
-
-@final
-class Control:
-    """The writer of a control segment: ``memory`` is its whole buffer, ``fd`` a locked description of it."""
-
-    def __new__(cls, memory: Buffer, fd: int, boot_id: bytes, *, adopt: bool = False) -> Control:
-        """Format it, or go on with a dead coordinator's. ``ArenaError``: no memory, or it cannot be taken over."""
-
-    @property
-    def boot_id(self) -> bytes: ...
-    @property
-    def touches_lost(self) -> int:
-        """Touches that were overwritten before they were drained."""
-
-    def close(self) -> None:
-        """Let go of the memory. ``BufferError`` while arenas are open: they read the pins."""
-
-    def retire(self) -> None:
-        """Tell attached workers that this instance has ended."""
-
-    def stamp(self) -> None:
-        """Note the time, for ``sign_of_life``."""
-
-    def add_group(self, name: str, budget: int) -> int:
-        """Add a group's row and return its id. ``ArenaError`` after ``MAX_GROUPS``."""
-
-    def groups(self) -> list[tuple[str | None, int]]:
-        """(name, budget in bytes) of each group's row, in the order of their ids. A name that is no text is None."""
-
-    @property
-    def attached(self) -> int:
-        """How many workers had a region at the last ``reap``."""
-
-    def spare_regions(self, spare: int) -> int:
-        """Commit regions until ``spare`` are free above all claimed ones, and return how many are."""
-
-    def reap(self) -> int:
-        """Free the regions of dead workers, and return their number."""
-
-    def drain(self, now: float | None = None) -> int:
-        """Bring the workers' touches into the LRU lists and count them in the rates; returns their number.
-
-        Rates are as of the last drain: ``now``, in seconds since the control segment was made (default: what the clock
-        says), which does not go back.
-        """
-
-    def count_request(self, group: int) -> None:
-        """Count one get of a peer's."""
-
-    def count(self, group: int, counter: int, n: int = 1) -> None:
-        """Add to the coordinator's own counters of a group."""
 
 @final
 class Arena:
@@ -138,16 +77,49 @@ class Arena:
     def retire(self) -> None:
         """Tell attached workers to let go: their next get is a miss. Nothing can be put into the arena any more."""
 
-    def reserve(self, key: bytes, size: int, hot: bool = False) -> Reservation | None:
-        """Make room for a value of ``size`` bytes; None when it cannot be cached now."""
+    def reserve(
+        self,
+        key: bytes,
+        size: int,
+        hot: bool = False,
+        *,
+        version: int = 0,
+        fresh: int | None = None,
+        dead: int | None = None,
+        absent: bool = False,
+        copy: int | None = None,
+    ) -> Reservation | None:
+        """Make room for a value of ``size`` bytes; None when it cannot be cached now.
 
-    def put(self, key: bytes, value: Buffer, hot: bool = False) -> bool:
+        ``version``: of ``new_version``; 0: the next. ``fresh``: how long it is, from publication on, and then stale;
+        ``dead``: when it is dead. Where one of them is None, it is the other. ``absent``: the value is the text of a
+        ``NotFound``. ``copy``: another host owns the key, and this is its version of the value; 0: it gave none.
+        """
+
+    def put(
+        self,
+        key: bytes,
+        value: Buffer,
+        hot: bool = False,
+        *,
+        version: int = 0,
+        fresh: int | None = None,
+        dead: int | None = None,
+        absent: bool = False,
+        copy: int | None = None,
+    ) -> bool:
         """Cache a value, in place of the key's old one. False when it cannot be cached now."""
 
-    def find(self, key: bytes) -> memoryview | None:
-        """The value, good until the next call on this arena, or None. A find is a touch."""
+    def new_version(self) -> int:
+        """A number for a value, for ``put`` and ``reserve``: never another's, not even after this coordinator."""
 
-    def serve(self, key: bytes) -> tuple[memoryview, float] | None:
+    def find(self, key: bytes) -> Found | None:
+        """What is cached of a key and not dead. A find is a touch."""
+
+    def find_kept(self, key: bytes) -> Found | None:
+        """The same for what is dead and kept in case that its load fails, too; and no touch."""
+
+    def serve(self, key: bytes) -> tuple[Found, float] | None:
         """For a peer's request: ``find``, and the key's rate (to 3 %). A request that is served is counted as one."""
 
     def minute_qps(self, key: bytes) -> float:
@@ -157,8 +129,31 @@ class Arena:
         longer; the get that loaded it is not in it. As of the last ``Control.drain``; not a touch.
         """
 
-    def remove(self, key: bytes) -> bool:
-        """Drop a key's entry (Go: ``lru.Cache.Remove``)."""
+    def remove(self, key: bytes, version: int = 0) -> bool:
+        """Drop a key's entry (Go: ``lru.Cache.Remove``), if it has that version. Whether it was a live value."""
+
+    def touch(self, key: bytes, fresh: int | None, dead: int | None) -> bool:
+        """Give what is cached of a key, and not dead, other ages. False: nothing is, or it had no room and is gone."""
+
+    def put_off(self, key: bytes, pause: int) -> bool:
+        """Have nobody asked for a refresh for a time: one is under way, or has failed. Whether the key is there."""
+
+    def revive(self, key: bytes, pause: int) -> bool:
+        """A load has failed: ``put_off``, and what is dead and kept is stale again until it is not kept any more."""
+
+    def clear(self) -> None:
+        """Have all that is cached dead, at once; ``reclaim`` gives memory back. What is being filled is dropped."""
+
+    def reclaim(self, most: int) -> tuple[int, bool]:
+        """Give back what is dead and not kept, in at most so many steps.
+
+        Returns how many entries had expired, here and where new ones needed room, since the last call; and whether more
+        is to be done now.
+        """
+
+    @property
+    def next_death(self) -> int | None:
+        """In how many ns ``reclaim`` has something to do, at the least; None: nothing will die."""
 
     def sweep(self) -> None:
         """Free blocks whose views have gone."""
@@ -170,6 +165,38 @@ class Arena:
         """(bytes, items, evictions) of the main (0) or hot (1) list."""
 
 @final
+class Found:
+    """What an arena has of a key."""
+
+    @property
+    def value(self) -> memoryview:
+        """Good until the next call on the arena; of what is absent, the text."""
+
+    @property
+    def version(self) -> int:
+        """Of a copy its owner's, if that gave one."""
+
+    @property
+    def fresh(self) -> int | None:
+        """How long it is fresh, in ns; less than 0: since when it is not, or 0; None: for ever."""
+
+    @property
+    def dead(self) -> int | None:
+        """How long it is not dead yet, in ns; less than 0: since when it is, or 0; None: for ever."""
+
+    @property
+    def absent(self) -> bool:
+        """There is no such value; this is the text of its ``NotFound``."""
+
+    @property
+    def copy(self) -> bool:
+        """Another host owns the key."""
+
+    @property
+    def refresh_due(self) -> bool:
+        """It is stale, and nobody is refreshing it or has just failed to."""
+
+@final
 class Reservation:
     """Room for one value: fill it through the buffer protocol, then ``publish``; dropped, it is abandoned."""
 
@@ -177,7 +204,7 @@ class Reservation:
     def publish(self) -> bool:
         """Let readers see the entry. ``BufferError`` while a memoryview of the value could still write to it.
 
-        False, and the room is given back, when the reservation was abandoned or the arena retired or closed meanwhile.
+        False, and the room is given back, when the reservation was abandoned, or the arena cleared, retired or closed.
         """
 
     def abandon(self) -> None:

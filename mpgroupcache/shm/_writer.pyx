@@ -1,45 +1,29 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""The coordinator's side of shared memory: the control segment's writer, and arenas. Thin: the rules are in writer.h.
+"""Arenas, as the coordinator has them. Thin: the rules are in writer.h.
 
-This code assumes that one thread at a time calls it, with the GIL held.
+Times are in ns, relative to now; None: for ever. This code assumes that one thread at a time calls it, with the GIL held.
 """
 
 cimport cython
 from cpython.buffer cimport PyBUF_READ, PyBUF_WRITABLE, PyBUF_WRITE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from libc.errno cimport ENOMEM, EPROTO, ESTALE
-from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from mpgroupcache.shm._control cimport Control
 from mpgroupcache.shm._corewriter cimport (
-    MGC_CONTROL_SIZE, MGC_COUNTERS, MGC_GROUP_NAME_BYTES, MGC_MAX_ARENA, MGC_MAX_GROUPS, MGC_RATE_SECOND,
-    MGC_TOTALS_OFFSET, atomic64, mgc_add, mgc_adopted, mgc_arena, mgc_arena_abandon,
-    mgc_arena_adopt, mgc_arena_check, mgc_arena_close, mgc_arena_find, mgc_arena_format, mgc_arena_minute_qps,
-    mgc_arena_options, mgc_arena_publish, mgc_arena_remove, mgc_arena_reserve, mgc_arena_retire,
-    mgc_arena_serve, mgc_arena_size, mgc_arena_sweep, mgc_control, mgc_control_add_group, mgc_control_adopt,
-    mgc_control_attached, mgc_control_close, mgc_control_count_request, mgc_control_drain, mgc_control_format,
-    mgc_control_group, mgc_control_groups, mgc_control_reap, mgc_control_retire, mgc_control_sign,
-    mgc_control_spare_regions, mgc_control_stamp, mgc_group_row, mgc_list_stats, mgc_reservation, mgc_segment_retire,
+    MGC_ABSENT, MGC_AGED, MGC_COPY, MGC_EVER, MGC_HOT, MGC_LONGEST, MGC_MAX_ARENA, MGC_MAX_GROUPS, mgc_adopted, mgc_arena,
+    mgc_arena_abandon, mgc_arena_adopt, mgc_arena_check, mgc_arena_clear, mgc_arena_close, mgc_arena_find,
+    mgc_arena_find_kept, mgc_arena_format, mgc_arena_minute_qps, mgc_arena_next_death, mgc_arena_options,
+    mgc_arena_publish, mgc_arena_put_off, mgc_arena_reclaim, mgc_arena_remove, mgc_arena_reserve, mgc_arena_retire,
+    mgc_arena_revive, mgc_arena_serve, mgc_arena_size, mgc_arena_sweep, mgc_arena_touch, mgc_found, mgc_list_stats,
+    mgc_new_version, mgc_reservation, mgc_traits,
 )
 
 import os
-import time
 
 from mpgroupcache.errors import ArenaError
-
-cdef extern from "<errno.h>":
-    enum: EUCLEAN
-
-
-CONTROL_SIZE = MGC_CONTROL_SIZE
-UNADOPTED = {
-    -EPROTO: "another layout, of another version of mpgroupcache",
-    -ESTALE: "it is of another boot or group, with other --checksums, or was given up",
-    -EUCLEAN: "it is damaged",
-    -ENOMEM: "out of memory",
-}
-MAX_GROUPS = MGC_MAX_GROUPS
+from mpgroupcache.shm._control import UNADOPTED
 
 
 def arena_size(uint64_t budget) -> int:
@@ -51,174 +35,55 @@ def arena_size(uint64_t budget) -> int:
     return size
 
 
-
-def retire_segment(str path not None) -> None:
-    """Tell the workers that attached a dead instance's segment to let go of it. What is no segment of ours is left alone."""
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        mgc_segment_retire(fd)
-    finally:
-        os.close(fd)
+cdef int64_t as_ns(time) except? -2:
+    """A time that is given, as the core takes it."""
+    return MGC_EVER if time is None or time >= MGC_LONGEST else max(time, -MGC_LONGEST)
 
 
-def sign_of_life(str path not None):
-    """(boot id, CLOCK_BOOTTIME in ns) of the last tick of a control segment's coordinator; None where it is none.
-
-    Of any layout: before the fourth, which brought this, the time is 0.
-    """
-    cdef uint8_t boot[16]
-    cdef uint64_t alive
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would wait for its other end
-    try:
-        if mgc_control_sign(fd, boot, &alive) != 0:
-            return None
-    finally:
-        os.close(fd)
-    return (<const char *> boot)[:16], alive
+cdef (int64_t, int64_t) ages_of(fresh, dead) except *:
+    """Of the two that are given to a value, where one is None, it is the other: without ``stale`` it dies when it is not fresh."""
+    return as_ns(dead if fresh is None else fresh), as_ns(fresh if dead is None else dead)
 
 
-@cython.no_gc  # refers to a buffer and bytes: never a cycle, and arenas need it whole until they are gone
+@cython.freelist(8)
+@cython.no_gc  # refers to a memoryview of memory
 @cython.final
-cdef class Control:
-    """The writer of a control segment: ``memory`` is its whole buffer, ``fd`` a locked description of it.
+cdef class Found:
+    """What an arena has of a key."""
 
-    ``adopt``: it is a dead coordinator's, to go on with. ``ArenaError`` says why that cannot be; a new one is formatted.
-    """
-
-    cdef mgc_control *control    # NULL: closed
-    cdef Py_buffer memory
-    cdef bint held               # the buffer
-    cdef Py_ssize_t arenas       # open ones
-    cdef double opened           # on the monotonic clock
-    cdef readonly bytes boot_id
-
-    def __cinit__(self, memory, int fd, bytes boot_id not None, *, bint adopt=False):
-        PyObject_GetBuffer(memory, &self.memory, PyBUF_WRITABLE)
-        self.held = True
-        if self.memory.len < <Py_ssize_t> MGC_CONTROL_SIZE or len(boot_id) != 16:
-            raise ValueError(f"control segment: got {self.memory.len} bytes, expected {MGC_CONTROL_SIZE}")
-        self.control = <mgc_control *> calloc(1, sizeof(mgc_control))
-        if self.control == NULL:
-            raise MemoryError()
-        self.boot_id = boot_id
-        self.opened = time.monotonic()
-        cdef const uint8_t *boot = <const uint8_t *> <const char *> boot_id
-        cdef int error
-        if adopt:
-            error = mgc_control_adopt(self.control, <uint8_t *> self.memory.buf, fd, boot)
-            if error:
-                raise ArenaError(f"the control segment cannot be taken over: {UNADOPTED[error]}")
-            return
-        error = mgc_control_format(self.control, <uint8_t *> self.memory.buf, fd, boot)
-        if error:
-            raise ArenaError(f"no shared memory for the control segment: {os.strerror(-error)}; enlarge /dev/shm")
-
-    def __dealloc__(self):
-        self.close()
-
-    cpdef int close(self) except -1:
-        """Let go of the memory. ``BufferError`` while arenas are open: they read the pins."""
-        if self.arenas:
-            raise BufferError(f"close: {self.arenas} arenas are open; close them first")
-        if self.control != NULL:
-            mgc_control_close(self.control)
-            free(self.control)
-            self.control = NULL
-        if self.held:
-            self.held = False
-            PyBuffer_Release(&self.memory)
-        return 0
-
-    cdef int check_open(self) except -1:
-        if self.control == NULL:
-            raise ValueError("the control segment is closed")
-        return 0
-
-    def retire(self) -> None:
-        """Tell attached workers that this instance has ended."""
-        self.check_open()
-        mgc_control_retire(self.control)
-
-    def stamp(self) -> None:
-        """Note the time, for ``sign_of_life``."""
-        self.check_open()
-        mgc_control_stamp(self.control)
-
-    def add_group(self, str name not None, uint64_t budget) -> int:
-        """Add a group's row and return its id. ``ArenaError`` after ``MAX_GROUPS``."""
-        self.check_open()
-        cdef bytes raw = name.encode()
-        cdef int group = mgc_control_add_group(self.control, <const uint8_t *> <const char *> raw, len(raw), budget)
-        if group < 0:
-            raise ArenaError(f"group {name!r}: expected at most {MGC_MAX_GROUPS} groups, with names of at most "
-                             f"{MGC_GROUP_NAME_BYTES} bytes")
-        return group
-
-    def groups(self) -> list:
-        """(name, budget in bytes) of each group's row, in the order of their ids. A name that is no text is None."""
-        self.check_open()
-        cdef const mgc_group_row *row
-        found = []
-        for i in range(mgc_control_groups(self.control)):
-            row = mgc_control_group(self.control, i)
-            try:
-                name = (<const char *> row.name)[:min(row.name_length, MGC_GROUP_NAME_BYTES)].decode()
-            except UnicodeDecodeError:
-                name = None
-            found.append((name, row.budget))
-        return found
+    cdef readonly object value   # a memoryview, good until the next call on the arena; of what is absent, the text
+    cdef readonly uint64_t version
+    cdef int64_t fresh_ns, dead_ns
+    cdef uint32_t flags
+    cdef readonly bint refresh_due
 
     @property
-    def attached(self) -> int:
-        """How many workers had a region at the last ``reap``."""
-        self.check_open()
-        return mgc_control_attached(self.control)
-
-    def spare_regions(self, uint32_t spare) -> int:
-        """Commit regions until ``spare`` are free above all claimed ones, and return how many are.
-
-        A worker takes any free region; one that forks with live views needs one above its own for the child.
-        """
-        self.check_open()
-        return mgc_control_spare_regions(self.control, spare)
-
-    def reap(self) -> int:
-        """Free the regions of dead workers, and return their number."""
-        self.check_open()
-        return mgc_control_reap(self.control)
-
-    def drain(self, now=None) -> int:
-        """Bring the workers' touches into the LRU lists and count them in the rates; returns their number.
-
-        Rates are as of the last drain: ``now``, in seconds since the control segment was made (default: what the clock
-        says), which does not go back.
-        """
-        self.check_open()
-        cdef uint32_t units = <uint32_t> <uint64_t> ((time.monotonic() - self.opened if now is None else now) * MGC_RATE_SECOND)
-        if units > self.control.now:
-            self.control.now = units
-        return mgc_control_drain(self.control)
+    def fresh(self):
+        """How long it is fresh; less than 0: since when it is not, or 0; None: for ever."""
+        return None if self.fresh_ns == MGC_EVER else self.fresh_ns
 
     @property
-    def touches_lost(self) -> int:
-        """Touches that were overwritten before they were drained."""
-        self.check_open()
-        return self.control.touches_lost
+    def dead(self):
+        """How long it is not dead yet; less than 0: since when it is, or 0; None: for ever."""
+        return None if self.dead_ns == MGC_EVER else self.dead_ns
 
-    def count_request(self, uint32_t group) -> None:
-        """Count one get of a peer's."""
-        self.check_open()
-        if group >= MGC_MAX_GROUPS:
-            raise IndexError(f"group {group}: expected less than {MGC_MAX_GROUPS}")
-        mgc_control_count_request(self.control, group)
+    @property
+    def absent(self) -> bool:
+        """There is no such value; this is the text of its ``NotFound``."""
+        return self.flags & MGC_ABSENT != 0
 
-    def count(self, uint32_t group, uint32_t counter, uint64_t n=1) -> None:
-        """Add to the coordinator's own counters of a group."""
-        self.check_open()
-        if group >= MGC_MAX_GROUPS or counter >= MGC_COUNTERS:
-            raise IndexError(f"counter {counter} of group {group}: expected less than {MGC_COUNTERS} and "
-                             f"{MGC_MAX_GROUPS}")
-        mgc_add(<atomic64 *> (self.control.base + MGC_TOTALS_OFFSET) + group * MGC_COUNTERS + counter, n)
+    @property
+    def copy(self) -> bool:
+        """Another host owns the key."""
+        return self.flags & MGC_COPY != 0
+
+
+cdef Found as_found(const mgc_found *got):
+    cdef Found found = Found.__new__(Found)
+    found.value = PyMemoryView_FromMemory(<char *> got.value, got.length, PyBUF_READ)
+    found.version, found.flags, found.refresh_due = got.version, got.flags, got.refresh_due
+    found.fresh_ns, found.dead_ns = got.fresh, got.dead
+    return found
 
 
 cdef void report_line(void *context, const char *line) noexcept:
@@ -310,22 +175,35 @@ cdef class Arena:
         self.retired = True
         mgc_arena_retire(&self.arena)
 
-    def reserve(self, bytes key not None, uint64_t size, bint hot=False):
+    def reserve(self, bytes key not None, uint64_t size, bint hot=False, *, uint64_t version=0, fresh=None, dead=None,
+                bint absent=False, copy=None):
         """Make room for a value of ``size`` bytes and return a ``Reservation``; None when it cannot be cached now."""
         cdef Reservation reservation = Reservation.__new__(Reservation)
+        cdef mgc_traits traits
         self.check_open()
-        if self.retired or mgc_arena_reserve(&self.arena, <const uint8_t *> <const char *> key, len(key), size, hot, &reservation.reserved):
+        traits.flags, traits.version, traits.owners_version = MGC_HOT if hot else 0, version, 0
+        if absent:
+            traits.flags |= MGC_ABSENT
+        if copy is not None:
+            traits.flags |= MGC_COPY
+            traits.owners_version = copy
+        traits.fresh, traits.dead = ages_of(fresh, dead)
+        if traits.fresh != MGC_EVER or traits.dead != MGC_EVER:
+            traits.flags |= MGC_AGED
+        if self.retired or mgc_arena_reserve(&self.arena, <const uint8_t *> <const char *> key, len(key), size, &traits,
+                                             &reservation.reserved):
             return None
         reservation.arena = self
         return reservation
 
-    def put(self, bytes key not None, value, bint hot=False) -> bool:
+    def put(self, bytes key not None, value, bint hot=False, *, uint64_t version=0, fresh=None, dead=None, bint absent=False,
+            copy=None) -> bool:
         """Cache a value (bytes-like), in place of the key's old one. False when it cannot be cached now."""
         cdef Py_buffer source
         PyObject_GetBuffer(value, &source, 0)
         cdef Reservation reservation
         try:
-            reservation = self.reserve(key, source.len, hot)
+            reservation = self.reserve(key, source.len, hot, version=version, fresh=fresh, dead=dead, absent=absent, copy=copy)
             if reservation is None:
                 return False
             memcpy(reservation.reserved.value, source.buf, source.len)
@@ -333,34 +211,85 @@ cdef class Arena:
             PyBuffer_Release(&source)
         return reservation.publish()
 
-    def find(self, bytes key not None):
-        """A ``memoryview`` of the value, good until the next call on this arena, or None. A find is a touch."""
-        cdef const uint8_t *value
-        cdef uint64_t length
+    def new_version(self) -> int:
+        """A number for a value, for ``put`` and ``reserve``: never another's, not even after this coordinator."""
         self.check_open()
-        if not mgc_arena_find(&self.arena, <const uint8_t *> <const char *> key, len(key), &value, &length):
+        return mgc_new_version(&self.arena)
+
+    def find(self, bytes key not None):
+        """What is cached of a key and not dead, as ``Found``, or None. A find is a touch."""
+        cdef mgc_found found
+        self.check_open()
+        if not mgc_arena_find(&self.arena, <const uint8_t *> <const char *> key, len(key), &found):
             return None
-        return PyMemoryView_FromMemory(<char *> value, length, PyBUF_READ)
+        return as_found(&found)
+
+    def find_kept(self, bytes key not None):
+        """The same for what is dead and kept in case that its load fails, too; and no touch."""
+        cdef mgc_found found
+        self.check_open()
+        if not mgc_arena_find_kept(&self.arena, <const uint8_t *> <const char *> key, len(key), &found):
+            return None
+        return as_found(&found)
 
     def serve(self, bytes key not None):
         """For a peer's request: ``find``, and the key's rate (to 3 %). A request that is served is counted as one."""
-        cdef const uint8_t *value
-        cdef uint64_t length
+        cdef mgc_found found
         cdef double minute_qps
         self.check_open()
-        if not mgc_arena_serve(&self.arena, <const uint8_t *> <const char *> key, len(key), &value, &length, &minute_qps):
+        if not mgc_arena_serve(&self.arena, <const uint8_t *> <const char *> key, len(key), &found, &minute_qps):
             return None
-        return PyMemoryView_FromMemory(<char *> value, length, PyBUF_READ), minute_qps
+        return as_found(&found), minute_qps
 
     def minute_qps(self, bytes key not None) -> float:
         """Requests per second for a key, of workers and peers, in the last minute; 0.0 where it is not cached."""
         self.check_open()
         return mgc_arena_minute_qps(&self.arena, <const uint8_t *> <const char *> key, len(key))
 
-    def remove(self, bytes key not None) -> bool:
-        """Drop a key's entry (Go: ``lru.Cache.Remove``)."""
+    def remove(self, bytes key not None, uint64_t version=0) -> bool:
+        """Drop a key's entry (Go: ``lru.Cache.Remove``), if it has that version. Whether it was a live value."""
         self.check_open()
-        return mgc_arena_remove(&self.arena, <const uint8_t *> <const char *> key, len(key))
+        return mgc_arena_remove(&self.arena, <const uint8_t *> <const char *> key, len(key), version)
+
+    def touch(self, bytes key not None, fresh, dead) -> bool:
+        """Give what is cached of a key, and not dead, other ages. False: nothing is, or it had no room and is gone."""
+        cdef int64_t fresh_ns, dead_ns
+        self.check_open()
+        fresh_ns, dead_ns = ages_of(fresh, dead)
+        return mgc_arena_touch(&self.arena, <const uint8_t *> <const char *> key, len(key), fresh_ns, dead_ns)
+
+    def put_off(self, bytes key not None, pause) -> bool:
+        """Have nobody asked for a refresh for a time: one is under way, or has failed. Whether the key is there."""
+        self.check_open()
+        return mgc_arena_put_off(&self.arena, <const uint8_t *> <const char *> key, len(key), as_ns(pause))
+
+    def revive(self, bytes key not None, pause) -> bool:
+        """A load has failed: ``put_off``, and what is dead and kept is stale again until it is not kept any more."""
+        self.check_open()
+        return mgc_arena_revive(&self.arena, <const uint8_t *> <const char *> key, len(key), as_ns(pause))
+
+    def clear(self) -> None:
+        """Have all that is cached dead, at once; ``reclaim`` gives memory back. What is being filled is dropped."""
+        self.check_open()
+        mgc_arena_clear(&self.arena)
+
+    def reclaim(self, uint64_t most) -> tuple:
+        """Give back what is dead and not kept, in at most so many steps.
+
+        Returns how many entries had expired, here and where new ones needed room, since the last call; and whether more
+        is to be done now.
+        """
+        cdef bint more
+        self.check_open()
+        expired = mgc_arena_reclaim(&self.arena, most, &more)
+        return expired, more
+
+    @property
+    def next_death(self):
+        """In how many ns ``reclaim`` has something to do, at the least; None: nothing will die."""
+        self.check_open()
+        cdef int64_t left = mgc_arena_next_death(&self.arena)
+        return None if left == MGC_EVER else left
 
     def sweep(self) -> None:
         """Free blocks whose views have gone."""
@@ -464,7 +393,7 @@ cdef class Reservation:
     def publish(self) -> bool:
         """Let readers see the entry. ``BufferError`` while a memoryview of the value could still write to it.
 
-        False, and the room is given back, when the reservation was abandoned or the arena retired or closed meanwhile.
+        False, and the room is given back, when the reservation was abandoned, or the arena cleared, retired or closed.
         """
         cdef Arena arena = self.arena
         if self.exports:
@@ -473,8 +402,7 @@ cdef class Reservation:
             self.give_back()
             return False
         self.arena = None
-        mgc_arena_publish(&arena.arena, &self.reserved)
-        return True
+        return mgc_arena_publish(&arena.arena, &self.reserved)
 
     def abandon(self) -> None:
         """Give the room back: now, or when the last memoryview that could still write to it is gone."""

@@ -5,7 +5,8 @@
  * slots) is made anew from these. In this order, which is the evict rule's, for all words at once:
  *
  * 1. Words of other generations are cleared: the dead one may have died while it grew the index.
- * 2. Words of the current one that name nothing sound are cleared.
+ * 2. Words of the current one that name nothing sound are cleared; and those of entries that are of a former era, or dead and
+ *    not kept any more.
  * 3. The fence, and the scan of all pins. A reader that pinned a block before either has its pin seen; one that pins later
  *    finds its word gone, or published, with its block in place. Words that the dead one had cleared without coming to
  *    its own scan are covered by this one.
@@ -22,6 +23,7 @@
 
 #include "lru.h"
 #include "pins.h"
+#include "reclaim.h"
 #include "space.h"
 
 struct entry {
@@ -81,18 +83,41 @@ static int check_header(const uint8_t *base, uint64_t size, int fd, const struct
     return (uint64_t)status.st_blocks * 512 < committed ? -EUCLEAN : 0;
 }
 
-/* Whether a word names an entry that is what it was when it was published. Fills in all of it but the place. */
-static int sound(const struct mgc_arena *arena, uint64_t entries_end, const _Atomic uint64_t *place, uint64_t word,
-                 struct entry *entry) {
+/* Ages lie outside the checksum, since they change. What no writer would have stored is damaged, and nobody knows then when
+ * the entry is dead. */
+static int sound_ages(const struct mgc_ages *ages, uint64_t now) {
+    uint64_t times[2] = {atomic_load_explicit(&ages->fresh_until, memory_order_relaxed),
+                         atomic_load_explicit(&ages->dead_at, memory_order_relaxed)};
+    for (int i = 0; i < 2; i++)
+        if (times[i] != MGC_FOREVER && times[i] > now && times[i] - now > MGC_LONGEST)
+            return 0;
+    return 1;
+}
+
+/* The dead one may have died between two stores of a touch; and a refresh must not be put off for ever. */
+static void mend_ages(struct mgc_ages *ages, uint64_t now) {
+    uint64_t dead = atomic_load_explicit(&ages->dead_at, memory_order_relaxed);
+    if (atomic_load_explicit(&ages->fresh_until, memory_order_relaxed) > dead)
+        atomic_store_explicit(&ages->fresh_until, dead, memory_order_relaxed);
+    if (mgc_time_left(now, atomic_load_explicit(&ages->refresh_at, memory_order_relaxed)) > MGC_LONGEST_PAUSE)
+        atomic_store_explicit(&ages->refresh_at, 0, memory_order_relaxed);
+}
+
+enum { DAMAGED = 0, SOUND = 1, GONE = 2 };
+
+/* Whether a word names an entry that is what it was when it was published. Fills in all of it but the place. GONE: it does,
+ * but nobody is to find it: of a former era, or dead and not kept. */
+static int judge(const struct mgc_arena *arena, uint64_t entries_end, const _Atomic uint64_t *place, uint64_t word,
+                 uint64_t now, struct entry *entry) {
     uint64_t offset = mgc_word_offset(word), seed = arena->header->seed;
     if (offset < arena->heap.start || offset > entries_end - sizeof(struct mgc_block))
-        return 0;
+        return DAMAGED;
     const struct mgc_block *block = mgc_heap_block(&arena->heap, offset);
     if (block->size < sizeof *block / MGC_GRANULE || mgc_block_bytes(block) > entries_end - offset ||
         block->key_length > MGC_MAX_KEY || block->flags & ~MGC_FLAGS || mgc_value_offset(block) > mgc_block_bytes(block) ||
         block->value_length > mgc_block_bytes(block) - mgc_value_offset(block) ||
         block->slot >= arena->slots_committed)
-        return 0;
+        return DAMAGED;
     const struct mgc_slot *slot = &arena->slots[block->slot];
     uint64_t hash = mgc_hash(seed, (const uint8_t *)block + MGC_KEY_OFFSET, block->key_length);
     mgc_bucket *buckets[2];
@@ -101,11 +126,20 @@ static int sound(const struct mgc_arena *arena, uint64_t entries_end, const _Ato
     for (int b = 0; b < 2; b++)
         at_home |= place >= *buckets[b] && place < *buckets[b] + MGC_BUCKET_WORDS;
     if (!at_home || word != mgc_word(hash, offset) || atomic_load_explicit(&slot->word, memory_order_relaxed) != word ||
-        slot->list != mgc_list_of(block) || slot->checksum != mgc_checksum(seed, block) ||
-        (arena->header->checksums && slot->value_checksum != mgc_value_checksum(seed, block)))
-        return 0;
+        slot->list != mgc_list_of(block) || slot->checksum != mgc_checksum(seed, block))
+        return DAMAGED;
+    if (!mgc_is_of_this_era(arena, block))
+        return GONE;
+    if (block->flags & MGC_AGED) {
+        if (!sound_ages(mgc_ages_of(block), now))
+            return DAMAGED;
+        if (mgc_entry_kept_until(arena, block) <= now)
+            return GONE;
+    }
+    if (arena->header->checksums && slot->value_checksum != mgc_value_checksum(seed, block))
+        return DAMAGED;
     *entry = (struct entry){.offset = offset, .tick = slot->tick, .slot = block->slot};
-    return 1;
+    return SOUND;
 }
 
 static void drop(const struct entry *entry, struct mgc_adopted *adopted) {
@@ -116,6 +150,7 @@ static void drop(const struct entry *entry, struct mgc_adopted *adopted) {
 /* Steps 1 and 2. The entries are in the order of their offsets then. */
 static int find_entries(struct mgc_arena *arena, struct entries *entries, struct mgc_adopted *adopted) {
     uint64_t end = atomic_load_explicit(&arena->header->entries_end, memory_order_relaxed), now = mgc_ticks();
+    uint64_t clock = mgc_arena_clock(arena);
     _Atomic uint64_t *first = (_Atomic uint64_t *)(arena->base + arena->header->index_offset);
     _Atomic uint64_t *current = (_Atomic uint64_t *)(arena->base + mgc_index_offset(arena->descriptor));
     _Atomic uint64_t *last = (_Atomic uint64_t *)(arena->base + arena->index_committed);
@@ -134,11 +169,14 @@ static int find_entries(struct mgc_arena *arena, struct entries *entries, struct
         struct entry *entry = &entries->items[entries->count];
         if (!word)
             continue;
-        if (sound(arena, end, place, word, entry)) {
+        int judged = judge(arena, end, place, word, clock, entry);
+        if (judged == SOUND) {
             entry->place = place;
             if (entry->tick > now) /* no touch would ever be newer */
                 entry->tick = now;
             entries->count++;
+        } else if (judged == GONE) {
+            atomic_store_explicit(place, 0, memory_order_release);
         } else {
             drop(&(struct entry){.place = place}, adopted);
         }
@@ -213,9 +251,22 @@ static int build_heap(struct mgc_arena *arena, const struct entries *entries) {
     return error;
 }
 
-/* Slots, lists and sums. The entries are in the order of their last use then. */
+/* Numbers go on from the header's, which was stored before any word of an entry with a lower one. What cannot be that is
+ * damaged: a random number is no other's. */
+static void go_on_with_versions(struct mgc_arena *arena, const struct entries *entries) {
+    struct mgc_arena_header *header = arena->header;
+    uint64_t next = atomic_load_explicit(&header->next_version, memory_order_relaxed);
+    int usable = next > 0 && next < 1ull << 63;
+    for (size_t i = 0; i < entries->count; i++)
+        usable &= mgc_heap_block(&arena->heap, entries->items[i].offset)->version < next;
+    arena->next_version = usable ? next : mgc_random_start();
+    atomic_store_explicit(&header->next_version, arena->next_version, memory_order_relaxed);
+}
+
+/* Slots, lists, wheel and sums. The entries are in the order of their last use then. */
 static int build_lists(struct mgc_arena *arena, struct entries *entries) {
     struct mgc_list_stats sums[2] = {0};
+    uint64_t now = mgc_arena_clock(arena);
     for (size_t i = 0; i < entries->count; i++)
         if (entries->items[i].slot >= arena->slot_count)
             arena->slot_count = entries->items[i].slot + 1;
@@ -238,6 +289,9 @@ static int build_lists(struct mgc_arena *arena, struct entries *entries) {
         link->hash = mgc_hash(arena->header->seed, (const uint8_t *)block + MGC_KEY_OFFSET, block->key_length);
         link->rate = mgc_rate_begin(arena->control->now);
         mgc_lru_push(arena, entry->slot, entry->tick);
+        if (block->flags & MGC_AGED)
+            mend_ages(mgc_ages_of(block), now);
+        mgc_reclaim_later(arena, entry->slot);
         mgc_add(&sums[mgc_list_of(block)].bytes, mgc_entry_bytes(block));
         mgc_add(&sums[mgc_list_of(block)].items, 1);
     }
@@ -278,6 +332,8 @@ int mgc_arena_adopt(struct mgc_arena *arena, uint8_t *base, uint64_t size, int f
     }
     if (!error)
         error = build_lists(arena, &entries);
+    if (!error)
+        go_on_with_versions(arena, &entries);
     free(entries.items);
     if (error) {
         mgc_arena_close(arena);

@@ -32,8 +32,12 @@ __attribute__((format(printf, 2, 3))) static void fault(struct checking *c, cons
     } while (0)
 
 struct sums {
-    uint64_t bytes[2], items[2], filling, limbo, used;
+    uint64_t bytes[3], items[3], filling, limbo, used; /* of the lists: MGC_MAIN, MGC_HOT, MGC_DEAD */
 };
+
+static uint32_t list_in_force(const struct mgc_arena *arena, const struct mgc_block *block) {
+    return mgc_is_of_this_era(arena, block) ? mgc_list_of(block) : MGC_DEAD;
+}
 
 static void check_entry(struct checking *c, uint64_t offset, const struct mgc_block *block, struct sums *sums) {
     const struct mgc_arena *arena = c->arena;
@@ -51,8 +55,8 @@ static void check_entry(struct checking *c, uint64_t offset, const struct mgc_bl
         sums->filling += bytes;
         return;
     }
-    sums->bytes[mgc_list_of(block)] += bytes;
-    sums->items[mgc_list_of(block)]++;
+    sums->bytes[list_in_force(arena, block)] += bytes;
+    sums->items[list_in_force(arena, block)]++;
     EXPECT_EQUAL(c, "word in an entry's slot", word, mgc_word(hash, offset));
     EXPECT_EQUAL(c, "list in an entry's slot", arena->slots[block->slot].list, mgc_list_of(block));
     EXPECT_EQUAL(c, "checksum in an entry's slot", arena->slots[block->slot].checksum,
@@ -109,15 +113,26 @@ static void check_free_lists(struct checking *c, uint64_t free_blocks) {
     EXPECT_EQUAL(c, "blocks in free lists", listed, free_blocks);
 }
 
+static uint64_t items_of(const struct mgc_arena *arena, uint32_t list) {
+    return list == MGC_DEAD ? arena->dead.items
+                            : atomic_load_explicit(&arena->header->lists[list].items, memory_order_relaxed);
+}
+
+static uint64_t bytes_of(const struct mgc_arena *arena, uint32_t list) {
+    return list == MGC_DEAD ? arena->dead.bytes : mgc_list_bytes(arena, list);
+}
+
 static void check_lists(struct checking *c) {
     const struct mgc_arena *arena = c->arena;
-    for (uint32_t list = 0; list < 2; list++) {
-        uint64_t items = 0, expected = atomic_load_explicit(&arena->header->lists[list].items, memory_order_relaxed);
+    for (uint32_t list = 0; list < 3; list++) {
+        uint64_t items = 0, expected = items_of(arena, list);
         uint32_t newer = MGC_NO_SLOT, slot = arena->lists[list].newest;
         for (; slot != MGC_NO_SLOT && items <= expected; slot = arena->links[slot].older, items++) {
             EXPECT_EQUAL(c, "newer neighbour in a list", arena->links[slot].newer, newer);
             if (mgc_slot_word(arena, slot) == 0)
                 fault(c, "slot %u: in a list, but not published", slot);
+            else
+                EXPECT_EQUAL(c, "list of an entry in a list", list_in_force(arena, mgc_slot_block(arena, slot)), list);
             newer = slot;
         }
         EXPECT_EQUAL(c, "items in a list", items, expected);
@@ -132,11 +147,46 @@ static void check_index(struct checking *c) {
     for (uint64_t i = 0; i < arena->index_words; i++)
         used += atomic_load_explicit(&words[i], memory_order_relaxed) != 0;
     EXPECT_EQUAL(c, "words in the index", used, arena->index_used);
-    EXPECT_EQUAL(c, "items", used, atomic_load_explicit(&arena->header->lists[MGC_MAIN].items, memory_order_relaxed) +
-                                       atomic_load_explicit(&arena->header->lists[MGC_HOT].items, memory_order_relaxed));
+    EXPECT_EQUAL(c, "items", used, items_of(arena, MGC_MAIN) + items_of(arena, MGC_HOT) + items_of(arena, MGC_DEAD));
     uint64_t published = atomic_load_explicit(&arena->header->index, memory_order_relaxed);
     if (published) /* else retired */
         EXPECT_EQUAL(c, "index descriptor", published, arena->descriptor);
+}
+
+/* Each entry that is to be reclaimed at a time is in the wheel, once, in its place; and nothing else is. */
+static void check_wheel(struct checking *c) {
+    const struct mgc_arena *arena = c->arena;
+    const struct mgc_wheel *wheel = arena->wheel;
+    uint64_t in_places = 0, in_wheel = 0;
+    for (uint32_t place = 0; wheel && place < MGC_WHEEL_LEVELS * MGC_WHEEL_PLACES; place++) {
+        uint32_t prev = MGC_WHEEL_FIRST + place, level = place / MGC_WHEEL_PLACES, digit = place % MGC_WHEEL_PLACES;
+        EXPECT_EQUAL(c, "whether a place is occupied", wheel->occupied[level] >> digit & 1, wheel->first[place] != MGC_WHEEL_NONE);
+        for (uint32_t slot = wheel->first[place]; slot != MGC_WHEEL_NONE && in_places <= arena->slot_count; in_places++) {
+            EXPECT_EQUAL(c, "neighbour in a place of the wheel", wheel->links[slot].prev, prev);
+            if (mgc_slot_word(arena, slot) == 0 || !mgc_is_of_this_era(arena, mgc_slot_block(arena, slot))) {
+                fault(c, "slot %u: in the wheel, but not of an entry of this era", slot);
+            } else {
+                uint64_t tick = (mgc_entry_kept_until(arena, mgc_slot_block(arena, slot)) >> MGC_WHEEL_TICK_LOG2) + 1;
+                uint64_t differs = (tick ^ wheel->time) >> level * MGC_WHEEL_DIGIT;
+                if (differs >= MGC_WHEEL_PLACES || (tick >> level * MGC_WHEEL_DIGIT & (MGC_WHEEL_PLACES - 1)) != digit)
+                    fault(c, "slot %u: in place %u of level %u, but due at tick %llu, and it is %llu", slot, digit, level,
+                          (unsigned long long)tick, (unsigned long long)wheel->time);
+            }
+            prev = slot;
+            slot = wheel->links[slot].next;
+        }
+    }
+    for (uint32_t slot = 0; slot < arena->slot_count; slot++) {
+        const struct mgc_block *block = mgc_slot_word(arena, slot) ? mgc_slot_block(arena, slot) : NULL;
+        int noted = wheel && slot < wheel->room && wheel->links[slot].prev != MGC_WHEEL_NONE;
+        if (block && !mgc_is_of_this_era(arena, block))
+            continue; /* forgotten with all others */
+        int due = block && block->flags & MGC_AGED && mgc_entry_kept_until(arena, block) != MGC_FOREVER;
+        in_wheel += (uint64_t)noted;
+        if (noted != due)
+            fault(c, "slot %u: %s in the wheel", slot, noted ? "it is" : "it is not");
+    }
+    EXPECT_EQUAL(c, "slots in the wheel", in_places, in_wheel);
 }
 
 size_t mgc_arena_check(const struct mgc_arena *arena, void (*report)(void *context, const char *line), void *context) {
@@ -145,15 +195,17 @@ size_t mgc_arena_check(const struct mgc_arena *arena, void (*report)(void *conte
     check_free_lists(&c, check_blocks(&c, &sums));
     check_lists(&c);
     check_index(&c);
-    for (uint32_t list = 0; list < 2; list++) {
-        EXPECT_EQUAL(&c, "bytes of a list", mgc_list_bytes(arena, list), sums.bytes[list]);
-        EXPECT_EQUAL(&c, "entries of a list", atomic_load_explicit(&arena->header->lists[list].items, memory_order_relaxed),
-                     sums.items[list]);
+    check_wheel(&c);
+    for (uint32_t list = 0; list < 3; list++) {
+        EXPECT_EQUAL(&c, "bytes of a list", bytes_of(arena, list), sums.bytes[list]);
+        EXPECT_EQUAL(&c, "entries of a list", items_of(arena, list), sums.items[list]);
     }
+    EXPECT_EQUAL(&c, "version that comes next", arena->next_version,
+                 atomic_load_explicit(&arena->header->next_version, memory_order_relaxed));
     EXPECT_EQUAL(&c, "bytes being filled", arena->filling, sums.filling);
     EXPECT_EQUAL(&c, "bytes in use", arena->heap.used, sums.used);
     EXPECT_EQUAL(&c, "bytes in limbo", atomic_load_explicit(&arena->header->limbo_bytes, memory_order_relaxed), sums.limbo);
-    if (mgc_list_bytes(arena, MGC_MAIN) + mgc_list_bytes(arena, MGC_HOT) > arena->budget)
-        fault(&c, "more live bytes than the budget of %llu", (unsigned long long)arena->budget);
+    if (bytes_of(arena, MGC_MAIN) + bytes_of(arena, MGC_HOT) + bytes_of(arena, MGC_DEAD) > arena->budget)
+        fault(&c, "more bytes of entries than the budget of %llu", (unsigned long long)arena->budget);
     return c.found;
 }

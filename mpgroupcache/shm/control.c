@@ -129,8 +129,11 @@ int mgc_control_add_group(struct mgc_control *control, const uint8_t *name, size
     uint32_t id = control->groups;
     if (id >= MGC_MAX_GROUPS || length > MGC_GROUP_NAME_BYTES)
         return -ENOSPC;
-    struct mgc_group_row *row = (struct mgc_group_row *)(control->base + MGC_GROUPS_OFFSET) + id;
+    struct mgc_group_row *row = mgc_row_of(control, id);
     row->budget = budget;
+    /* Random, so that a count that was noted of a former instance is none of this one's. */
+    atomic_store_explicit(&row->changes, mgc_random_start(), memory_order_relaxed);
+    row->ages = (struct mgc_group_ages){.ttl = MGC_FOREVER, .copy_ttl = MGC_FOREVER};
     row->name_length = (uint32_t)length;
     memcpy(row->name, name, length);
     control->groups = id + 1;
@@ -143,7 +146,7 @@ uint32_t mgc_control_groups(const struct mgc_control *control) {
 }
 
 const struct mgc_group_row *mgc_control_group(const struct mgc_control *control, uint32_t group) {
-    return (const struct mgc_group_row *)(control->base + MGC_GROUPS_OFFSET) + group;
+    return mgc_row_of(control, group);
 }
 
 uint32_t mgc_control_attached(const struct mgc_control *control) {
@@ -154,8 +157,23 @@ uint32_t mgc_control_attached(const struct mgc_control *control) {
 }
 
 void mgc_control_count_request(struct mgc_control *control, uint32_t group) {
-    struct mgc_group_row *rows = (struct mgc_group_row *)(control->base + MGC_GROUPS_OFFSET);
-    mgc_add(&rows[group].server_requests, 1);
+    mgc_add(&mgc_row_of(control, group)->server_requests, 1);
+}
+
+uint64_t mgc_control_raise_changes(struct mgc_control *control, uint32_t group) {
+    struct mgc_group_row *row = mgc_row_of(control, group);
+    uint64_t changes = atomic_load_explicit(&row->changes, memory_order_relaxed) + 1;
+    /* Before the words that the change clears or replaces: who finds one of them gone and loads anew sees the new count. */
+    atomic_store_explicit(&row->changes, changes, memory_order_release);
+    return changes;
+}
+
+uint64_t mgc_control_changes(const struct mgc_control *control, uint32_t group) {
+    return atomic_load_explicit(&mgc_row_of(control, group)->changes, memory_order_relaxed);
+}
+
+void mgc_control_advance(struct mgc_control *control, int64_t ns) {
+    mgc_add(&header_of(control)->clock_offset, (uint64_t)ns);
 }
 
 uint32_t mgc_control_spare_regions(struct mgc_control *control, uint32_t spare) {

@@ -26,6 +26,13 @@ int mgc_control_add_group(struct mgc_control *control, const uint8_t *name, size
 uint32_t mgc_control_groups(const struct mgc_control *control);
 const struct mgc_group_row *mgc_control_group(const struct mgc_control *control, uint32_t group);
 
+/* Begins a change of a group's values: raises the count that whoever shares what it has loaded looks at, and returns it. */
+uint64_t mgc_control_raise_changes(struct mgc_control *control, uint32_t group);
+uint64_t mgc_control_changes(const struct mgc_control *control, uint32_t group);
+
+/* Moves the instance's clock, for tests. */
+void mgc_control_advance(struct mgc_control *control, int64_t ns);
+
 /* Regions of workers that were alive at the last reap. */
 uint32_t mgc_control_attached(const struct mgc_control *control);
 

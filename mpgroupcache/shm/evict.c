@@ -3,6 +3,7 @@
 #include "index.h"
 #include "lru.h"
 #include "pins.h"
+#include "reclaim.h"
 #include "space.h"
 #include "touches.h"
 
@@ -13,11 +14,13 @@
 #define WINDOW_BYTES (64u << 10) /* blocks from this size on are made room for by windows, smaller ones by LRU alone */
 #define WINDOW_STARTS 16      /* LRU candidates from which a window is grown */
 #define SMALL_EVICTIONS 64    /* by LRU for one small block, before a window is tried for it too */
+#define RECLAIM_STEPS 64      /* for one block, before anything that lives goes; then its room is looked for again */
 #define STEP_MIN (64u << 10)  /* bytes committed at a time, and ... */
 #define STEP_MAX (16u << 20)  /* ... at most: what is committed at once stalls the misses meanwhile */
 
 void mgc_evict(struct mgc_arena *arena, uint32_t slot) {
-    mgc_add(&arena->header->lists[arena->slots[slot].list].evictions, 1);
+    if (mgc_is_of_this_era(arena, mgc_slot_block(arena, slot)))
+        mgc_add(&arena->header->lists[arena->slots[slot].list].evictions, 1);
     mgc_unpublish(arena, slot, mgc_index_place(arena, slot), 0);
 }
 
@@ -48,9 +51,12 @@ static uint32_t next_victim(struct mgc_arena *arena, uint32_t keep, unsigned *pa
     return MGC_NO_SLOT;
 }
 
-static uint64_t live_bytes(const struct mgc_arena *arena) {
-    return mgc_list_bytes(arena, MGC_MAIN) + mgc_list_bytes(arena, MGC_HOT) + arena->filling;
+static uint64_t used_bytes(const struct mgc_arena *arena) {
+    return mgc_list_bytes(arena, MGC_MAIN) + mgc_list_bytes(arena, MGC_HOT) + arena->dead.bytes + arena->filling;
 }
+
+/* Without a wheel nothing is due at any time. */
+static uint64_t clock_for_wheel(const struct mgc_arena *arena) { return arena->wheel ? mgc_arena_clock(arena) : 0; }
 
 /* Evicts the next victim, unless that frees more than `most` bytes. Returns whether it did. */
 static int evict_next(struct mgc_arena *arena, uint32_t keep, unsigned *passed_over, uint64_t most) {
@@ -62,27 +68,50 @@ static int evict_next(struct mgc_arena *arena, uint32_t keep, unsigned *passed_o
 }
 
 int mgc_evict_for_budget(struct mgc_arena *arena, uint64_t bytes, uint32_t keep) {
-    unsigned evictions = 0, passed_over = 0;
-    if (live_bytes(arena) + bytes <= arena->budget)
+    unsigned evictions = 0, passed_over = 0, steps = 0;
+    if (used_bytes(arena) + bytes <= arena->budget)
         return 0;
+    /* What is dead goes before what lives, and whatever workers have hit: that needs neither drain nor scan. Some more than
+     * is needed, at the cost of the same scan. */
+    for (uint64_t now = clock_for_wheel(arena);
+         (used_bytes(arena) + bytes > arena->budget ? steps < MAX_EVICTIONS : steps < BATCH) &&
+         mgc_reclaim_step(arena, now) >= 0;)
+        steps++;
+    if (used_bytes(arena) + bytes <= arena->budget) {
+        mgc_retire(arena);
+        return 0;
+    }
     mgc_control_drain_for_victims(arena->control); /* hits of workers up to now count in the choice of victims */
     mgc_control_scan(arena->control);
-    while (live_bytes(arena) + bytes > arena->budget && evictions < MAX_EVICTIONS &&
+    while (used_bytes(arena) + bytes > arena->budget && evictions < MAX_EVICTIONS &&
            evict_next(arena, keep, &passed_over, UINT64_MAX))
         evictions++;
     /* A drain and two scans take from every worker the cache lines that its next hits write. For a few victims they cost
      * the same as for one: so some go now for inserts to come, within a share of the budget that nobody misses. */
     for (uint64_t least = arena->budget - arena->budget / AHEAD_SHARE; evictions < BATCH; evictions++) {
-        uint64_t used = live_bytes(arena) + bytes;
+        uint64_t used = used_bytes(arena) + bytes;
         if (used <= least || !evict_next(arena, keep, &passed_over, used - least))
             break;
     }
     mgc_retire(arena);
-    return live_bytes(arena) + bytes <= arena->budget ? 0 : MGC_NO_ROOM;
+    return used_bytes(arena) + bytes <= arena->budget ? 0 : MGC_NO_ROOM;
+}
+
+/* Gives up some of what is dead. Returns whether anything was. */
+static int reclaim_some(struct mgc_arena *arena) {
+    uint64_t now = clock_for_wheel(arena);
+    int reclaimed = 0, went = 0;
+    for (unsigned steps = 0; steps < RECLAIM_STEPS && (went = mgc_reclaim_step(arena, now)) >= 0; steps++)
+        reclaimed |= went;
+    if (reclaimed)
+        mgc_retire(arena);
+    return reclaimed;
 }
 
 int mgc_evict_one(struct mgc_arena *arena, uint32_t keep) {
     unsigned passed_over = 0;
+    if (reclaim_some(arena))
+        return 0;
     mgc_control_scan(arena->control);
     uint32_t victim = next_victim(arena, keep, &passed_over);
     if (victim == MGC_NO_SLOT)
@@ -136,6 +165,8 @@ static double cost_of(const struct mgc_arena *arena, uint64_t offset, uint64_t n
     if (block->slot >= MGC_SLOT_RANGE || block->slot == keep || mgc_slot_word(arena, block->slot) == 0 ||
         pinned(arena, block->slot))
         return -1; /* limbo, being filled, or in use */
+    if (!mgc_is_of_this_era(arena, block))
+        return 0;
     uint64_t tick = arena->slots[block->slot].tick;
     return (double)mgc_block_bytes(block) / (double)(now > tick ? now - tick : 1);
 }
@@ -171,7 +202,7 @@ static int evict_window(struct mgc_arena *arena, uint64_t bytes, uint32_t keep) 
     uint64_t now = mgc_ticks();
     mgc_control_scan(arena->control);
     int found = 0;
-    for (uint32_t list = 0; list < 2; list++) {
+    for (uint32_t list = 0; list < 3; list++) {
         unsigned starts = 0, passed_over = 0;
         for (uint32_t slot = arena->lists[list].oldest;
              slot != MGC_NO_SLOT && starts < WINDOW_STARTS && passed_over < MAX_PASSED_OVER;

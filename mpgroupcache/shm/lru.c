@@ -9,7 +9,7 @@
 
 void mgc_lru_init(struct mgc_arena *arena) {
     arena->unused_slots = MGC_NO_SLOT;
-    for (int list = 0; list < 2; list++)
+    for (int list = 0; list < 3; list++)
         arena->lists[list] = (struct mgc_list){MGC_NO_SLOT, MGC_NO_SLOT};
 }
 
@@ -66,15 +66,28 @@ void mgc_lru_push(struct mgc_arena *arena, uint32_t slot, uint64_t tick) {
     insert_before(arena, slot, arena->lists[arena->slots[slot].list].newest, tick);
 }
 
-void mgc_lru_unlink(struct mgc_arena *arena, uint32_t slot) {
-    struct mgc_list *list = &arena->lists[arena->slots[slot].list];
+void mgc_lru_unlink(struct mgc_arena *arena, uint32_t slot, uint32_t list) {
+    struct mgc_list *ends = &arena->lists[list];
     struct mgc_link *link = &arena->links[slot];
-    *(link->older == MGC_NO_SLOT ? &list->oldest : &arena->links[link->older].newer) = link->newer;
-    *(link->newer == MGC_NO_SLOT ? &list->newest : &arena->links[link->newer].older) = link->older;
+    *(link->older == MGC_NO_SLOT ? &ends->oldest : &arena->links[link->older].newer) = link->newer;
+    *(link->newer == MGC_NO_SLOT ? &ends->newest : &arena->links[link->newer].older) = link->older;
+}
+
+void mgc_lru_bury(struct mgc_arena *arena) {
+    struct mgc_list *dead = &arena->lists[MGC_DEAD];
+    for (uint32_t list = 0; list < 2; list++) {
+        struct mgc_list *from = &arena->lists[list];
+        if (from->oldest == MGC_NO_SLOT)
+            continue;
+        arena->links[from->oldest].older = dead->newest;
+        *(dead->newest == MGC_NO_SLOT ? &dead->oldest : &arena->links[dead->newest].newer) = from->oldest;
+        dead->newest = from->newest;
+        *from = (struct mgc_list){MGC_NO_SLOT, MGC_NO_SLOT};
+    }
 }
 
 void mgc_lru_touch(struct mgc_arena *arena, uint32_t slot) {
-    mgc_lru_unlink(arena, slot);
+    mgc_lru_unlink(arena, slot, arena->slots[slot].list);
     mgc_lru_push(arena, slot, mgc_ticks());
 }
 
@@ -90,7 +103,9 @@ uint32_t mgc_lru_touched(const struct mgc_arena *arena, uint64_t word) {
     /* The block may have been reused since the touch, and its header may be the middle of a value by now. The slot that
      * stands there is only a guess: slots are the writer's own, and one that holds this very word is published there. */
     uint32_t slot = mgc_heap_block(&arena->heap, offset)->slot;
-    return slot < arena->slot_count && mgc_slot_word(arena, slot) == word ? slot : MGC_NO_SLOT;
+    if (slot >= arena->slot_count || mgc_slot_word(arena, slot) != word)
+        return MGC_NO_SLOT;
+    return mgc_is_of_this_era(arena, mgc_slot_block(arena, slot)) ? slot : MGC_NO_SLOT;
 }
 
 void mgc_lru_merge(struct mgc_arena *arena, struct mgc_lru_cursor *cursor, const struct mgc_touched *touched) {
@@ -106,7 +121,7 @@ void mgc_lru_merge(struct mgc_arena *arena, struct mgc_lru_cursor *cursor, const
         arena->slots[slot].tick = time; /* already in its place */
         return;
     }
-    mgc_lru_unlink(arena, slot);
+    mgc_lru_unlink(arena, slot, arena->slots[slot].list);
     insert_before(arena, slot, *at, time);
     *at = slot;
 }

@@ -9,9 +9,12 @@ void mgc_lru_init(struct mgc_arena *arena);
 uint32_t mgc_slot_take(struct mgc_arena *arena);
 void mgc_slot_give(struct mgc_arena *arena, uint32_t slot);
 void mgc_lru_push(struct mgc_arena *arena, uint32_t slot, uint64_t tick);
-void mgc_lru_unlink(struct mgc_arena *arena, uint32_t slot);
+/* `list`: the one that the slot is in, which is MGC_DEAD for an entry of a former era. */
+void mgc_lru_unlink(struct mgc_arena *arena, uint32_t slot, uint32_t list);
+/* All entries of both lists become the newest of MGC_DEAD. */
+void mgc_lru_bury(struct mgc_arena *arena);
 void mgc_lru_touch(struct mgc_arena *arena, uint32_t slot);
-/* The slot whose entry a worker hit; MGC_NO_SLOT when it is not published any more. */
+/* The slot whose entry a worker hit; MGC_NO_SLOT when it is not published any more, or of a former era. */
 uint32_t mgc_lru_touched(const struct mgc_arena *arena, uint64_t word);
 /* Merges touches, newest first, of this arena alone. */
 struct mgc_lru_cursor {

@@ -16,8 +16,8 @@ from multiprocessing.shared_memory import SharedMemory
 from typing import TYPE_CHECKING
 
 from mpgroupcache.errors import AlreadyRunning, ArenaError
+from mpgroupcache.shm._control import CONTROL_SIZE, Control
 from mpgroupcache.shm._reader import lock_writer
-from mpgroupcache.shm._writer import CONTROL_SIZE, Control
 from mpgroupcache.shm.remains import (
     OPEN,
     become_writer,

@@ -77,13 +77,21 @@ int mgc_offsets_add(struct mgc_offsets *offsets, uint64_t offset) {
 
 void mgc_unpublish(struct mgc_arena *arena, uint32_t slot, _Atomic uint64_t *place, uint64_t word) {
     struct mgc_block *block = mgc_slot_block(arena, slot);
-    struct mgc_list_stats *stats = &arena->header->lists[mgc_list_of(block)];
     uint64_t offset = mgc_word_offset(mgc_slot_word(arena, slot));
     atomic_store_explicit(place, word, memory_order_release); /* see retire() for the rest of the evict rule */
     arena->index_used -= word == 0;
-    mgc_add(&stats->bytes, -mgc_entry_bytes(block));
-    mgc_add(&stats->items, -1ull);
-    mgc_lru_unlink(arena, slot);
+    if (mgc_is_of_this_era(arena, block)) {
+        struct mgc_list_stats *stats = &arena->header->lists[mgc_list_of(block)];
+        mgc_add(&stats->bytes, -mgc_entry_bytes(block));
+        mgc_add(&stats->items, -1ull);
+        mgc_lru_unlink(arena, slot, mgc_list_of(block));
+        mgc_wheel_remove(arena->wheel, slot);
+    } else {
+        arena->dead.bytes -= mgc_entry_bytes(block);
+        arena->dead.items--;
+        mgc_lru_unlink(arena, slot, MGC_DEAD);
+        mgc_wheel_forget(arena->wheel, slot);
+    }
     mgc_slot_give(arena, slot);
     block->slot = MGC_SLOT_NONE; /* readers do not look at it */
     if (mgc_offsets_add(&arena->retiring, offset) != 0)

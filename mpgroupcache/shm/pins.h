@@ -16,7 +16,7 @@ int mgc_pinned(const struct mgc_control *control, uint32_t arena, uint64_t offse
 /* Whether any pin names a place in the range. Looks at all pins. */
 int mgc_pinned_within(const struct mgc_control *control, uint32_t arena, uint64_t from, uint64_t to);
 
-/* Takes an entry out of index and list. The block goes to `retiring`. */
+/* Takes an entry out of index, list and wheel. The block goes to `retiring`. */
 void mgc_unpublish(struct mgc_arena *arena, uint32_t slot, _Atomic uint64_t *place, uint64_t word);
 /* The second half of the evict rule: frees the blocks in `retiring` and limbo that no pin names. */
 void mgc_retire(struct mgc_arena *arena);

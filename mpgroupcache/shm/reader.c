@@ -26,17 +26,81 @@ static int is_locked(int fd, uint32_t byte, uint32_t count) {
     return lock.l_type != F_UNLCK;
 }
 
-int mgc_map_attach(struct mgc_map *map, const void *base, uint64_t size) {
+int mgc_map_attach(struct mgc_map *map, const void *control, const void *base, uint64_t size) {
     const struct mgc_arena_header *header = base;
     if (size < sizeof *header || header->magic != MGC_ARENA_MAGIC || header->version != MGC_LAYOUT_VERSION ||
         header->size != size || header->arena >= MGC_MAX_GROUPS)
         return -EPROTO;
     if (atomic_load_explicit(&header->state, memory_order_acquire) != MGC_SEGMENT_LIVE)
         return -ESTALE;
-    *map = (struct mgc_map){
-        .base = base, .seed = header->seed, .entries_offset = header->entries_offset, .arena = header->arena};
+    *map = (struct mgc_map){.base = base,
+                            .control = control,
+                            .seed = header->seed,
+                            .entries_offset = header->entries_offset,
+                            .arena = header->arena};
     return 0;
 }
+
+/* ---- Ages ---- */
+
+static uint64_t read_clock(clockid_t clock) {
+    struct timespec time;
+    clock_gettime(clock, &time);
+    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
+#define SUSPENSIONS_SEEN 100000000u /* ns: how late */
+
+/* There is no coarse CLOCK_BOOTTIME. What that is ahead of CLOCK_MONOTONIC by, the time for which the host was suspended, only
+ * grows. Read in this order it is never too large, and too small by what passes between the two readings: so the
+ * largest that was seen is the best. */
+uint64_t mgc_host_now(void) {
+    static _Atomic uint64_t suspended, good_until; /* tests have threads for workers */
+    uint64_t now = read_clock(CLOCK_MONOTONIC_COARSE);
+    if (now >= good_until) {
+        uint64_t boot = read_clock(CLOCK_BOOTTIME), seen = boot - read_clock(CLOCK_MONOTONIC);
+        if (good_until == 0 || (int64_t)(seen - suspended) > 0) /* below 0 in some time namespaces */
+            suspended = seen;
+        good_until = now + SUSPENSIONS_SEEN;
+    }
+    return now + suspended;
+}
+
+/* Whether an entry is to be found, and whether it is stale. */
+static int is_found(const struct mgc_ages *ages, uint64_t now, uint64_t grace, int *stale) {
+    uint64_t fresh_until = atomic_load_explicit(&ages->fresh_until, memory_order_relaxed);
+    *stale = now >= fresh_until;
+    return now < atomic_load_explicit(&ages->dead_at, memory_order_relaxed) || !*stale || now - fresh_until < grace;
+}
+
+/* Ages are read behind the pin: before it they could be those of another entry, or no ages at all. */
+__attribute__((cold, noinline)) int mgc_cold_hit(const struct mgc_map *map, struct mgc_region *region, uint32_t pin,
+                                                 const struct mgc_block *block, uint64_t word, uint64_t ticks,
+                                                 uint64_t grace) {
+    const struct mgc_ages *ages = block->flags & MGC_AGED ? mgc_ages_of(block) : NULL;
+    uint64_t now = ages ? mgc_now(map->control) : 0;
+    int stale = 0;
+    if (block->era != atomic_load_explicit(&mgc_header(map)->era, memory_order_relaxed) ||
+        (ages && !is_found(ages, now, grace, &stale))) {
+        mgc_unpin(region, pin);
+        return MGC_MISS;
+    }
+    int absent = block->flags & MGC_ABSENT;
+    if (!grace) {
+        /* That a value is absent is a hit of the list where it is noted, too: gets are hits and loads, and here nobody loads. */
+        struct mgc_counters *counters = &region->counters[map->arena];
+        mgc_count_hit(map, region, block, word, ticks);
+        if (absent)
+            mgc_count(&counters->absent_hits, 1);
+        else if (stale)
+            mgc_count(&counters->stale_hits, 1);
+    }
+    if (absent)
+        return MGC_ABSENT_HIT;
+    return stale && now >= atomic_load_explicit(&ages->refresh_at, memory_order_relaxed) ? MGC_STALE_HIT : MGC_HIT;
+}
+
+/* ---- Gets ---- */
 
 /* How often a get begins again when words change under it. Each time needs a whole eviction or publication between two of
  * its instructions; what gives up is only a miss, and the coordinator looks again. */
@@ -52,7 +116,7 @@ static unsigned matches_in(mgc_bucket *bucket, uint64_t tag) {
 }
 
 int mgc_search(const struct mgc_map *map, struct mgc_region *region, uint32_t pin, const uint8_t *key, size_t key_length,
-               uint64_t hash, uint64_t ticks, struct mgc_hit *hit) {
+               uint64_t hash, uint64_t ticks, uint64_t grace, struct mgc_hit *hit) {
     const struct mgc_arena_header *header = mgc_header(map);
     for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
         uint64_t descriptor = atomic_load_explicit(&header->index, memory_order_acquire); /* as in mgc_get() */
@@ -69,15 +133,63 @@ int mgc_search(const struct mgc_map *map, struct mgc_region *region, uint32_t pi
             _Atomic uint64_t *place = &(*buckets[i / MGC_BUCKET_WORDS])[i % MGC_BUCKET_WORDS];
             uint64_t word = atomic_load_explicit(place, memory_order_acquire); /* pairs with the release of publish() */
             if (word >> MGC_TAG_SHIFT == mgc_tag(hash) && word != 0)
-                found = mgc_pin_entry(map, region, pin, place, word, key, key_length, ticks, hit);
+                found = mgc_pin_entry(map, region, pin, place, word, key, key_length, ticks, grace, hit);
         }
-        if (found == MGC_HIT)
-            return MGC_HIT;
+        if (found >= MGC_HIT)
+            return found;
         if (found == MGC_MISS && atomic_load_explicit(&header->index, memory_order_relaxed) == descriptor)
             return MGC_MISS;
     }
     return MGC_MISS;
 }
+
+int mgc_get_kept(const struct mgc_map *map, struct mgc_region *region, uint32_t pin, const uint8_t *key, size_t key_length,
+                 uint64_t grace, struct mgc_hit *hit) {
+    return mgc_search(map, region, pin, key, key_length, mgc_hash(map->seed, key, key_length), 0, grace, hit);
+}
+
+/* Loads the word of a look, and stores its pin. Of what is not near its home, `word` is 0: it is searched for later. */
+static void pin_look(const struct mgc_map *map, struct mgc_region *region, struct mgc_look *look) {
+    look->place = mgc_near(*(mgc_bucket *)look->place, look->hash);
+    look->word = atomic_load_explicit(look->place, memory_order_acquire); /* pairs with the release of publish() */
+    if (look->word >> MGC_TAG_SHIFT != mgc_tag(look->hash))
+        look->word = 0;
+    if (look->word == 0)
+        return;
+    mgc_prefetch_entry(map, look->word, look->key_length);
+    mgc_pin(map, region, look->pin, look->word);
+}
+
+void mgc_get_many(const struct mgc_map *map, struct mgc_region *region, struct mgc_look *looks, size_t count) {
+    uint64_t ticks = mgc_ticks();
+    uint64_t descriptor = atomic_load_explicit(&mgc_header(map)->index, memory_order_acquire); /* as in mgc_get() */
+    for (struct mgc_look *look = looks; look < looks + count; look++) {
+        look->found = MGC_DETACHED;
+        if (descriptor == 0)
+            continue;
+        look->hash = mgc_hash(map->seed, look->key, look->key_length);
+        look->place = *mgc_first_bucket(map->base, descriptor, look->hash);
+        __builtin_prefetch((const void *)look->place);
+    }
+    if (descriptor == 0)
+        return;
+    for (struct mgc_look *look = looks; look < looks + count; look++)
+        pin_look(map, region, look);
+    atomic_thread_fence(memory_order_seq_cst); /* as in mgc_pin_entry(), for each pin */
+    for (struct mgc_look *look = looks; look < looks + count; look++) {
+        look->found = MGC_MISS;
+        if (look->word) {
+            /* What the fence of a get is for a touch, which may be that of a look before this one. */
+            atomic_thread_fence(memory_order_release);
+            look->found = mgc_pinned_entry(map, region, look->pin, look->place, look->word, look->key, look->key_length,
+                                           ticks, 0, &look->hit);
+        }
+        if (look->found < MGC_HIT)
+            look->found = mgc_search(map, region, look->pin, look->key, look->key_length, look->hash, ticks, 0, &look->hit);
+    }
+}
+
+/* ---- Regions ---- */
 
 /* How many regions there are. A worker may write anything there: what is beyond the mapping is not looked at. */
 static uint32_t regions_of(const struct mgc_control_header *control) {
@@ -194,7 +306,15 @@ void mgc_sum_counters(const void *control, uint32_t group, uint64_t sums[MGC_COU
     }
 }
 
+static const struct mgc_group_row *row_of(const void *control, uint32_t group) {
+    return (const struct mgc_group_row *)(const void *)((const uint8_t *)control + MGC_GROUPS_OFFSET) + group;
+}
+
+uint64_t mgc_changes(const void *control, uint32_t group) {
+    /* Pairs with the release before a change: whoever still reads the old count began before that. */
+    return atomic_load_explicit(&row_of(control, group)->changes, memory_order_acquire);
+}
+
 uint64_t mgc_server_requests(const void *control, uint32_t group) {
-    const struct mgc_group_row *rows = (const void *)((const uint8_t *)control + MGC_GROUPS_OFFSET);
-    return atomic_load_explicit(&rows[group].server_requests, memory_order_relaxed);
+    return atomic_load_explicit(&row_of(control, group)->server_requests, memory_order_relaxed);
 }

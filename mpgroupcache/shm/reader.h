@@ -1,7 +1,7 @@
 /* What a worker does with the segments: find a region of its own, and get().
  *
  * Guarantees: a hit's bytes do not change and are not reused until its pin is released; a key's whole bytes were
- * compared; no memory beyond what is committed is touched.
+ * compared; no memory beyond what is committed is touched; what was dead before a get began is no hit of it.
  * This code assumes that calls on one region do not overlap (the binding holds the GIL), and that nobody but the
  * coordinator writes to an arena.
  */
@@ -14,6 +14,7 @@
 
 struct mgc_map { /* an attached arena */
     const uint8_t *base;
+    const struct mgc_control_header *control; /* of its instance */
     uint64_t seed;
     uint64_t entries_offset;
     uint32_t arena;
@@ -24,7 +25,9 @@ struct mgc_hit {
     uint64_t length;
 };
 
-enum { MGC_MISS = 0, MGC_HIT = 1, MGC_DETACHED = 2, MGC_CHANGED = 3 };
+/* What a get finds. From MGC_HIT on the entry is pinned: MGC_STALE_HIT is one whose refresh is due, and the value
+ * of an MGC_ABSENT_HIT is the text of its NotFound. MGC_CHANGED, a word that has gone, no caller sees. */
+enum { MGC_MISS, MGC_CHANGED, MGC_DETACHED, MGC_HIT, MGC_STALE_HIT, MGC_ABSENT_HIT };
 
 static inline const struct mgc_arena_header *mgc_header(const struct mgc_map *map) {
     return (const struct mgc_arena_header *)map->base;
@@ -64,23 +67,32 @@ static inline int mgc_same_key(const uint8_t *a, const uint8_t *b, size_t length
     return differ == 0;
 }
 
-/* Pins what `word`, found at `place`, names. MGC_HIT if that is the key's entry; else the pin is free again: MGC_MISS is
- * another key with the same tag, MGC_CHANGED a word that has gone. */
-static inline int mgc_pin_entry(const struct mgc_map *map, struct mgc_region *region, uint32_t pin,
-                                const _Atomic uint64_t *place, uint64_t word, const uint8_t *key, size_t key_length,
-                                uint64_t ticks, struct mgc_hit *hit) {
-    uint64_t offset = mgc_word_offset(word);
-    const struct mgc_block *block = (const struct mgc_block *)(map->base + offset);
-    /* The block's header and the end of its key, half of the time in another line, come while the fence below waits.
-     * Only hints: nothing is read before the pin holds. */
-    __builtin_prefetch(&block->slot);
-    __builtin_prefetch((const uint8_t *)block + MGC_KEY_OFFSET + key_length);
-    /* The interleaving that the fence and the second load prevent: this thread loads the word; the coordinator
-     * unpublishes it, scans, sees no pin, reuses the block; this thread stores its pin and reads another entry. */
+static inline void mgc_count_hit(const struct mgc_map *map, struct mgc_region *region, const struct mgc_block *block,
+                                 uint64_t word, uint64_t ticks) {
+    struct mgc_counters *counters = &region->counters[map->arena];
+    mgc_note_touch(region, word, map->arena, ticks);
+    mgc_count(block->flags & MGC_HOT ? &counters->hot_hits : &counters->main_hits, 1);
+}
+
+/* What a get says of its key's entry, which is pinned, where that may be dead or has one of MGC_COLD's flags: as
+ * mgc_pin_entry(). `grace`: 0 for a get. Else what is dead is found, too, until so many ns after it was fresh, and nothing is
+ * counted: it is for a get that was counted when it missed. */
+int mgc_cold_hit(const struct mgc_map *map, struct mgc_region *region, uint32_t pin, const struct mgc_block *block,
+                 uint64_t word, uint64_t ticks, uint64_t grace);
+
+/* Stores a pin. It holds behind a fence, if the word is then still there: mgc_pinned_entry(). */
+static inline void mgc_pin(const struct mgc_map *map, struct mgc_region *region, uint32_t pin, uint64_t word) {
     if (MGC_UNLIKELY(atomic_load_explicit(&region->pin_limit, memory_order_relaxed) <= pin))
         atomic_store_explicit(&region->pin_limit, pin + 1, memory_order_relaxed);
     atomic_store_explicit(&region->pins[pin], mgc_pin_word(map->arena, word), memory_order_release);
-    atomic_thread_fence(memory_order_seq_cst); /* with the fence of retire() */
+}
+
+/* The rest of mgc_pin_entry(), behind the fence. */
+static inline int mgc_pinned_entry(const struct mgc_map *map, struct mgc_region *region, uint32_t pin,
+                                   const _Atomic uint64_t *place, uint64_t word, const uint8_t *key, size_t key_length,
+                                   uint64_t ticks, uint64_t grace, struct mgc_hit *hit) {
+    uint64_t offset = mgc_word_offset(word);
+    const struct mgc_block *block = (const struct mgc_block *)(map->base + offset);
     if (MGC_UNLIKELY(atomic_load_explicit(place, memory_order_acquire) != word)) {
         mgc_unpin(region, pin);
         return MGC_CHANGED;
@@ -92,16 +104,39 @@ static inline int mgc_pin_entry(const struct mgc_map *map, struct mgc_region *re
         uint64_t value = offset + mgc_value_offset(block);
         if (MGC_LIKELY(block->key_length == key_length && value <= end && block->value_length <= end - value &&
                        mgc_same_key((const uint8_t *)block + MGC_KEY_OFFSET, key, key_length))) {
-            struct mgc_counters *counters = &region->counters[map->arena];
             hit->value = map->base + value;
             hit->length = block->value_length;
-            mgc_note_touch(region, word, map->arena, ticks);
-            mgc_count(block->flags & MGC_HOT ? &counters->hot_hits : &counters->main_hits, 1);
+            /* Behind the fence: what was cleared before this get began is of another era than the one that is seen here. */
+            uint32_t other_era = block->era ^ atomic_load_explicit(&mgc_header(map)->era, memory_order_relaxed);
+            if (MGC_UNLIKELY(other_era | (block->flags & MGC_COLD) | grace))
+                return mgc_cold_hit(map, region, pin, block, word, ticks, grace);
+            mgc_count_hit(map, region, block, word, ticks);
             return MGC_HIT;
         }
     }
     mgc_unpin(region, pin);
     return MGC_MISS;
+}
+
+/* Has the lines come that mgc_pinned_entry() reads first: the block's header and the end of its key, half of the time in
+ * another line. Only hints: nothing is read before the pin holds. */
+static inline void mgc_prefetch_entry(const struct mgc_map *map, uint64_t word, size_t key_length) {
+    const struct mgc_block *block = (const struct mgc_block *)(map->base + mgc_word_offset(word));
+    __builtin_prefetch(&block->slot);
+    __builtin_prefetch((const uint8_t *)block + MGC_KEY_OFFSET + key_length);
+}
+
+/* Pins what `word`, found at `place`, names. From MGC_HIT on that is the key's entry; else the pin is free again: MGC_MISS is
+ * another key with the same tag, or a dead entry, MGC_CHANGED a word that has gone. */
+static inline int mgc_pin_entry(const struct mgc_map *map, struct mgc_region *region, uint32_t pin,
+                                const _Atomic uint64_t *place, uint64_t word, const uint8_t *key, size_t key_length,
+                                uint64_t ticks, uint64_t grace, struct mgc_hit *hit) {
+    mgc_prefetch_entry(map, word, key_length); /* while the fence below waits */
+    /* The interleaving that the fence and the second load prevent: this thread loads the word; the coordinator
+     * unpublishes it, scans, sees no pin, reuses the block; this thread stores its pin and reads another entry. */
+    mgc_pin(map, region, pin, word);
+    atomic_thread_fence(memory_order_seq_cst); /* with the fence of retire() */
+    return mgc_pinned_entry(map, region, pin, place, word, key, key_length, ticks, grace, hit);
 }
 
 /* The place of the bucket where the word of this hash is if it is at its home or not far behind. Relaxed: it only says which
@@ -116,15 +151,15 @@ static inline _Atomic uint64_t *mgc_near(mgc_bucket bucket, uint64_t hash) {
     return &bucket[near % MGC_BUCKET_WORDS];
 }
 
-/* The rest of get(): looks through both buckets of the key. */
+/* The rest of get(): looks through both buckets of the key. `grace`: see mgc_cold_hit(). */
 int mgc_search(const struct mgc_map *map, struct mgc_region *region, uint32_t pin, const uint8_t *key, size_t key_length,
-               uint64_t hash, uint64_t ticks, struct mgc_hit *hit);
+               uint64_t hash, uint64_t ticks, uint64_t grace, struct mgc_hit *hit);
 
-/* Pins the entry of `key` under `pin`, a free pin of this region. MGC_MISS and MGC_DETACHED leave the pin free.
+/* Pins the entry of `key` under `pin`, a free pin of this region. What is below MGC_HIT leaves the pin free.
  *
  * Most words are near their homes; this is for them, and inlined, so it is short. */
-static inline int mgc_get(const struct mgc_map *map, struct mgc_region *region, uint32_t pin, const uint8_t *key,
-                          size_t key_length, struct mgc_hit *hit) {
+__attribute__((always_inline)) static inline int mgc_get(const struct mgc_map *map, struct mgc_region *region, uint32_t pin,
+                                                         const uint8_t *key, size_t key_length, struct mgc_hit *hit) {
     uint64_t ticks = mgc_ticks(); /* slow to answer: asked for here, the hash needs not wait for it */
     uint64_t hash = mgc_hash(map->seed, key, key_length);
     /* Pairs with the release in grow(): the generation's words are seen filled. */
@@ -133,15 +168,61 @@ static inline int mgc_get(const struct mgc_map *map, struct mgc_region *region, 
         return MGC_DETACHED;
     _Atomic uint64_t *place = mgc_near(*mgc_first_bucket(map->base, descriptor, hash), hash);
     uint64_t word = atomic_load_explicit(place, memory_order_acquire); /* pairs with the release of publish() */
-    if (MGC_LIKELY(word >> MGC_TAG_SHIFT == mgc_tag(hash) && word != 0) &&
-        MGC_LIKELY(mgc_pin_entry(map, region, pin, place, word, key, key_length, ticks, hit) == MGC_HIT))
-        return MGC_HIT;
-    return mgc_search(map, region, pin, key, key_length, hash, ticks, hit);
+    if (MGC_LIKELY(word >> MGC_TAG_SHIFT == mgc_tag(hash) && word != 0)) {
+        int found = mgc_pin_entry(map, region, pin, place, word, key, key_length, ticks, 0, hit);
+        if (MGC_LIKELY(found >= MGC_HIT))
+            return found;
+    }
+    return mgc_search(map, region, pin, key, key_length, hash, ticks, 0, hit);
 }
 
-/* Looks at an arena of `size` bytes that was mapped at `base`. 0, or a negative errno: EPROTO for another layout, ESTALE
- * for a segment that is not LIVE. */
-int mgc_map_attach(struct mgc_map *map, const void *base, uint64_t size);
+/* The same for an entry that is kept until `grace` ns after it was fresh, though it may be dead. */
+int mgc_get_kept(const struct mgc_map *map, struct mgc_region *region, uint32_t pin, const uint8_t *key, size_t key_length,
+                 uint64_t grace, struct mgc_hit *hit);
+
+/* One of the keys that are looked up together. `pin`: a free one, and of no other look. `found`: what mgc_get() says. */
+struct mgc_look {
+    const uint8_t *key;
+    size_t key_length;
+    uint32_t pin;
+    int found;
+    struct mgc_hit hit;
+    uint64_t hash, word;
+    _Atomic uint64_t *place;
+};
+
+/* mgc_get() of many keys: one fence orders all their pins, and their cache lines come side by side. */
+void mgc_get_many(const struct mgc_map *map, struct mgc_region *region, struct mgc_look *looks, size_t count);
+
+/* CLOCK_BOOTTIME in ns, for less than that takes, and never ahead of it. It is behind by up to a step of the kernel's coarse
+ * clock, 1 to 10 ms; and for 100 ms after the host was suspended, by as long as that was. */
+uint64_t mgc_host_now(void);
+
+/* The same on the instance's clock: see layout.h. */
+static inline uint64_t mgc_now(const struct mgc_control_header *control) {
+    return mgc_host_now() + atomic_load_explicit(&control->clock_offset, memory_order_relaxed);
+}
+
+/* The block that a pin of an arena mapped at `base` names. */
+static inline const struct mgc_block *mgc_pinned_block(const struct mgc_region *region, uint32_t pin, const uint8_t *base) {
+    uint64_t word = atomic_load_explicit(&region->pins[pin], memory_order_relaxed);
+    return (const struct mgc_block *)(base + mgc_word_offset(word));
+}
+
+/* The version of a value: of a copy its owner's, where that gave one. */
+static inline uint64_t mgc_version(const struct mgc_block *block) {
+    uint64_t owners = block->flags & MGC_COPY ? *mgc_owners_version(block) : 0;
+    return owners ? owners : block->version;
+}
+
+static inline uint64_t mgc_fresh_until(const struct mgc_block *block) {
+    return block->flags & MGC_AGED ? atomic_load_explicit(&mgc_ages_of(block)->fresh_until, memory_order_relaxed)
+                                   : MGC_FOREVER;
+}
+
+/* Looks at an arena of `size` bytes that was mapped at `base`, of the instance whose control segment begins at `control`. 0,
+ * or a negative errno: EPROTO for another layout, ESTALE for a segment that is not LIVE. */
+int mgc_map_attach(struct mgc_map *map, const void *control, const void *base, uint64_t size);
 
 /* Claims a free region above `above` (-1: any) of the control segment behind `fd`, and maps it. The region's lock belongs
  * to an open file description of its own, opened here through /proc; the mapping keeps it when its descriptor is closed,
@@ -169,6 +250,9 @@ void mgc_region_unmap(struct mgc_region *region);
 
 /* The counts of a group over all regions and the totals. */
 void mgc_sum_counters(const void *control, uint32_t group, uint64_t sums[MGC_COUNTERS]);
+
+/* The change count of a group. */
+uint64_t mgc_changes(const void *control, uint32_t group);
 
 /* How many gets of a group came from peers. */
 uint64_t mgc_server_requests(const void *control, uint32_t group);

@@ -203,7 +203,7 @@ def named(beginning: str) -> list[str]:
 
 def retire(name: str) -> None:
     """Tell workers to let go of a segment. Another user's is not touched: cut off meanwhile, it would be a SIGBUS."""
-    from mpgroupcache.shm._writer import retire_segment  # which a worker that ends seldom asks for
+    from mpgroupcache.shm._control import retire_segment  # which a worker that ends seldom asks for
 
     with contextlib.suppress(FileNotFoundError):
         if os.lstat(segment_path(name)).st_uid == os.geteuid():
@@ -244,7 +244,7 @@ def silent_for(name: str) -> float | None:
 
     Infinite where no coordinator of this boot can have said so; None where it is no control segment of ours.
     """
-    from mpgroupcache.shm._writer import sign_of_life
+    from mpgroupcache.shm._control import sign_of_life
 
     sign = sign_of_life(segment_path(name))
     if sign is None:

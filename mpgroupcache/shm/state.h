@@ -2,14 +2,20 @@
 #ifndef MPGROUPCACHE_STATE_H
 #define MPGROUPCACHE_STATE_H
 
+#include "ages.h"
 #include "heap.h"
 #include "rate.h"
+#include "wheel.h"
 
 #define MGC_NO_SLOT 0xffffffffu
 
 /* Errors, beside negative errnos. */
 #define MGC_TOO_LARGE (-10001) /* larger than max_entry: could never be cached */
 #define MGC_NO_ROOM (-10002)   /* too much of the arena is pinned or being filled, or memory is short */
+
+/* Beside MGC_MAIN and MGC_HOT, the list of entries of former eras. Nobody finds, touches or adopts them; they keep their
+ * words, slots and blocks until these are wanted. */
+#define MGC_DEAD 2u
 
 struct mgc_arena;
 
@@ -61,7 +67,13 @@ struct mgc_arena {
     uint32_t unused_slots; /* chained by links[].older */
     struct mgc_list {
         uint32_t newest, oldest;
-    } lists[2];
+    } lists[3]; /* MGC_MAIN, MGC_HOT, MGC_DEAD */
+    struct {
+        uint64_t bytes, items;
+    } dead;                  /* of the third: they count towards the budget until they are reclaimed */
+    struct mgc_wheel *wheel; /* slots of entries that are to be reclaimed at a time; NULL: there was none yet */
+    uint64_t expired;        /* entries that were, and of which nobody has been told */
+    uint64_t next_version;   /* the header's */
 
     uint64_t descriptor, index_words, index_used;
     uint64_t index_committed, index_limit; /* ends of what is committed and reserved for generations */
@@ -93,5 +105,24 @@ static inline struct mgc_block *mgc_slot_block(const struct mgc_arena *arena, ui
 }
 
 static inline uint64_t mgc_entry_bytes(const struct mgc_block *block) { return block->key_length + block->value_length; }
+
+/* Whether an entry came after the last clear. */
+static inline int mgc_is_of_this_era(const struct mgc_arena *arena, const struct mgc_block *block) {
+    return block->era == atomic_load_explicit(&arena->header->era, memory_order_relaxed);
+}
+
+/* The instance's clock. Reading it costs a quarter of a lookup: asked for where something has an age. */
+static inline uint64_t mgc_arena_clock(const struct mgc_arena *arena) {
+    return mgc_clock((const struct mgc_control_header *)arena->control->base);
+}
+
+static inline struct mgc_group_row *mgc_row_of(const struct mgc_control *control, uint32_t group) {
+    return (struct mgc_group_row *)(control->base + MGC_GROUPS_OFFSET) + group;
+}
+
+/* When an entry that is AGED is to be reclaimed. What workers may do to the group's row makes it a wrong time, no more. */
+static inline uint64_t mgc_entry_kept_until(const struct mgc_arena *arena, const struct mgc_block *block) {
+    return mgc_kept_until(mgc_ages_of(block), mgc_row_of(arena->control, arena->header->arena)->ages.stale_if_error);
+}
 
 #endif

@@ -10,7 +10,9 @@
 #ifndef MPGROUPCACHE_WRITER_H
 #define MPGROUPCACHE_WRITER_H
 
+#include "ages.h"  /* what is stale, dead, or kept */
 #include "heap.h"  /* blocks of an arena */
+#include "wheel.h" /* what will be due */
 #include "state.h" /* the coordinator's private memory */
 
 #include "space.h" /* where the parts of an arena lie; committing memory */
@@ -21,6 +23,8 @@
 
 #include "pins.h"    /* giving blocks up */
 #include "touches.h" /* hits of workers */
+
+#include "reclaim.h" /* giving back what is dead */
 
 #include "evict.h" /* making room: victims, or more memory */
 

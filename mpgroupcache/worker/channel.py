@@ -12,7 +12,6 @@ This code assumes that a channel is used in the process that made it (the proces
 
 from __future__ import annotations
 
-import itertools
 import select
 import threading
 import time
@@ -20,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from mpgroupcache.errors import CoordinatorUnavailable, DeadlineExceeded, ProtocolError
 from mpgroupcache.ipc.frame import ID_AT, encode, read_frame
-from mpgroupcache.ipc.messages import Cancel, Message, Ping
-from mpgroupcache.shm._exchange import Exchange, Request
+from mpgroupcache.ipc.messages import Answers, AskMany, Cancel, Message, Ping, answers_of
+from mpgroupcache.shm._exchange import Descriptor, Exchange, Request
 from mpgroupcache.shm._hold import Hold, guarded
 
 if TYPE_CHECKING:
@@ -46,7 +45,6 @@ class Channel(Exchange):
         self._cooperative = type(sock).__module__ != "socket"
         sock.setblocking(not self._cooperative)
         self._timeout: float | None = None  # of a wait in the kernel
-        self._ids = itertools.count(1)
         self._heard = time.monotonic()
         self._pinged = False
         self._loops: dict[asyncio.AbstractEventLoop, int] = {}  # and how many coroutines of each wait
@@ -63,11 +61,20 @@ class Channel(Exchange):
 
     # ---- Sending
 
-    def ask(self, hold: Hold, message: Message) -> Request:
+    def ask(self, hold: Hold, message: Message, descriptor: Descriptor | None = None) -> Request:
         """Send a request, of which ``hold`` has the answer. Dropped, it is taken back."""
-        request_id = next(self._ids) & 0xFFFFFFFF  # that many requests are never under way at once
+        request_id = self.take_ids(1)
         try:
-            return hold.ask(self, request_id, encode(message, request_id))
+            return hold.ask(self, request_id, encode(message, request_id), descriptor)
+        except OSError as error:
+            raise self._failed("sending to", error) from error
+
+    def ask_many(self, hold: Hold, message: AskMany) -> list[Request]:
+        """Send a request for many keys: what answers it, and then what answers each of them."""
+        count = 1 + len(message.keys)
+        first_id = self.take_ids(count)
+        try:
+            return hold.ask_many(self, first_id, count, encode(message, first_id))
         except OSError as error:
             raise self._failed("sending to", error) from error
 
@@ -188,6 +195,9 @@ class Channel(Exchange):
         try:
             while at < len(unread) and (frame := read_frame(unread, at)) is not None:
                 end, request_id, message = frame
+                if type(message) is Answers:
+                    for place, answer in answers_of(message):
+                        self.deliver(0, request_id + 1 + place, answer, False)
                 if not self.deliver(end - at, request_id, message, message.passes_descriptor):
                     raise ProtocolError(f"{type(message).__name__}: its descriptor did not come")
                 at = end

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
+import weakref
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from mpgroupcache.ages import Ages
 from mpgroupcache.counters import Counter
 from mpgroupcache.errors import describe_error
-from mpgroupcache.keys import decode_key
+from mpgroupcache.ipc.messages import Declare
+from mpgroupcache.keys import decode_key, encode_key
 from mpgroupcache.shm._group import GroupCore
 from mpgroupcache.shm.segment import segment_path
 from mpgroupcache.worker.link import Link
 from mpgroupcache.worker.waits import Maker
 
+if TYPE_CHECKING:
+    import asyncio
+
 logger = logging.getLogger(__name__)
 
+ASK_AGAIN = (
+    2.0  # s after which a process asks again for a refresh of which nothing is seen: as long as a coordinator lives
+)
+MAX_ASKED = 4096  # keys of which it is remembered
 BLAME_INTERVAL = 60.0  # s between two log messages on a group's own peers
 
 
@@ -34,9 +45,10 @@ class DeclaredGroup(GroupCore):
         self,
         name: str,
         cache_bytes: int,
-        getter: Maker,
+        getter: Maker | None,
         source: tuple[str, str],
         load_timeout: float | None,
+        ages: Ages,
         find_picker: Callable[[], Picker | None],
     ) -> None:
         """``source``: the getter's module and name. ``find_picker`` is called once, before the first miss; None: peers
@@ -45,7 +57,10 @@ class DeclaredGroup(GroupCore):
         self._name = name
         self.getter = getter
         self._source = source
-        self.changes = 0  # of this group that were begun, as far as this process knows; nothing changes yet
+        self.ages = ages
+        self.stale_if_error = ages.stale_if_error
+        self._asked: dict[bytes, float] = {}  # by key: when this process asked for a refresh ...
+        self._loops: dict[bytes, weakref.ref[asyncio.AbstractEventLoop]] = {}  # ... and, of an async getter, where
         self.cache_bytes = cache_bytes
         self.budget: int | None = None  # in force on the host, in bytes; None: not known here
         self._load_timeout = load_timeout
@@ -73,7 +88,11 @@ class DeclaredGroup(GroupCore):
 
     def attach_to(self, link: Link) -> None:
         """Declare this group on ``link`` and look values up there from now on."""
-        declared = link.declare(self._name, self.cache_bytes, self._load_timeout, self.picks(), self._source)
+        loads = self.getter is not None
+        said = Declare(
+            self._name, self.cache_bytes, self._load_timeout, self.picks(), *self._source, loads=loads, ages=self.ages
+        )
+        declared = link.declare(said)
         self._caches, self.budget = declared.segment is not None, declared.cache_bytes
         if link.reader is None:
             self.detach()
@@ -81,6 +100,40 @@ class DeclaredGroup(GroupCore):
             path = None if declared.segment is None else segment_path(declared.segment)
             self.attach(link.reader, declared.group, path)
         self._link = link
+
+    # ---- Stale values
+
+    def _stale(self, key: str | bytes) -> None:
+        """A get has met a value that somebody is to load anew: ask for that, once.
+
+        It raises nothing: the get has its value. The coordinator notes in shared memory that a refresh is under way.
+        What is kept here bridges the time until it does.
+        """
+        link = self.ready_link()
+        if link is None or self.getter is None or not self._may_ask(raw := encode_key(key)):
+            return
+        if self.getter.is_async:
+            self._loops.pop(raw, None)  # that of one who asked in vain: it may not run any more
+            if (loop := _running_loop()) is not None:
+                self._loops[raw] = weakref.ref(loop)
+        link.refresh(self._name, raw)
+
+    def take_loop(self, key: bytes) -> asyncio.AbstractEventLoop | None:
+        """The loop on which a stale value was met that is now to be loaded: an async getter's clients belong to it."""
+        loop = self._loops.pop(key, None)
+        return None if loop is None else loop()
+
+    def _may_ask(self, key: bytes) -> bool:
+        """Whether a stale value is to be asked for: not again by each of those who meet it meanwhile."""
+        now, asked = time.monotonic(), self._asked
+        if len(asked) >= MAX_ASKED:
+            asked, self._loops = {}, {}
+            self._asked = asked
+        if (before := asked.setdefault(key, now)) is not now:
+            if now - before < ASK_AGAIN:
+                return False
+            asked[key] = now
+        return True
 
     # ---- Peers that this process picks
 
@@ -108,3 +161,9 @@ class DeclaredGroup(GroupCore):
             logger.warning(
                 "group %r: a peer failed, its key is loaded here: %s: %s", self._name, *describe_error(error)
             )
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    """The loop that runs in this thread, where one can: who has not imported asyncio has none."""
+    module = sys.modules.get("asyncio")
+    return None if module is None else module._get_running_loop()

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpgroupcache.errors import CoordinatorUnavailable, DeadlineExceeded
-from mpgroupcache.product import Product
 from mpgroupcache.shm._hold import Hold, guarded
 from mpgroupcache.threads import waiting
-from mpgroupcache.worker.waits import CONNECTING, Apart, Blocking, Flush, Make, Request, Seat, Steps, Until
+from mpgroupcache.worker.waits import CONNECTING, Apart, Blocking, Flush, Make, MakeMany, Request, Seat, Steps, Until
 
 if TYPE_CHECKING:
     import asyncio
@@ -58,7 +57,7 @@ def _run(
             outcome = None  # an exception here would keep this frame, and this frame the exception
         step = steps.send
         try:
-            if isinstance(wait, Make):
+            if isinstance(wait, Make | MakeMany):
                 began = time.monotonic()
                 try:
                     outcome = _make(wait, runner)
@@ -88,11 +87,17 @@ def _run(
             step, outcome = steps.throw, error
 
 
-def _make(wait: Make, runner: asyncio.Runner | None) -> Product:
+def _make(wait: Make | MakeMany, runner: asyncio.Runner | None) -> Any:
     if not wait.maker.is_async:
-        return wait.maker.load(wait.ctx, wait.key)
+        return (
+            wait.maker.load_many(wait.ctx, wait.keys)
+            if isinstance(wait, MakeMany)
+            else wait.maker.load(wait.ctx, wait.key)
+        )
     if runner is None:
         raise TypeError(f"{wait.maker} is async: got get(), expected `await group.aget(key)`")
+    if isinstance(wait, MakeMany):
+        return runner.run(wait.maker.load_many_async(wait.ctx, wait.keys))
     return runner.run(wait.maker.load_async(wait.ctx, wait.key))
 
 

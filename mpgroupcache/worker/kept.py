@@ -28,7 +28,7 @@ class Kept:
     def __init__(self, most: int, seconds: float) -> None:
         self._most = most
         self._seconds = seconds
-        self._entries: dict[bytes, _Entry] = {}  # the oldest first: it is the first to end
+        self._entries: dict[bytes, _Entry] = {}  # the oldest first: it ends first, but for those with a short ttl
         self._bytes = 0  # too many, where a signal's handler raised: then less is kept, until nothing is left
         self._lock = threading.Lock()
 
@@ -39,19 +39,19 @@ class Kept:
             return None
         return entry.value
 
-    def keep(self, key: bytes, value: bytes, changes: int) -> None:
-        """Keep a value; the oldest make room for it."""
+    def keep(self, key: bytes, value: bytes, changes: int, fresh: float) -> None:
+        """Keep a value, which is fresh for so many seconds; the oldest make room for it."""
         # Not waited for: a signal's handler that gets may have interrupted the one who holds it. Where one raises as it
         # is taken, nothing more is kept until there is a coordinator.
         lock = self._lock
         if not lock.acquire(blocking=False):
             return
         try:
-            self._keep(key, value, changes)
+            self._keep(key, value, changes, min(fresh, self._seconds))
         finally:
             lock.release()
 
-    def _keep(self, key: bytes, value: bytes, changes: int) -> None:
+    def _keep(self, key: bytes, value: bytes, changes: int, seconds: float) -> None:
         size = len(key) + len(value)
         self._drop(key)
         if size > self._most:
@@ -65,7 +65,7 @@ class Kept:
         if not self._entries:
             self._bytes = 0
         self._bytes += size
-        self._entries[key] = _Entry(value, now + self._seconds, changes)
+        self._entries[key] = _Entry(value, now + seconds, changes)
 
     def _drop(self, key: bytes) -> None:
         if (entry := self._entries.pop(key, None)) is not None:

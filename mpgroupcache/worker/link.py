@@ -8,7 +8,8 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Hashable
+import time
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final, TypeVar
 
 from mpgroupcache.errors import CacheError, CoordinatorUnavailable, ProtocolError, describe_error
@@ -21,6 +22,8 @@ from mpgroupcache.ipc.messages import (
     NO_LAYOUT,
     TOKEN_BYTES,
     Ask,
+    AskMany,
+    Change,
     Declare,
     Declared,
     Fail,
@@ -29,19 +32,23 @@ from mpgroupcache.ipc.messages import (
     Load,
     Loads,
     Message,
+    Mode,
     PeersSet,
     Ping,
     Pong,
+    Refresh,
     Return,
     Role,
     Served,
     SetPeers,
     Store,
+    StoreMany,
     Waiting,
     Welcome,
+    What,
 )
 from mpgroupcache.product import Product
-from mpgroupcache.shm._exchange import Request, sealed
+from mpgroupcache.shm._exchange import Descriptor, Request, sealed
 from mpgroupcache.shm._hold import Hold, Seat
 from mpgroupcache.shm._reader import LAYOUT_VERSION, Reader
 from mpgroupcache.shm.segment import segment_path
@@ -182,13 +189,10 @@ class Link:
         """Whether the coordinator is gone, as far as this link knows."""
         return not self._is_open or self.channel.broken is not None
 
-    def declare(
-        self, name: str, cache_bytes: int, load_timeout: float | None, picks: bool, source: tuple[str, str]
-    ) -> Declared:
-        """Announce a group, whose getter is of that module and name, and return what the instance has made of it."""
-        if (declared := self._declared.get(name)) is None:
-            answer = self.channel.request(Declare(name, cache_bytes, load_timeout, picks, *source))
-            declared = self._declared[name] = _expect(Declared, answer)
+    def declare(self, said: Declare) -> Declared:
+        """Announce a group, and return what the instance has made of it."""
+        if (declared := self._declared.get(said.name)) is None:
+            declared = self._declared[said.name] = _expect(Declared, self.channel.request(said))
         return declared
 
     def set_peers(self, **ring: Any) -> None:
@@ -208,12 +212,42 @@ class Link:
     def join(self, seat: Seat) -> None:
         check_circle(seat)  # through singleflight, of which the coordinator knows nothing
 
-    def ask(self, hold: Hold, group: str, seat: Seat, key: bytes, copy: bool, here: bool) -> Request:
+    def ask(
+        self, hold: Hold, group: str, seat: Seat | None, key: bytes, copy: bool, here: bool, mode: Mode = "get"
+    ) -> Request:
         # The id as this link has it: another thread may be attaching the group to the next instance, or still to the
         # last one, where the same id is another group's. Of a deeper nest the innermost leases will do: each of them
         # waits for the next, so that the way round a cycle leads through them.
-        held = tuple([outer.lease for outer in seat.held[-MAX_HELD:] if outer.lease]) if seat.held else ()
-        return self.channel.ask(hold, Ask(self._declared[group].group, key, held, copy, here))
+        held: tuple[int, ...] = ()
+        if seat is not None and seat.held:
+            held = tuple([outer.lease for outer in seat.held[-MAX_HELD:] if outer.lease])
+        return self.channel.ask(hold, Ask(self._declared[group].group, key, held, copy, here, mode))
+
+    def ask_many(
+        self, hold: Hold, group: str, seats: Sequence[Seat], keys: tuple[bytes, ...], copy: bool, every: bool
+    ) -> list[Request]:
+        """Ask for many keys: what answers that, and then what answers each. ``every``: leases for all, else for one."""
+        outer = seats[0].held
+        held = tuple([seat.lease for seat in outer[-MAX_HELD:] if seat.lease]) if outer else ()
+        return self.channel.ask_many(hold, AskMany(self._declared[group].group, keys, held, copy, False, every))
+
+    def end_many(self, loads: Sequence[tuple[Request, Seat, Product | Exception]]) -> None:
+        """End leases with what was loaded for each: small values go together."""
+        stores: list[tuple[int, bytes, float | None, float | None, bool]] = []
+        size = 0
+        for request, seat, result in loads:
+            if isinstance(result, Product) and len(result.value) <= INLINE_BYTES:
+                stores.append((seat.lease, result.value, result.ttl, result.stale, result.absent))
+                size += len(result.value)
+                if size > INLINE_BYTES:
+                    self.channel.post(encode(StoreMany(tuple(stores))))
+                    stores, size = [], 0
+            else:
+                self.end(request, seat, result)
+        if stores:
+            self.channel.post(encode(StoreMany(tuple(stores))))
+        for request, _, _ in loads:
+            request.settle()  # what has come of it was said
 
     def end(self, request: Request | None, seat: Seat, result: Product | Exception | None) -> None:
         assert request is not None
@@ -221,20 +255,46 @@ class Link:
         descriptor = None
         message: Message
         if isinstance(result, Product):
-            value: bytes | int = result.value
-            if len(result.value) > INLINE_BYTES:
-                try:
-                    descriptor = sealed(result.value)
-                except OSError:  # out of descriptors or memory: the next waiter may do better
-                    request.settle(encode(Return(lease)))
-                    return
-                value = len(result.value)
-            message = Store(lease, value, result.picked, result.minute_qps)
+            try:
+                message, descriptor = _store(lease, result)
+            except OSError:  # out of descriptors or memory: the next waiter may do better
+                message = Return(lease)
         elif result is not None:
             message = Fail(lease, *describe_error(result))
         else:
             message = Return(lease)
         request.settle(encode(message), descriptor)
+
+    def store(self, hold: Hold, seat: Seat, product: Product) -> Request:
+        """End a seat's lease with what was loaded, and hear when all see it. Raises ``OSError``: out of descriptors."""
+        return self.channel.ask(hold, *_store(seat.lease, product))
+
+    def refresh(self, group: str, key: bytes) -> None:
+        """A stale value was met."""
+        self.channel.post(encode(Refresh(self._declared[group].group, key)))
+
+    def change(
+        self,
+        hold: Hold,
+        group: str,
+        what: What,
+        keys: tuple[bytes, ...],
+        values: tuple[bytes, ...] = (),
+        ttl: float | None = None,
+        stale: float | None = None,
+        version: int | None = None,
+        amount: int = 0,
+        initial: int | None = None,
+        deadline: int = 0,
+    ) -> Request:
+        """Ask for a change, which is answered by CHANGED. Raises ``OSError``: out of descriptors or memory."""
+        carried, descriptor = values, None
+        if len(values) == 1 and len(values[0]) > INLINE_BYTES:
+            descriptor = sealed(values[0])
+            carried = (len(values[0]),)  # type: ignore[assignment]
+        group_id = self._declared[group].group
+        message = Change(group_id, what, keys, carried, ttl, stale, version, amount, initial, deadline)
+        return self.channel.ask(hold, message, descriptor)
 
     # ---- Ends
 
@@ -258,7 +318,18 @@ class Link:
 
 
 def _hello(role: Role, token: bytes) -> Hello:
-    return Hello(role, os.getpid(), token, LOWEST_VERSION, HIGHEST_VERSION, ABILITIES)
+    clock = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return Hello(role, os.getpid(), token, LOWEST_VERSION, HIGHEST_VERSION, ABILITIES, clock)
+
+
+def _store(lease: int, product: Product) -> tuple[Message, Descriptor | None]:
+    value: bytes | int = product.value
+    descriptor = None
+    if len(product.value) > INLINE_BYTES:
+        descriptor = sealed(product.value)
+        value = len(product.value)
+    picked, rate = product.picked, product.minute_qps
+    return Store(lease, value, picked, rate, product.ttl, product.stale, product.absent), descriptor
 
 
 def _expect(kind: type[M], message: Message) -> M:

@@ -15,8 +15,21 @@ from mpgroupcache.shm._exchange import Bell
 from mpgroupcache.shm._hold import Hold
 from mpgroupcache.threads import waiting
 from mpgroupcache.worker.channel import LIVENESS_TIMEOUT, PING_AFTER, Channel
+from mpgroupcache.worker.peerloads import start_with
 from mpgroupcache.worker.process import current
-from mpgroupcache.worker.waits import CONNECTING, Apart, Attempt, Blocking, Flush, Make, Request, Seat, Steps, Until
+from mpgroupcache.worker.waits import (
+    CONNECTING,
+    Apart,
+    Attempt,
+    Blocking,
+    Flush,
+    Make,
+    MakeMany,
+    Request,
+    Seat,
+    Steps,
+    Until,
+)
 
 T = TypeVar("T")
 
@@ -47,7 +60,7 @@ async def _run(hold: Hold, steps: Steps[T], deadline: float | None) -> T:
             outcome = None  # an exception here would keep this frame, and this frame the exception
         step = steps.send
         try:
-            if isinstance(wait, Make):
+            if isinstance(wait, Make | MakeMany):
                 began = time.monotonic()
                 try:
                     outcome = await _make(wait)
@@ -101,17 +114,21 @@ async def _wait(wait: Any) -> Any:
     return result
 
 
-async def _make(make: Make) -> Any:
+async def _make(make: Make | MakeMany) -> Any:
     if make.maker.is_async:
+        if isinstance(make, MakeMany):
+            return await make.maker.load_many_async(make.ctx, make.keys)
         return await make.maker.load_async(make.ctx, make.key)
-    return await asyncio.wrap_future(current().threads.call(_load, make.maker, make.ctx, make.key))
+    return await asyncio.wrap_future(current().threads.call(_load, make))
 
 
-def _load(maker: Any, ctx: Any, key: bytes) -> Any:
+def _load(make: Make | MakeMany) -> Any:
     try:
-        return maker.load(ctx, key)
+        if isinstance(make, MakeMany):
+            return make.maker.load_many(make.ctx, make.keys)
+        return make.maker.load(make.ctx, make.key)
     except StopIteration as error:  # which asyncio's futures do not take: whoever awaits one would never wake
-        raise RuntimeError(f"{maker} raised StopIteration") from error
+        raise RuntimeError(f"{make.maker} raised StopIteration") from error
 
 
 # ---- What goes on when its caller goes
@@ -123,6 +140,16 @@ async def _run_apart(hold: Hold, apart: Apart, deadline: float | None) -> Any:
     _apart.add(task)
     task.add_done_callback(functools.partial(_finish, heir))
     return await asyncio.shield(task)
+
+
+def start(hold: Hold, program: Callable[..., Steps[Any]], *arguments: Any) -> None:
+    """Run a program on this loop that nobody waits for, with what ``hold`` has."""
+    task = asyncio.create_task(_run_to_its_end(hold, Apart(program, arguments), None))
+    _apart.add(task)
+    task.add_done_callback(functools.partial(_finish, hold))
+
+
+start_with(start)
 
 
 async def _run_to_its_end(hold: Hold, apart: Apart, deadline: float | None) -> Any:

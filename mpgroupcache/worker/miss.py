@@ -7,28 +7,35 @@
 
 Guarantees: each caller has the value, an error, or has given up; whatever strikes it, the next one leads then, and the
 lease goes back. A caller of a later change count joins no flight from before: the count is noted as the flight begins.
+Where the count cannot be seen, each caller has one of its own.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
 
+from mpgroupcache.ages import FOREVER, Ages, fresh_for
 from mpgroupcache.counters import Counter
 from mpgroupcache.errors import (
     CoordinatorError,
     CoordinatorUnavailable,
+    NotFound,
     ProtocolError,
     describe_error,
 )
 from mpgroupcache.ipc import memfd
-from mpgroupcache.ipc.messages import Failed, FailureCode, Hit, Lease, Load, Origin, Value, unpack_context
+from mpgroupcache.ipc.messages import Changed, Failed, FailureCode, Hit, Lease, Load, Origin, Value, unpack_context
+from mpgroupcache.limits import MAX_ABSENT_TEXT
+from mpgroupcache.product import Product
 from mpgroupcache.shm._hold import Flights, Hold, Seat
 from mpgroupcache.shm._reader import Mapping
-from mpgroupcache.shm._view import ByteView
+from mpgroupcache.shm._view import ByteView, loaded_view
 from mpgroupcache.worker.link import Link
 from mpgroupcache.worker.nesting import begin_load, end_load, held
 from mpgroupcache.worker.port import Alone, Port
@@ -38,15 +45,19 @@ logger = logging.getLogger(__name__)
 
 GLANCE = 0.05  # s
 
-_UNSERVED = (CoordinatorUnavailable, CoordinatorError, ProtocolError)  # of a request: no get fails because of it
+UNSERVED = (CoordinatorUnavailable, CoordinatorError, ProtocolError)  # of a request: no get fails because of it
 
 
 class LocalGroup(Protocol):
     """What a miss asks of its group."""
 
-    changes: int
-    """How many changes of the group this process has seen the begin of."""
-    getter: Maker
+    getter: Maker | None
+    """None: it has none, and is no more than what is put there."""
+    ages: Ages
+
+    @property
+    def changes(self) -> int:
+        """How many changes of the group this process has seen the begin of; below 0: that cannot be seen."""
 
     @property
     def name(self) -> str:
@@ -59,8 +70,17 @@ class LocalGroup(Protocol):
     def readable(self) -> bool:
         """Whether this process could see a value that is in the arena."""
 
-    def lookup(self, key: bytes, /) -> ByteView | None:
-        """The value in shared memory, or None."""
+    def take_loop(self, key: bytes) -> Any:
+        """The event loop on which it is to be loaded in the place of a stale value; None: wherever."""
+
+    def find(self, key: bytes, /) -> ByteView | None:
+        """The value in shared memory, or None. Raises ``NotFound`` where it is kept that there is none."""
+
+    def find_many(self, keys: Sequence[bytes], /) -> tuple[dict[bytes, ByteView], list[bytes], dict[bytes, str]]:
+        """``find`` of many: views by key, the keys that are missing, and why there is none of others."""
+
+    def find_kept(self, key: bytes, /) -> ByteView | None:
+        """The same, and what is dead and kept for a load that fails."""
 
     def count(self, counter: int, n: int = 1, /) -> None:
         """Add to one of the group's counters."""
@@ -81,6 +101,13 @@ class LocalProcess(Protocol):
     flights: Flights
     alone: Alone
 
+    @property
+    def alone_for(self) -> float:
+        """For how many seconds no coordinator has answered."""
+
+    def retry_at(self, group: Any) -> float:
+        """When an attempt to attach a group is of use again, of ``time.monotonic()``."""
+
     def is_attached(self, *groups: Any) -> bool:
         """Whether there is a link, on which these groups are attached."""
 
@@ -99,6 +126,8 @@ class Given(Struct, frozen=True):
 
     value: bytes | Mapping
     origin: Origin
+    version: int | None = None
+    fresh: float | None = None  # s left; None: for ever
 
 
 class Broken(Struct, frozen=True):
@@ -116,6 +145,8 @@ class Broken(Struct, frozen=True):
         return error
 
 
+_blind = itertools.count(1)
+
 LOOK_AGAIN = object()
 """It is in the arena."""
 
@@ -123,8 +154,19 @@ LOOK_AGAIN = object()
 # ---- The programs
 
 
-def miss(hold: Hold, process: LocalProcess, group: LocalGroup, key: bytes, ctx: Any, here: bool) -> Steps[ByteView]:
-    """Get what was not there. ``here``: no peer is to be asked, since it is a peer that asks."""
+def miss(
+    hold: Hold,
+    process: LocalProcess,
+    group: LocalGroup,
+    key: bytes,
+    ctx: Any,
+    here: bool,
+    maker: Maker | None = None,
+) -> Steps[ByteView]:
+    """Get what was not there. ``here``: no peer is to be asked, since it is a peer that asks.
+
+    ``maker``: who loads it, where that is not the group's getter.
+    """
     peer = None
     if not here and group.picks():
         peer = group.pick(key)
@@ -134,7 +176,7 @@ def miss(hold: Hold, process: LocalProcess, group: LocalGroup, key: bytes, ctx: 
         if link is None:
             yield from attached(process, group)
             link = group.ready_link()
-            if (view := group.lookup(key)) is not None:
+            if (view := group.find(key)) is not None:
                 return view
             if link is None and (kept := process.alone.find(group.name, key, group.changes)) is not None:
                 group.count(Counter.MAIN_HITS)
@@ -144,22 +186,22 @@ def miss(hold: Hold, process: LocalProcess, group: LocalGroup, key: bytes, ctx: 
         while True:
             seats = held()
             place = port.place(group.name, key, here, peer is not None, seats)
-            seat = hold.board(process.flights, place, group.changes, seats)
+            seat = hold.board(process.flights, place, changes_of(group), seats)
             if not seat.leads:
                 port.join(seat)
                 yield seat
             if not seat.leads:
-                found = _outcome(group, key, seat.outcome)
+                found = outcome_of(group, key, seat.outcome)
             else:
-                request, found = None, None
+                request, found, version = None, None, None
                 try:
                     request = port.ask(hold, group.name, seat, key, copy, here)
                     answer = None if request is None else (yield request)
                     if type(answer) is Lease:
-                        seat.lease = answer.lease
+                        seat.lease, version = answer.lease, answer.version
                     elif request is not None:
-                        found = _settle(group, key, seat, request, answer)
-                except _UNSERVED as error:
+                        found = settle(group, key, seat, request, answer)
+                except UNSERVED as error:
                     logger.info("group %r: a value is loaded without the coordinator: %s", group.name, error)
                     port, request, answer = process.alone, None, None
                 if answer is None or seat.lease:
@@ -171,8 +213,45 @@ def miss(hold: Hold, process: LocalProcess, group: LocalGroup, key: bytes, ctx: 
     except BaseException:
         group.count(Counter.LOADS)  # it was a get all the same
         raise
-    loaded: ByteView = yield Apart(load, (group, port, seat, request, key, ctx, peer))
+    loaded: ByteView = yield Apart(load, (group, port, seat, request, key, ctx, peer, maker or group.getter, version))
     return loaded
+
+
+def look(hold: Hold, process: LocalProcess, group: LocalGroup, key: bytes) -> Steps[ByteView]:
+    """Get what was not there, of a group that has no loader. Raises ``NotFound``."""
+    try:
+        link = group.ready_link()
+        if link is None:
+            yield from attached(process, group)
+            link = group.ready_link()
+        if (view := group.find(key)) is not None:
+            return view
+        if link is None:
+            if (kept := process.alone.find(group.name, key, group.changes)) is not None:
+                return ByteView(kept)
+        elif not group.readable:  # else it was seen that there is none
+            try:
+                request = link.ask(hold, group.name, None, key, True, True, "look")
+                answer = yield request
+            except UNSERVED as error:
+                logger.info("group %r: nobody says whether a value is there: %s", group.name, error)
+            else:
+                if isinstance(answer, Value):
+                    return _take(group, _given(request, answer))
+        raise NotFound(f"group {group.name!r} has no value of {key[:100]!r}, and no loader")
+    finally:
+        group.count(Counter.LOADS)
+
+
+def changes_of(group: LocalGroup) -> int:
+    """The change count to begin with. Where it cannot be seen, one that nobody else has."""
+    changes = group.changes
+    return blind() if changes < 0 else changes
+
+
+def blind() -> int:
+    """A change count that nobody else has, below 0."""
+    return -next(_blind)
 
 
 def attached(process: LocalProcess, *groups: Any, patient: bool = False) -> Steps[bool]:
@@ -199,11 +278,14 @@ def load(
     request: Request | None,
     key: bytes,
     ctx: Any,
-    peer: Maker | None = None,
+    peer: Maker | None,
+    maker: Maker,
+    version: int | None,
+    waits: bool = False,
 ) -> Steps[ByteView]:
-    """Load for a lease, and end it."""
+    """Load for a lease, and end it. ``waits``: until all see it."""
     try:
-        product = None
+        product: Product | None = None
         try:
             token = begin_load(seat)
             try:
@@ -213,51 +295,98 @@ def load(
                     except Exception as error:
                         group.blame(error)
                 if product is None:
-                    product = yield Make(group.getter, ctx, key)
+                    product = yield Make(maker, ctx, key)
             finally:
                 end_load(token)
+        except NotFound as error:  # an answer, and every waiter's
+            group.count(Counter.LOCAL_LOADS)
+            text = str(error)
+            absence = Product(text.encode(errors="backslashreplace")[:MAX_ABSENT_TEXT], absent=True)
+            if waits and isinstance(port, Link):
+                yield from _store(hold, port, seat, request, absence)
+            else:
+                port.end(request, seat, absence)
+            seat.settle(Broken(FailureCode.NOT_FOUND, "", text, None))
+            raise
         except Exception as error:  # the key's own failure, and every waiter's
             group.count(Counter.LOCAL_LOAD_ERRS)
+            kept = kept_for(group, key, error)
             port.end(request, seat, error)
+            if kept is not None:
+                seat.settle(Given(bytes(kept), Origin.FLIGHT, kept.version, kept.ttl))
+                return kept
             seat.settle(Broken(FailureCode.LOAD_ERROR, *describe_error(error), error))
             raise
         group.count(Counter.PEER_LOADS if product.picked else Counter.LOCAL_LOADS)
-        port.end(request, seat, product)
-        seat.settle(Given(product.value, Origin.FLIGHT))
+        if waits and isinstance(port, Link):
+            yield from _store(hold, port, seat, request, product)
+        else:
+            port.end(request, seat, product)
+        fresh = fresh_for(group.ages, product)
+        given = Given(product.value, Origin.FLIGHT, version, None if fresh == FOREVER else fresh)
+        seat.settle(given)
         if port.channel is not None and port.channel.waiting:
             yield Flush(port.channel)
-        return ByteView(product.value)
+        return view_of(given)
     except BaseException:  # of the loader or a signal's handler, it says nothing about the key: the next one loads
         port.end(request, seat, None)
         raise
 
 
+def kept_for(group: LocalGroup, key: bytes, error: Exception) -> ByteView | None:
+    """What is returned though its load has failed."""
+    if not group.ages.stale_if_error or (kept := group.find_kept(key)) is None:
+        return None
+    logger.warning(
+        "group %r: a load failed, and the old value is returned (stale_if_error): %s: %s",
+        group.name,
+        *describe_error(error),
+        exc_info=error if logger.isEnabledFor(logging.DEBUG) else None,
+    )
+    return kept
+
+
+def _store(hold: Hold, link: Link, seat: Seat, request: Request | None, product: Product) -> Steps[None]:
+    """Send a value, and wait until all see it."""
+    stored = link.store(hold, seat, product)
+    if request is not None:
+        request.settle()
+    answer = yield stored
+    stored.settle()
+    if not isinstance(answer, Changed):
+        raise ProtocolError(f"answer to STORE: got {answer}, expected CHANGED")
+
+
 def load_for_peer(
-    hold: Hold, flights: Flights, group: LocalGroup, link: Link, message: Load, undo: bytes
+    hold: Hold, flights: Flights, group: LocalGroup, link: Link, message: Load, request: Request
 ) -> Steps[ByteView]:
-    """Do a load that the coordinator has handed to this process. Nobody of this process joins it here."""
-    request = hold.owe(link.channel, undo)
+    """Do a load that the coordinator has handed to this process, and that ``hold`` owes. Nobody joins it here."""
     seat = hold.board(flights, (group.name, message.key, message.lease), group.changes, ())
     seat.lease = message.lease
-    return (yield from load(hold, group, link, seat, request, message.key, unpack_context(message.ctx)))
+    assert group.getter is not None
+    ctx = unpack_context(message.ctx)
+    return (yield from load(hold, group, link, seat, request, message.key, ctx, None, group.getter, None))
 
 
 # ---- Answers
 
 
-def _settle(group: LocalGroup, key: bytes, seat: Seat, request: Request, answer: Any) -> ByteView | None:
+def settle(group: LocalGroup, key: bytes, seat: Seat, request: Request, answer: Any) -> ByteView | None:
     """The answer of a port that is no lease ends the flight. None: it was cached, and is gone again."""
     match answer:
-        case Value(value=value, origin=origin):
-            given = Given(_map(request, value) if isinstance(value, int) else value, origin)
+        case Value(origin=origin):
+            given = _given(request, answer)
             request.settle()
             # The leader's ask had opened the peer's flight; the others joined it.
-            seat.settle(given if origin is not Origin.PEER else Given(given.value, Origin.FLIGHT))
+            shared = (
+                given if origin is not Origin.PEER else Given(given.value, Origin.FLIGHT, given.version, given.fresh)
+            )
+            seat.settle(shared)
             return _take(group, given)
         case Hit():
             request.settle()
             seat.settle(LOOK_AGAIN)
-            return group.lookup(key)
+            return group.find(key)
         case Failed(code=FailureCode.REFUSED):
             request.settle()
             raise answer.exception()
@@ -270,12 +399,12 @@ def _settle(group: LocalGroup, key: bytes, seat: Seat, request: Request, answer:
             raise ProtocolError(f"answer to ASK: got {other}, expected HIT, VALUE, LEASE or FAILED")
 
 
-def _outcome(group: LocalGroup, key: bytes, outcome: Any) -> ByteView | None:
+def outcome_of(group: LocalGroup, key: bytes, outcome: Any) -> ByteView | None:
     """What a flight that another caller led means for one who waited. None: ask for the value itself."""
     if type(outcome) is Given:
         return _take(group, outcome)
     if outcome is LOOK_AGAIN:
-        return group.lookup(key)
+        return group.find(key)
     raise outcome.exception()
 
 
@@ -283,7 +412,17 @@ def _take(group: LocalGroup, given: Given) -> ByteView:
     group.count(Counter.MAIN_HITS if given.origin is Origin.CACHE else Counter.LOADS)
     if given.origin is Origin.FLIGHT:
         group.count(Counter.LOADS_DEDUPED)
-    return ByteView(given.value)
+    return view_of(given)
+
+
+def _given(request: Request, answer: Value) -> Given:
+    value = answer.value
+    contents = _map(request, value) if isinstance(value, int) else value
+    return Given(contents, answer.origin, answer.version, answer.fresh)
+
+
+def view_of(given: Given) -> ByteView:
+    return loaded_view(given.value, given.version, given.fresh)
 
 
 def _map(request: Request, size: int) -> Mapping:
@@ -300,6 +439,6 @@ def serve(hold: Hold, process: LocalProcess, group: LocalGroup, key: bytes, ctx:
         link = group.ready_link()
     if link is not None:
         link.tell_served(group.name)
-    if (view := group.lookup(key)) is not None:
+    if (view := group.find(key)) is not None:
         return view
     return (yield from miss(hold, process, group, key, ctx, True))

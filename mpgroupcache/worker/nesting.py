@@ -7,6 +7,7 @@ is in this process, and is found here.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from contextvars import ContextVar, Token
 
 from mpgroupcache.shm._hold import Seat
@@ -24,6 +25,11 @@ def held() -> tuple[Seat, ...]:
 def begin_load(seat: Seat) -> Token[tuple[Seat, ...]]:
     """The running code is in this seat's load, until ``end_load``."""
     return _seats.set((*seat.held, seat))
+
+
+def begin_loads(seats: Sequence[Seat]) -> Token[tuple[Seat, ...]]:
+    """The running code is in the loads of all of these, of one caller, until ``end_load``."""
+    return _seats.set((*seats[0].held, *seats))
 
 
 def end_load(token: Token[tuple[Seat, ...]]) -> None:

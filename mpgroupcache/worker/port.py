@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
+from mpgroupcache.ages import fresh_for
 from mpgroupcache.errors import LoadCycleError, describe_cycle
 from mpgroupcache.product import Product
 from mpgroupcache.shm._hold import Hold, Seat
@@ -18,6 +19,7 @@ from mpgroupcache.worker.nesting import find_circle
 from mpgroupcache.worker.waits import Request
 
 if TYPE_CHECKING:
+    from mpgroupcache.ages import Ages
     from mpgroupcache.worker.channel import Channel
 
 
@@ -45,6 +47,7 @@ class Sized(Protocol):
     """What is asked of a group here."""
 
     cache_bytes: int
+    ages: Ages
 
 
 class Alone:
@@ -79,13 +82,15 @@ class Alone:
 
     def end(self, request: Request | None, seat: Seat, result: Product | Exception | None) -> None:
         """Nobody else is to be told."""
-        if not isinstance(result, Product):
+        if not isinstance(result, Product) or result.absent or seat.flight.changes < 0:
             return
         name, key, *_ = seat.flight.key
+        if (fresh := fresh_for(self._groups[name].ages, result)) == 0:
+            return
         if (kept := self._kept.get(name)) is None:
             most = min(self._groups[name].cache_bytes // SHARE, MOST)
             kept = self._kept.setdefault(name, Kept(most, config.keep_alone()))
-        kept.keep(key, result.value, seat.flight.changes)
+        kept.keep(key, result.value, seat.flight.changes, fresh)
 
 
 def check_circle(seat: Seat) -> None:

@@ -71,6 +71,7 @@ class Process:
         self._broke_soon = 0  # links in a row
         self._retry_at = 0.0
         self._failures = 0
+        self._missed_since: float | None = None  # there has been no coordinator; None: there is one, or nobody looked
         self._reported: set[type[Exception] | None] = set()  # since there was a link; None: of those that are foreseen
         self._refused: dict[str, float] = {}  # until when to be content without what a group was refused
         self._slow = False  # the last attempt was
@@ -167,6 +168,16 @@ class Process:
         return self.working_link is not None and all(group.ready_link() is not None for group in groups)
 
     @property
+    def alone_for(self) -> float:
+        """For how many seconds no coordinator has answered."""
+        since = self._missed_since
+        return 0.0 if since is None or self.working_link is not None else time.monotonic() - since
+
+    def retry_at(self, group: DeclaredGroup) -> float:
+        """When an attempt to attach a group is of use again, of ``time.monotonic()``."""
+        return self._retry_of((group,))
+
+    @property
     def working_link(self) -> Link | None:
         """The link, where there is one now."""
         link = self._link
@@ -202,6 +213,7 @@ class Process:
             self._reported.clear()
         self._linked_at = time.monotonic()
         self._failures = 0
+        self._missed_since = None
         self.alone.clear()
         # As where the coordinator has a descriptor for one connection, and not for two.
         if self._broke_soon > 2:
@@ -262,6 +274,8 @@ class Process:
             logger.warning("%s; %s %g s%s", reason, until, config.keep_alone(), log)
         if kind is not None:
             logger.debug("no coordinator: %s", what, exc_info=error)
+        if self._missed_since is None:
+            self._missed_since = time.monotonic()
         self._wait(self._failures)
         self._failures += 1
 

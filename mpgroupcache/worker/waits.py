@@ -13,7 +13,7 @@ program at its ``yield``. What it has taken by then is in its hold, and ends wit
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct
@@ -51,6 +51,24 @@ class Make(Struct, frozen=True):
     maker: Maker
     ctx: Any
     key: bytes
+
+
+class BatchMaker(Maker, Protocol):
+    """Brings many values in one call: of each key a product, or why there is none."""
+
+    def load_many(self, ctx: Any, keys: Sequence[bytes]) -> list[Product | Exception]:
+        """In this thread."""
+
+    async def load_many_async(self, ctx: Any, keys: Sequence[bytes]) -> list[Product | Exception]:
+        """On this loop."""
+
+
+class MakeMany(Struct, frozen=True):
+    """As `Make`, for many keys."""
+
+    maker: BatchMaker
+    ctx: Any
+    keys: tuple[bytes, ...]
 
 
 class Blocking(Struct, frozen=True):
@@ -110,7 +128,7 @@ class Apart(Struct, frozen=True):
     arguments: tuple[Any, ...]
 
 
-Wait: TypeAlias = Request | Seat | Make | Blocking | Until | Flush | Apart
+Wait: TypeAlias = Request | Seat | Make | MakeMany | Blocking | Until | Flush | Apart
 
 Steps: TypeAlias = Generator[Wait, Any, T]
 """A program under way. A program is a function of its `Hold`, and what it is about."""
@@ -119,10 +137,12 @@ __all__ = [
     "CONNECTING",
     "Apart",
     "Attempt",
+    "BatchMaker",
     "Blocking",
     "Flush",
     "Hold",
     "Make",
+    "MakeMany",
     "Maker",
     "Request",
     "Seat",

@@ -82,10 +82,10 @@ def test_what_is_sent_while_the_cork_is_in_goes_out_at_once_for_each_connection(
     a, b, idle = make(), make(), make()
     with cork:
         for number in range(1, 4):
-            a.connection.send(Lease(number), number)
+            a.connection.send(Lease(number, 1), number)
         b.connection.send(Pong(), 9)
         assert a.received() == b.received() == []
-    assert a.received() == [([Lease(1), Lease(2), Lease(3)], 0)]
+    assert a.received() == [([Lease(1, 1), Lease(2, 1), Lease(3, 1)], 0)]
     assert b.received() == [([Pong()], 0)]
     assert idle.received() == []
     with cork:
@@ -96,28 +96,28 @@ def test_what_is_sent_while_the_cork_is_in_goes_out_at_once_for_each_connection(
 def test_what_is_sent_while_no_read_is_handled_goes_out_by_itself(make: Make) -> None:
     a = make()
     a.connection.send(Ping())
-    a.connection.send(Lease(1))
-    assert a.received() == [([Ping()], 0), ([Lease(1)], 0)]
+    a.connection.send(Lease(1, 1))
+    assert a.received() == [([Ping()], 0), ([Lease(1, 1)], 0)]
 
 
 def test_descriptors_keep_their_places(cork: Cork, make: Make) -> None:
     a = make()
     fd = memfd.make(bytes(SIZE))
-    large = Value(SIZE, Origin.FLIGHT)
+    large = Value(SIZE, Origin.FLIGHT, None, None)
     with cork:
-        a.connection.send(Lease(1))
-        a.connection.send(Lease(2))
+        a.connection.send(Lease(1, 1))
+        a.connection.send(Lease(2, 1))
         a.connection.send(large, 3, fd)
-        a.connection.send(Lease(4))
+        a.connection.send(Lease(4, 1))
         a.connection.send(large, 5, fd)
     os.close(fd)
-    assert a.received() == [([Lease(1), Lease(2)], 0), ([large], 1), ([Lease(4)], 0), ([large], 1)]
+    assert a.received() == [([Lease(1, 1), Lease(2, 1)], 0), ([large], 1), ([Lease(4, 1)], 0), ([large], 1)]
 
 
 def test_no_more_is_kept_than_is_worth_it(cork: Cork, make: Make) -> None:
     a = make()
-    small = Value(bytes(CORKED_BYTES // 4), Origin.CACHE)
-    large = Value(bytes(CORKED_BYTES), Origin.CACHE)
+    small = Value(bytes(CORKED_BYTES // 4), Origin.CACHE, None, None)
+    large = Value(bytes(CORKED_BYTES), Origin.CACHE, None, None)
     with cork:
         for message in (small, small, small, small, small, large, small):
             a.connection.send(message)
@@ -127,10 +127,10 @@ def test_no_more_is_kept_than_is_worth_it(cork: Cork, make: Make) -> None:
 def test_the_end_comes_after_what_was_sent(cork: Cork, make: Make) -> None:
     a, b = make(), make()
     with cork:
-        a.connection.send(Lease(1))
+        a.connection.send(Lease(1, 1))
         a.connection.end()
-    assert a.received() == [([Lease(1)], 0), ([], 0)]
-    value = Value(bytes(INLINE_BYTES), Origin.CACHE)
+    assert a.received() == [([Lease(1, 1)], 0), ([], 0)]
+    value = Value(bytes(INLINE_BYTES), Origin.CACHE, None, None)
     sent = 0
     while b.connection.flushed:
         b.connection.send(value)
@@ -146,21 +146,21 @@ def test_the_end_comes_after_what_was_sent(cork: Cork, make: Make) -> None:
 def test_a_connection_that_is_closed_meanwhile_sends_nothing(cork: Cork, make: Make) -> None:
     a, b = make(), make()
     with cork:
-        a.connection.send(Lease(1))
+        a.connection.send(Lease(1, 1))
         a.connection.close()
-        a.connection.send(Lease(2))
-        b.connection.send(Lease(3))
-    assert b.received() == [([Lease(3)], 0)]
+        a.connection.send(Lease(2, 1))
+        b.connection.send(Lease(3, 1))
+    assert b.received() == [([Lease(3, 1)], 0)]
     assert a.sock.recv(1 << 16) == b""
 
 
 def test_what_does_not_fit_goes_out_in_order_when_the_worker_reads(cork: Cork, make: Make) -> None:
     a = make()
-    value = Value(bytes(CORKED_BYTES // 2), Origin.CACHE)
+    value = Value(bytes(CORKED_BYTES // 2), Origin.CACHE, None, None)
     sent: list[Message] = []
     while a.connection.flushed:
         with cork:
-            for message in (Lease(len(sent) + 1), value):
+            for message in (Lease(len(sent) + 1, 1), value):
                 a.connection.send(message)
                 sent.append(message)
     with cork:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from workers import Daemon, HandWorker, Worker, segments_of, value_of, wait_until
+from workers import Daemon, HandWorker, Worker, segments_of, unversioned, value_of, wait_until
 
 from mpgroupcache.coordinator.instance import SPARE_DESCRIPTORS
 from mpgroupcache.coordinator.main import ExitCode
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.messages import Ask, Origin, Ping, Pong, Store, Value
-from mpgroupcache.shm._writer import sign_of_life
+from mpgroupcache.shm._control import sign_of_life
 from mpgroupcache.shm.segment import control_name, instance_name, segment_path
 from mpgroupcache.worker import process
 from mpgroupcache.worker.channel import LIVENESS_TIMEOUT
@@ -260,13 +260,13 @@ def test_a_large_value_survives_the_worker_that_stored_it(start_coordinator: Sta
     with contextlib.closing(HandWorker(daemon.socket)) as a, contextlib.closing(HandWorker(daemon.socket)) as b:
         group = a.declare(4 * size + (1 << 20))
         lease = a.lease(group, b"k")
-        b.send(Ask(group, b"k", (), True, False))
+        b.send(Ask(group, b"k", (), True, False, "get"))
         assert b.ask(Ping()) == Pong()  # its ASK has been read
         fd = memfd.make(bytes(size))
-        a.send(Store(lease, size, False, None), fd)
+        a.send(Store(lease, size, False, None, None, None, False), fd)
         os.close(fd)
         a.close()
-        assert b.receive() == Value(size, Origin.FLIGHT)
+        assert unversioned(b.receive()) == Value(size, Origin.FLIGHT, None, None)
 
 
 def test_a_lease_of_a_former_instance_is_nobodys(start_coordinator: Start) -> None:
@@ -282,10 +282,10 @@ def test_a_lease_of_a_former_instance_is_nobodys(start_coordinator: Start) -> No
     ):
         group = holder.declare()
         lease = holder.lease(group, b"inner")
-        worker.send(Ask(group, b"inner", (old,), True, False))  # waits, and closes no circle
+        worker.send(Ask(group, b"inner", (old,), True, False, "get"))  # waits, and closes no circle
         assert worker.ask(Ping()) == Pong()
-        holder.send(Store(lease, b"value", False, None))
-        assert worker.receive() == Value(b"value", Origin.FLIGHT)
+        holder.send(Store(lease, b"value", False, None, None, None, False))
+        assert unversioned(worker.receive()) == Value(b"value", Origin.FLIGHT, None, None)
 
 
 def test_a_waiter_that_cannot_be_sent_a_descriptor_costs_the_others_nothing(start_coordinator: Start) -> None:
@@ -301,22 +301,22 @@ def test_a_waiter_that_cannot_be_sent_a_descriptor_costs_the_others_nothing(star
         lease = holder.lease(group, b"k")
         filler = holder.lease(group, b"filler")
         for _ in range(64):
-            a.send(Ask(group, b"filler", (), True, False))
+            a.send(Ask(group, b"filler", (), True, False, "get"))
         for _ in range(2):
-            a.send(Ask(group, b"k", (), True, False))
+            a.send(Ask(group, b"k", (), True, False, "get"))
         assert a.ask(Ping()) == Pong()
-        b.send(Ask(group, b"k", (), True, False))
+        b.send(Ask(group, b"k", (), True, False, "get"))
         assert b.ask(Ping()) == Pong()
-        holder.send(Store(filler, bytes(60_000), False, None))  # more than a socket holds
+        holder.send(Store(filler, bytes(60_000), False, None, None, None, False))  # more than a socket holds
         assert holder.ask(Ping()) == Pong()
         used = {int(name) for name in os.listdir(f"/proc/{daemon.process.pid}/fd")}
         limit = [number for number in range(len(used) + 2) if number not in used][1] + 1  # two: the value's, and a copy
         _, hard = resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (limit, hard))
         fd = memfd.make(bytes(size))
-        holder.send(Store(lease, size, False, None), fd)
+        holder.send(Store(lease, size, False, None, None, None, False), fd)
         os.close(fd)
-        assert b.receive() == Value(size, Origin.FLIGHT)
+        assert unversioned(b.receive()) == Value(size, Origin.FLIGHT, None, None)
         assert holder.ask(Ping()) == Pong()
 
 
@@ -337,12 +337,12 @@ def test_connections_are_limited(socket_path: str) -> None:
         size = 100_000
         group = holder.declare()
         lease = holder.lease(group, b"k")
-        waiter.send(Ask(group, b"k", (), True, False))
+        waiter.send(Ask(group, b"k", (), True, False, "get"))
         assert waiter.ask(Ping()) == Pong()
         fd = memfd.make(bytes(size))
-        holder.send(Store(lease, size, False, None), fd)
+        holder.send(Store(lease, size, False, None, None, None, False), fd)
         os.close(fd)
-        assert waiter.receive() == Value(size, Origin.FLIGHT)
+        assert unversioned(waiter.receive()) == Value(size, Origin.FLIGHT, None, None)
 
 
 def test_a_link_that_is_left_leaves_nothing(start_coordinator: Start, spawn_on: SpawnOn) -> None:

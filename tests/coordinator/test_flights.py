@@ -50,6 +50,9 @@ class Scene:
             case "change":
                 self.table.change(K)
                 return []
+            case "replace":
+                self.table.refresh(K, waiter)
+                return []
             case "value":
                 return self.table.value(self.lease_of(waiter).id, "value")
             case "error":
@@ -74,6 +77,7 @@ class Row:
     revoked: list[str] = field(default_factory=lambda: ["revoked"])
     tells: type[Deliver | Fail] | None = None  # whoever waits
     overtaken: bool = False
+    replaced: bool = False
 
 
 PASSED_ON = Row(holder="first", waiters=["second", "guest"])
@@ -83,6 +87,7 @@ ROWS = {
     ("ask", "nobody"): Row(waiters=["first", "second", "guest", "newcomer"]),
     ("visit", "nobody"): Row(waiters=["first", "second", "guest", "visitor"]),
     ("change", "nobody"): Row(overtaken=True),
+    ("replace", "nobody"): Row(replaced=True),
     ("cancel", "waiter"): Row(waiters=["second", "guest"]),
     ("lose", "waiter"): Row(waiters=["second", "guest"]),
     ("cancel", "guest"): Row(waiters=["first", "second"]),
@@ -130,7 +135,9 @@ def test_rows_of_a_leased_flight(event: Event, role: Role) -> None:
     assert (scene.table.lease(scene.holder_lease.id) is not None) == ("holder" in [row.holder, *row.revoked])
     assert (scene.table.lease(scene.revoked_lease.id) is not None) == ("revoked" in row.revoked)
     assert flight.overtaken == row.overtaken
-    assert scene.table.flight(K) is (None if row.holder is None or row.overtaken else flight)
+    assert flight.replaced == row.replaced
+    is_found = row.holder is not None and not row.overtaken and not row.replaced
+    assert (scene.table.flight(K) is flight) == is_found
 
 
 def test_rows_of_a_flight_without_a_lease(flights: FlightTable) -> None:

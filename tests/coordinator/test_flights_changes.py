@@ -117,11 +117,47 @@ def test_a_loader_that_refreshes_its_own_key_would_never_end(flights: FlightTabl
     assert flights.live_leases() == [lease, picked]
 
 
-def test_a_refresh_overtakes_a_load_and_a_fetch(flights: FlightTable) -> None:
+def test_a_refresh_replaces_a_load_and_a_fetch(flights: FlightTable) -> None:
     far, here = fetch(flights, K), seek(flights, K)
     lease = granted(flights.refresh(K, Waiter("worker")))
-    assert (far.overtaken, here.overtaken, lease.flight.overtaken) == (True, True, False)
-    assert flights.flight(K) is lease.flight
+    assert (flights.flight(K), flights.fetch(K)) == (lease.flight, None)
+    assert (far.overtaken, here.overtaken, lease.flight.overtaken) == (False, False, False)
+    assert flights.check() == []
+    flights.value(lease.id, "value")
+    assert (far.overtaken, here.overtaken) == (True, True)
+    assert flights.check() == []
+
+
+def test_a_change_overtakes_what_a_refresh_has_replaced(flights: FlightTable) -> None:
+    first = load(flights, K)
+    second = granted(flights.refresh(K, Waiter("worker")))
+    third = granted(flights.refresh(K, Waiter("worker")))
+    assert flights.value(third.id, "third") == [Deliver(K, (), "third")]
+    assert (first.flight.overtaken, second.flight.overtaken) == (True, True)
+    fourth = granted(flights.refresh(K, Waiter("worker")))
+    fifth = granted(flights.refresh(K, Waiter("worker")))
+    flights.change(K)
+    assert (fourth.flight.overtaken, fifth.flight.overtaken) == (True, True)
+    assert flights.value(fourth.id, "fourth") == [Deliver(K, (), "fourth", overtaken=True)]
+
+
+def test_what_was_replaced_is_good_until_a_later_one_is_there(flights: FlightTable) -> None:
+    """A refresh that has returned is seen, though another one has begun meanwhile, and however that ends."""
+    leases = [granted(flights.refresh(K, Waiter(name))) for name in "abcd"]
+    assert flights.value(leases[1].id, "b") == [Deliver(K, (), "b")]
+    assert [lease.flight.overtaken for lease in leases] == [True, False, False, False]
+    assert flights.give_back(leases[3].id) == []
+    assert flights.value(leases[2].id, "c") == [Deliver(K, (), "c")]
+    assert flights.value(leases[0].id, "a") == [Deliver(K, (), "a", overtaken=True)]
+    assert_nothing_left(flights)
+
+
+def test_clear_overtakes_what_was_replaced(flights: FlightTable) -> None:
+    lease = load(flights, K)
+    flights.refresh(K, Waiter("worker"))
+    flights.clear(K[0])
+    assert lease.flight.overtaken
+    assert flights.check() == []
 
 
 def test_a_refresh_of_what_nobody_loads_is_an_ask(flights: FlightTable) -> None:

@@ -61,7 +61,7 @@ DAMAGE: dict[str, tuple[Callable[[Scene], object], list[str]]] = {
     ),
     "out of reach, and not overtaken": (
         lambda scene: setattr(scene.overtaken, "overtaken", False),
-        [f"{CHANGED} is out of reach, and not overtaken"],
+        ["flights out of reach: got 0 that are replaced, expected those not overtaken"],
     ),
     "an overtaken one's waiter of another flight": (
         lambda scene: setattr(next(iter(scene.overtaken.waiters)), "flight", scene.seeking),

@@ -36,6 +36,7 @@ class ModelFlight:
     live: Waiter | None = None  # None, of one that loads here: a loader is sought
     revoked: list[Waiter] = field(default_factory=list)
     queue: list[Waiter] = field(default_factory=list)
+    replaced: int = 0  # by how manieth refresh; 0: by none
     overtaken: bool = False
     flight: Flight | None = None  # the table's, once it was told
 
@@ -55,7 +56,7 @@ class Model(RuleBasedStateMachine):
         self.leases: list[tuple[int, Waiter]] = []  # of all times
         self.outcomes: dict[Waiter, list[str]] = {}
         self.held: dict[Waiter, tuple[int, ...]] = {}  # what was known of a waiter's leases when it asked
-        self.changes = 0
+        self.changes = self.refreshes = 0
         self.changed: dict[str, int] = {}  # by key: which change was its last one
         self.began: dict[int | Flight, int] = {}  # by lease or fetch: how many changes there had been
 
@@ -63,9 +64,12 @@ class Model(RuleBasedStateMachine):
 
     def found(self, key: str, fetches: bool = False) -> ModelFlight | None:
         """The one that an ask would join."""
-        within = [f for f in self.flights if (f.key, f.fetches, f.overtaken) == (key, fetches, False)]
+        within = [f for f in self.flights if (f.key, f.fetches) == (key, fetches) and self.in_reach(f)]
         assert len(within) <= 1
         return within[0] if within else None
+
+    def in_reach(self, flight: ModelFlight) -> bool:
+        return not flight.overtaken and not flight.replaced
 
     def lease_of(self, waiter: Waiter | None) -> int:
         return next((lease_id for lease_id, holder in self.leases if holder is waiter), 0)  # 0: not granted yet
@@ -129,6 +133,11 @@ class Model(RuleBasedStateMachine):
 
     def ends(self, kind: str, flight: ModelFlight, outcome: object) -> list[tuple[Any, ...]]:
         self.flights.remove(flight)
+        if kind == "Deliver" and not flight.overtaken:  # what it has replaced would bring something older
+            for other in self.flights:
+                if other.key == flight.key and other.replaced:
+                    earlier = not flight.replaced or other.replaced < flight.replaced
+                    other.overtaken = other.overtaken or earlier
         return [(kind, flight.key, tuple(flight.queue), outcome, flight.overtaken)]
 
     def pass_on(self, flight: ModelFlight) -> list[tuple[Any, ...]]:
@@ -275,7 +284,10 @@ class Model(RuleBasedStateMachine):
             self.perform(actions, [("cycle", waiter)])
             self.closes(key, named, actions)
         else:
-            self.overtake(key)
+            self.refreshes += 1
+            for other in (self.found(key), self.found(key, fetches=True)):
+                if other is not None:
+                    other.replaced = self.refreshes
             expected = self.enter(key, waiter)
             self.perform(self.table.refresh(key, waiter), expected)
 
@@ -365,7 +377,7 @@ class Model(RuleBasedStateMachine):
             assert list(flight.revoked) == model.revoked
             assert flight.overtaken == model.overtaken
             found = self.table.fetch(model.key) if model.fetches else self.table.flight(model.key)
-            assert (found is flight) == (not model.overtaken)
+            assert (found is flight) == self.in_reach(model)
 
     @invariant()
     def nobody_waits_for_themselves(self) -> None:

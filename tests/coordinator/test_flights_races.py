@@ -50,6 +50,7 @@ class Race:
         waiting = self.waiting()
         actions = self.steps[event](*arguments)
         told = [f"{self.name(flight)} is overtaken" for flight in reached if flight.overtaken]
+        told += [f"{self.name(flight)} is replaced" for flight in reached if flight.replaced]
         told += map(self.tell, actions or [])
         if not told and self.waiting() > waiting:
             told = ["waits"]

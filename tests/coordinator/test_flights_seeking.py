@@ -29,6 +29,10 @@ class Scene:
         self.table.change(K)
         return []
 
+    def replace(self) -> list[Action]:
+        self.table.refresh(K, Waiter("another"))
+        return []
+
 
 class Row(NamedTuple):
     """What is told, and how the flight is then, by the names of its waiters."""
@@ -39,12 +43,14 @@ class Row(NamedTuple):
     waiters: tuple[str, ...] = ("guest",)
     revoked: tuple[str, ...] = ("revoked",)
     overtaken: bool = False
+    replaced: bool = False
 
 
 ROWS: dict[tuple[Event, Role], Row] = {
     ("ask", "nobody"): Row(lambda scene: scene.table.ask(K, scene.newcomer), holder="newcomer"),
     ("visit", "nobody"): Row(lambda scene: scene.table.ask(K, scene.visitor), waiters=("guest", "visitor")),
     ("change", "nobody"): Row(Scene.change, overtaken=True),
+    ("replace", "nobody"): Row(Scene.replace, replaced=True),
     ("cancel", "guest"): Row(lambda scene: scene.table.cancel(scene.guest), waiters=()),
     ("lose", "guest"): Row(lambda scene: scene.table.lose("g"), waiters=()),
     ("enlist", "nobody"): Row(lambda scene: scene.table.enlist(scene.flight, scene.newcomer), holder="newcomer"),
@@ -82,7 +88,8 @@ def test_rows(row: Row) -> None:
     assert list(flight.revoked) == [getattr(scene, name) for name in row.revoked]
     assert (table.lease(scene.lease) is not None) == ("revoked" in row.revoked)
     assert flight.overtaken == row.overtaken
-    assert table.flight(K) is (None if row.overtaken else flight)
+    assert flight.replaced == row.replaced
+    assert (table.flight(K) is flight) == (not row.overtaken and not row.replaced)
 
 
 def test_a_loader_that_is_lost_with_a_lease_that_was_taken_from_it() -> None:

@@ -15,9 +15,10 @@ from children import Child
 from impatient import Impatient
 from small_memory import NoPrivateMount, mount_small
 from tools import missing
-from workers import Daemon, HandWorker, hello, leave, segments_of, value_of, wait_until
+from workers import Daemon, HandWorker, hello, leave, segments_of, unversioned, value_of, wait_until
 
 import mpgroupcache
+from mpgroupcache.ages import Ages
 from mpgroupcache.coordinator.main import ExitCode
 from mpgroupcache.ipc.messages import (
     NO_LAYOUT,
@@ -97,7 +98,7 @@ class Host:
         with contextlib.closing(HandWorker.__new__(HandWorker)) as worker:
             worker.open(self.path)
             welcome = worker.ask(hello("call"))
-            declared = worker.ask(Declare("declared", 1 << 20, None, False, "", ""))
+            declared = worker.ask(Declare("declared", 1 << 20, None, False, "", "", True, Ages()))
             assert isinstance(welcome, Welcome)
             assert isinstance(declared, Declared)
             return welcome.layout, declared.segment
@@ -105,12 +106,12 @@ class Host:
     def share_a_load(self) -> None:
         with contextlib.closing(HandWorker(self.path)) as holder, contextlib.closing(HandWorker(self.path)) as waiter:
             group = holder.declare()
-            answer = holder.ask(Ask(group, b"shared", (), True, False))
+            answer = holder.ask(Ask(group, b"shared", (), True, False, "get"))
             assert isinstance(answer, Lease)
-            waiter.send(Ask(group, b"shared", (), True, False))
+            waiter.send(Ask(group, b"shared", (), True, False, "get"))
             assert waiter.ask(Ping()) == Pong()
-            holder.send(Store(answer.lease, b"value", False, None))
-            assert waiter.receive() == Value(b"value", Origin.FLIGHT)
+            holder.send(Store(answer.lease, b"value", False, None, None, None, False))
+            assert unversioned(waiter.receive()) == Value(b"value", Origin.FLIGHT, None, None)
 
     def _load(self, ctx: object, key: str, dest: mpgroupcache.Sink) -> None:
         self.loads.append(key)

@@ -5,14 +5,20 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
+import msgspec
 import pytest
-from workers import Daemon, HandWorker, Worker, hello, value_of
+from workers import PATIENCE, Daemon, HandWorker, Worker, hello, value_of
 
 import mpgroupcache
+from mpgroupcache.ages import Ages
 from mpgroupcache.ipc import frame, messages
 from mpgroupcache.ipc.messages import (
     HIGHEST_VERSION,
@@ -28,6 +34,7 @@ from mpgroupcache.shm._reader import LAYOUT_VERSION
 from mpgroupcache.shm.segment import instance_name
 from mpgroupcache.worker import link as link_module
 from mpgroupcache.worker import process
+from mpgroupcache.worker.channel import LIVENESS_TIMEOUT
 from mpgroupcache.worker.link import Link
 
 Start = Callable[..., Daemon]
@@ -49,7 +56,7 @@ def mute(daemon: Daemon) -> Iterator[HandWorker]:
 def goes_on(worker: HandWorker) -> None:
     """It is served like any other."""
     lease = worker.lease(worker.declare(), b"k")
-    worker.send(messages.Store(lease, b"v", False, None))
+    worker.send(messages.Store(lease, b"v", False, None, None, None, False))
     assert worker.ask(messages.Ping()) == messages.Pong()
 
 
@@ -97,13 +104,65 @@ def test_no_version_in_common(daemon: Daemon, mute: HandWorker, role: messages.R
 
 
 def test_who_is_turned_away_is_heard_no_more(daemon: Daemon, mute: HandWorker) -> None:
-    mute.send_together(hello("call", MAX_VERSION, MAX_VERSION), messages.Declare("other", 1 << 20, None, False, "", ""))
+    mute.send_together(
+        hello("call", MAX_VERSION, MAX_VERSION), messages.Declare("other", 1 << 20, None, False, "", "", True, Ages())
+    )
     assert isinstance(mute.receive(), Failed)
     with pytest.raises((EOFError, ConnectionResetError)):  # the reset: it was closed with something unread
         mute.receive()
     daemon.wait_says("got Declare on a refused connection, expected none")
     with contextlib.closing(HandWorker(daemon.socket)) as other:
         assert other.declare() == 0  # the first group
+
+
+def clock(hello: Hello, off: float) -> Hello:
+    """The same, of a worker whose clock is so many seconds off."""
+    return msgspec.structs.replace(hello, clock=hello.clock + int(off * 1e9))
+
+
+@pytest.mark.parametrize("off", [3600, -60])
+@pytest.mark.parametrize("role", ["call", "service"])
+def test_another_clock(daemon: Daemon, mute: HandWorker, role: messages.Role, off: int) -> None:
+    """By it values would be stale that are fresh, or live that are dead."""
+    refusal = mute.ask(clock(hello(role), off))
+    assert isinstance(refusal, Failed)
+    assert refusal.code is FailureCode.REFUSED
+    found = re.fullmatch(
+        r"clock: got a worker whose CLOCK_BOOTTIME is ([+-]\d+) s off, expected the coordinator's, by which values "
+        r"age; run both in one time namespace",
+        refusal.message,
+    )
+    assert found is not None
+    assert -PATIENCE <= int(found[1]) - off <= 1  # what it took to be read counts
+    with pytest.raises(EOFError):
+        mute.receive()
+    daemon.wait_says(refusal.message)
+    with contextlib.closing(HandWorker(daemon.socket)) as other:
+        goes_on(other)
+
+
+def test_a_hello_that_is_read_late_is_no_other_clock(mute: HandWorker) -> None:
+    """By more than a worker waits for its answer."""
+    late = mute.ask(clock(hello("call"), -2 * LIVENESS_TIMEOUT))
+    assert isinstance(late, Welcome)
+    goes_on(mute)
+
+
+def test_a_worker_in_another_time_namespace_loads_alone(daemon: Daemon) -> None:
+    """A real one, whose clock is an hour off: it is turned away by name, and serves its callers all the same."""
+    elsewhere = ["unshare", "--time", "--boottime", "3600"]
+    if shutil.which("unshare") is None or subprocess.run([*elsewhere, "true"], check=False).returncode != 0:
+        pytest.skip("no time namespace can be made here")
+    program = (
+        "import mpgroupcache, sys; mpgroupcache.configure(socket=sys.argv[1]);"
+        "group = mpgroupcache.new_group('group', '1MiB', lambda ctx, key, dest: dest.set_string(key));"
+        "print(mpgroupcache.connect(), group.get('k'))"
+    )
+    done = subprocess.run(
+        [*elsewhere, sys.executable, "-c", program, daemon.socket], check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "False k\n"
+    daemon.wait_says("clock: got a worker whose CLOCK_BOOTTIME is +3")
 
 
 def test_abilities_that_nobody_knows_are_ignored(mute: HandWorker) -> None:

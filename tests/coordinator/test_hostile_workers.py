@@ -79,7 +79,7 @@ def test_values_that_could_change_or_lie_are_refused(
     lease = hands.lease(hands.declare(), b"bad")
     waiting = others.begin_waiting("bad")
     fd = make()
-    hands.send(messages.Store(lease, SIZE, False, None), fd)
+    hands.send(messages.Store(lease, SIZE, False, None, None, None, False), fd)
     if fd >= 0:
         os.close(fd)
     refused(hands)
@@ -94,11 +94,15 @@ def test_a_lease_is_its_holders(
     loading = others.begin_loading("hold:a")
     with contextlib.closing(HandWorker(daemon.socket)) as holder:
         lease = holder.lease(holder.declare(), b"theirs")
-        fields = {messages.Store: (b"wrong", False, None), messages.Return: (), messages.Fail: ("X", "x")}[ending]
+        fields = {
+            messages.Store: (b"wrong", False, None, None, None, False),
+            messages.Return: (),
+            messages.Fail: ("X", "x"),
+        }[ending]
         hands.send(ending(lease, *fields))
         refused(hands)
         daemon.wait_says("expected one of its holder")
-        holder.send(messages.Store(lease, value_of("theirs"), False, None))
+        holder.send(messages.Store(lease, value_of("theirs"), False, None, None, None, False))
         assert others.get("theirs") == value_of("theirs")
     others.release("a")
     assert loading.result(30) == value_of("hold:a")
@@ -108,10 +112,10 @@ def test_a_lease_is_its_holders(
 def test_messages_that_are_not_a_workers(daemon: Daemon, hands: HandWorker, others: Worker) -> None:
     hands.send(messages.Declared(0, None, 0, 0))
     refused(hands)
-    daemon.wait_says("got Declared on a call connection, expected one of Ask, Cancel, Declare, ")
+    daemon.wait_says("got Declared on a call connection, expected one of Ask, AskMany, Cancel, Change, Declare, ")
     with contextlib.closing(HandWorker.__new__(HandWorker)) as mute:  # one that never said HELLO
         HandWorker.open(mute, daemon.socket)
-        mute.send(messages.Ask(0, b"k", (), True, False))
+        mute.send(messages.Ask(0, b"k", (), True, False, "get"))
         refused(mute)
     daemon.wait_says("got Ask on a new connection, expected one of Hello, Ping, Pong")
 
@@ -132,7 +136,7 @@ def test_descriptors_that_nobody_asked_for_are_limited(daemon: Daemon, hands: Ha
 def test_workers_that_claim_nothing_cost_a_region_each_at_most(daemon: Daemon, others: Worker) -> None:
     """And those that have gone cost none: the next find what was made for them."""
     control = next(name for name in segments_of(daemon.socket) if name.endswith("-control"))
-    crowd, step, region = 40, 16, 11 * mmap.PAGESIZE
+    crowd, step, region = 40, 16, 15 * mmap.PAGESIZE
 
     def memory() -> int:
         return os.stat(f"/dev/shm/{control}").st_blocks * 512
@@ -153,12 +157,20 @@ def test_a_worker_that_does_not_read_is_let_go_of(daemon: Daemon, hands: HandWor
     group = hands.declare()
     key = b"filler"
     lease = hands.lease(group, key)
-    hands.send(messages.Store(lease, bytes(messages.INLINE_BYTES), False, None))
+    hands.send(messages.Store(lease, bytes(messages.INLINE_BYTES), False, None, None, None, False))
     with contextlib.suppress(ConnectionError):
         for _ in range(2 * MAX_BACKLOG // messages.INLINE_BYTES):
-            hands.send(messages.Ask(group, key, (), True, False))
+            hands.send(messages.Ask(group, key, (), True, False, "get"))
     received = 0
     with contextlib.suppress(EOFError, ConnectionError):
         while hands.receive():
             received += messages.INLINE_BYTES
     assert received < 2 * MAX_BACKLOG
+
+
+@pytest.mark.parametrize(("ttl", "stale"), [(1e300, None), (1.0, float("inf")), (1e308, 1e308)])
+def test_lives_of_any_length(hands: HandWorker, others: Worker, ttl: float, stale: float | None) -> None:
+    lease = hands.lease(hands.declare(), b"k1")
+    waiting = others.begin_waiting("k1")
+    hands.send(messages.Store(lease, b"value", False, None, ttl, stale, False))
+    assert waiting.result(30) == others.get("k1") == b"value"

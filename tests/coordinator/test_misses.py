@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
+from mpgroupcache.ages import Ages
 from mpgroupcache.coordinator.connection import Connection
+from mpgroupcache.coordinator.hostgroups import HostGroup, Life
 from mpgroupcache.coordinator.liveness import Liveness
 from mpgroupcache.coordinator.misses import Misses
 from mpgroupcache.coordinator.roster import Roster
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.messages import Ask, Lease, Message, Origin, Store, Value
-from mpgroupcache.shm._writer import Control
+from mpgroupcache.shm._control import Control
 
 SIZE = 100_000
 
@@ -47,12 +51,21 @@ class Group:
     picks = False
     arena = None
     load_timeout = 1.0
+    life = HostGroup.life
+    ages = Ages()
 
     def __init__(self) -> None:
         self.go = asyncio.Event()
+        self.versions = itertools.count(1)
 
-    async def put_from(self, key: bytes, fd: int, size: int, hot: bool) -> None:
+    def new_version(self) -> int:
+        return next(self.versions)
+
+    async def put_from(
+        self, key: bytes, fd: int, size: int, life: Life, may_publish: Callable[[], bool], *, version: int, hot: bool
+    ) -> bool:
         await self.go.wait()
+        return may_publish()
 
 
 def drive(group: Group) -> tuple[Misses, Worker, Worker, int]:
@@ -62,10 +75,10 @@ def drive(group: Group) -> tuple[Misses, Worker, Worker, int]:
     peering: Any = SimpleNamespace(ring=None)
     misses = Misses(groups, cast(Control, None), peering, workers, Liveness(workers, 60.0))
     a, b = Worker(misses, b"a"), Worker(misses, b"b")
-    a.say(1, Ask(0, b"k", (), True, False))
+    a.say(1, Ask(0, b"k", (), True, False, "get"))
     ((_, lease),) = a.sent
     assert isinstance(lease, Lease)
-    b.say(2, Ask(0, b"k", (), True, False))
+    b.say(2, Ask(0, b"k", (), True, False, "get"))
     assert b.sent == []
     return misses, a, b, lease.lease
 
@@ -75,7 +88,7 @@ def test_a_lease_that_is_over_its_time_goes_to_the_next_waiter() -> None:
     misses.watch_leases(time.monotonic())
     assert b.sent == []
     misses.watch_leases(time.monotonic() + 10.0)
-    assert b.sent == [(2, Lease(lease + 1))]
+    assert b.sent == [(2, Lease(lease + 1, 2))]
 
 
 def test_a_lease_whose_value_is_being_copied_is_not_taken_away() -> None:
@@ -85,13 +98,13 @@ def test_a_lease_whose_value_is_being_copied_is_not_taken_away() -> None:
         group = Group()
         misses, a, b, lease = drive(group)
         fd = memfd.make(bytes(SIZE))
-        a.say(0, Store(lease, SIZE, False, None), fd)
+        a.say(0, Store(lease, SIZE, False, None, None, None, False), fd)
         os.close(fd)
         misses.watch_leases(time.monotonic() + 10.0)
         assert b.sent == []
         group.go.set()
         while misses.under_way:
             await asyncio.sleep(0)
-        assert b.sent == [(2, Value(SIZE, Origin.FLIGHT))]
+        assert b.sent == [(2, Value(SIZE, Origin.FLIGHT, 1, None))]
 
     asyncio.run(run())

@@ -122,7 +122,7 @@ def test_allocating_byte_slice_target() -> None:
     sink.set_bytes(given)
     captured.set_bytes(given)
     given[:4] = b"XXXX"
-    assert sink.value == captured.take() == b"some bytes"
+    assert sink.value == captured.take().value == b"some bytes"
 
 
 @pytest.mark.parametrize("size", [10, 200_000], ids=["in the message", "by descriptor"])

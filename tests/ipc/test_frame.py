@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpgroupcache.ages import Ages
 from mpgroupcache.errors import CoordinatorError, LoadCycleError, LoadError, ProtocolError
 from mpgroupcache.ipc import frame, messages
 from mpgroupcache.keys import MAX_KEY_BYTES
@@ -21,53 +22,168 @@ if TYPE_CHECKING:
 
 TOKEN = bytes(range(16))
 
+INF, ZERO, HALF = b"\xcb\x7f\xf0" + bytes(6), b"\xcb" + bytes(8), b"\xcb\x3f\xf8" + bytes(6)  # the last is 1.5
+MINUS = b"\xcb\xbf\xf8" + bytes(6)  # -1.5
+
+
+def change(what: messages.What, *keys: bytes, values: tuple[bytes | int, ...] = (), **more: Any) -> messages.Change:
+    fields = {"ttl": None, "stale": None, "version": None, "amount": 0, "initial": None, "deadline": 5}
+    return messages.Change(3, what, keys, values, **(fields | more))
+
+
 # (message, request id, the frame's header, its payload)
 GOLDEN: list[tuple[messages.Message, int, bytes, bytes]] = [
     (
-        messages.Hello("call", 77, TOKEN, 2, 2, ()),
+        messages.Hello("call", 77, TOKEN, 2, 2, (), 0),
         1,
-        b"mg\2\x01\0\0\0\1\0\0\0\x1c",
-        b"\x96\xa4call\x4d\xc4\x10" + TOKEN + b"\x02\x02\x90",
+        b"mg\2\x01\0\0\0\1\0\0\0\x1d",
+        b"\x97\xa4call\x4d\xc4\x10" + TOKEN + b"\x02\x02\x90\x00",
     ),
     (
-        messages.Hello("service", 77, TOKEN, 2, 300, ("fly",)),
+        messages.Hello("service", 77, TOKEN, 2, 300, ("fly",), 1 << 40),
         1,
-        b"mg\2\x01\0\0\0\1\0\0\0\x25",
-        b"\x96\xa7service\x4d\xc4\x10" + TOKEN + b"\x02\xcd\x01\x2c\x91\xa3fly",
+        b"mg\2\x01\0\0\0\1\0\0\0\x2e",
+        b"\x97\xa7service\x4d\xc4\x10" + TOKEN + b"\x02\xcd\x01\x2c\x91\xa3fly\xcf\0\0\1\0\0\0\0\0",
     ),
     (
-        messages.Declare("fé", 1 << 20, None, False, "app", "get"),
+        messages.Declare("fé", 1 << 20, None, False, "app", "get", True, Ages()),
         2,
-        b"mg\2\x02\0\0\0\2\0\0\0\x14",
-        b"\x96\xa3f\xc3\xa9\xce\x00\x10\x00\x00\xc0\xc2\xa3app\xa3get",
+        b"mg\2\x02\0\0\0\2\0\0\0\x4c",
+        b"\x98\xa3f\xc3\xa9\xce\x00\x10\x00\x00\xc0\xc2\xa3app\xa3get\xc3\x96" + INF + ZERO + ZERO + INF + ZERO + ZERO,
     ),
     (
-        messages.Declare("f", 0, 1.5, True, "", ""),
+        messages.Declare("f", 0, 1.5, True, "", "", False, Ages(60.0, 10.0, math.inf, 5.0, 1.5, 0.5)),
         2,
-        b"mg\2\x02\0\0\0\2\0\0\0\x10",
-        b"\x96\xa1f\x00\xcb\x3f\xf8\x00\x00\x00\x00\x00\x00\xc3\xa0\xa0",
+        b"mg\2\x02\0\0\0\2\0\0\0\x48",
+        b"\x98\xa1f\x00" + HALF + b"\xc3\xa0\xa0\xc2"
+        b"\x96\xcb\x40\x4e\0\0\0\0\0\0\xcb\x40\x24\0\0\0\0\0\0"
+        + INF
+        + b"\xcb\x40\x14\0\0\0\0\0\0"
+        + HALF
+        + b"\xcb\x3f\xe0\0\0\0\0\0\0",
     ),
     (
-        messages.Ask(3, b"k", (), False, True),
+        messages.Ask(3, b"k", (), False, True, "get"),
         0xFFFFFFFF,
-        b"mg\2\x03\xff\xff\xff\xff\0\0\0\x08",
-        b"\x95\x03\xc4\x01k\x90\xc2\xc3",
+        b"mg\2\x03\xff\xff\xff\xff\0\0\0\x0c",
+        b"\x96\x03\xc4\x01k\x90\xc2\xc3\xa3get",
     ),
     (
-        messages.Ask(3, b"\xff", (7, 300), True, False),
+        messages.Ask(3, b"\xff", (7, 300), True, False, "look"),
         4,
-        b"mg\2\x03\0\0\0\4\0\0\0\x0c",
-        b"\x95\x03\xc4\x01\xff\x92\x07\xcd\x01\x2c\xc3\xc2",
+        b"mg\2\x03\0\0\0\4\0\0\0\x11",
+        b"\x96\x03\xc4\x01\xff\x92\x07\xcd\x01\x2c\xc3\xc2\xa4look",
+    ),
+    (
+        messages.Ask(3, b"k", (), False, False, "refresh"),
+        4,
+        b"mg\2\x03\0\0\0\4\0\0\0\x10",
+        b"\x96\x03\xc4\x01k\x90\xc2\xc2\xa7refresh",
+    ),
+    (
+        messages.Ask(3, b"k", (), False, False, "renew"),
+        4,
+        b"mg\2\x03\0\0\0\4\0\0\0\x0e",
+        b"\x96\x03\xc4\x01k\x90\xc2\xc2\xa5renew",
+    ),
+    (
+        messages.AskMany(3, (b"k", b""), (7,), True, False, True),
+        4,
+        b"mg\2\x0d\0\0\0\4\0\0\0\x0d",
+        b"\x96\x03\x92\xc4\x01k\xc4\x00\x91\x07\xc3\xc2\xc3",
     ),
     (messages.Cancel(), 4, b"mg\2\x04\0\0\0\4\0\0\0\1", b"\x90"),
-    (messages.Store(7, b"v", False, None), 0, b"mg\2\x05\0\0\0\0\0\0\0\7", b"\x94\x07\xc4\x01v\xc2\xc0"),
-    (messages.Store(7, 65537, False, None), 0, b"mg\2\x05\0\0\0\0\0\0\0\x09", b"\x94\x07\xce\x00\x01\x00\x01\xc2\xc0"),
-    (messages.Store(7, b"v", True, None), 0, b"mg\2\x05\0\0\0\0\0\0\0\7", b"\x94\x07\xc4\x01v\xc3\xc0"),
     (
-        messages.Store(7, 65537, True, 1.5),
+        messages.Store(7, b"v", False, None, None, None, False),
         0,
-        b"mg\2\x05\0\0\0\0\0\0\0\x11",
-        b"\x94\x07\xce\x00\x01\x00\x01\xc3\xcb\x3f\xf8\x00\x00\x00\x00\x00\x00",
+        b"mg\2\x05\0\0\0\0\0\0\0\x0a",
+        b"\x97\x07\xc4\x01v\xc2\xc0\xc0\xc0\xc2",
+    ),
+    (
+        messages.Store(7, 65537, False, None, None, None, False),
+        9,
+        b"mg\2\x05\0\0\0\x09\0\0\0\x0c",
+        b"\x97\x07\xce\x00\x01\x00\x01\xc2\xc0\xc0\xc0\xc2",
+    ),
+    (
+        messages.Store(7, b"v", True, None, None, None, False),
+        0,
+        b"mg\2\x05\0\0\0\0\0\0\0\x0a",
+        b"\x97\x07\xc4\x01v\xc3\xc0\xc0\xc0\xc2",
+    ),
+    (
+        messages.Store(7, 65537, True, 1.5, None, None, False),
+        0,
+        b"mg\2\x05\0\0\0\0\0\0\0\x14",
+        b"\x97\x07\xce\x00\x01\x00\x01\xc3" + HALF + b"\xc0\xc0\xc2",
+    ),
+    (
+        messages.Store(7, b"", False, None, math.inf, 0.0, True),
+        0,
+        b"mg\2\x05\0\0\0\0\0\0\0\x19",
+        b"\x97\x07\xc4\x00\xc2\xc0" + INF + ZERO + b"\xc3",
+    ),
+    (
+        messages.StoreMany(((7, b"v", None, None, False), (8, b"", 1.5, 0.0, True))),
+        0,
+        b"mg\2\x0e\0\0\0\0\0\0\0\x21",
+        b"\x91\x92\x95\x07\xc4\x01v\xc0\xc0\xc2\x95\x08\xc4\x00" + HALF + ZERO + b"\xc3",
+    ),
+    (messages.Refresh(3, b"k"), 0, b"mg\2\x0b\0\0\0\0\0\0\0\5", b"\x92\x03\xc4\x01k"),
+    (
+        change("remove", b"k", b"l"),
+        4,
+        b"mg\2\x0c\0\0\0\4\0\0\0\x17",
+        b"\x9a\x03\xa6remove\x92\xc4\x01k\xc4\x01l\x90\xc0\xc0\xc0\x00\xc0\x05",
+    ),
+    (
+        change("remove", b"k", version=9),
+        4,
+        b"mg\2\x0c\0\0\0\4\0\0\0\x14",
+        b"\x9a\x03\xa6remove\x91\xc4\x01k\x90\xc0\xc0\x09\x00\xc0\x05",
+    ),
+    (
+        change("set", b"k", b"l", values=(b"1", b""), ttl=1.5, stale=0.0),
+        4,
+        b"mg\2\x0c\0\0\0\4\0\0\0\x29",
+        b"\x9a\x03\xa3set\x92\xc4\x01k\xc4\x01l\x92\xc4\x011\xc4\x00" + HALF + ZERO + b"\xc0\x00\xc0\x05",
+    ),
+    (
+        change("set", b"k", values=(65537,), ttl=math.inf),
+        4,
+        b"mg\2\x0c\0\0\0\4\0\0\0\x1e",
+        b"\x9a\x03\xa3set\x91\xc4\x01k\x91\xce\x00\x01\x00\x01" + INF + b"\xc0\xc0\x00\xc0\x05",
+    ),
+    (
+        change("add", b"k", values=(b"v",)),
+        4,
+        b"mg\2\x0c\0\0\0\4\0\0\0\x14",
+        b"\x9a\x03\xa3add\x91\xc4\x01k\x91\xc4\x01v\xc0\xc0\xc0\x00\xc0\x05",
+    ),
+    (
+        change("touch", b"k", ttl=60.0),
+        4,
+        b"mg\2\x0c\0\0\0\4\0\0\0\x1b",
+        b"\x9a\x03\xa5touch\x91\xc4\x01k\x90\xcb\x40\x4e\0\0\0\0\0\0\xc0\xc0\x00\xc0\x05",
+    ),
+    (
+        change("incr", b"n", amount=-1, initial=300),
+        4,
+        b"mg\2\x0c\0\0\0\4\0\0\0\x14",
+        b"\x9a\x03\xa4incr\x91\xc4\x01n\x90\xc0\xc0\xc0\xff\xcd\x01\x2c\x05",
+    ),
+    (
+        change("incr", b"n", amount=-(1 << 63), initial=(1 << 63) - 1, deadline=(1 << 63) - 1),
+        4,
+        b"mg\2\x0c\0\0\0\4\0\0\0\x2a",
+        b"\x9a\x03\xa4incr\x91\xc4\x01n\x90\xc0\xc0\xc0"
+        b"\xd3\x80\0\0\0\0\0\0\0" + b"\xcf\x7f\xff\xff\xff\xff\xff\xff\xff" * 2,
+    ),
+    (
+        change("clear"),
+        4,
+        b"mg\2\x0c\0\0\0\4\0\0\0\x10",
+        b"\x9a\x03\xa5clear\x90\x90\xc0\xc0\xc0\x00\xc0\x05",
     ),
     (messages.Waiting(((7, 1),)), 0, b"mg\2\x0a\0\0\0\0\0\0\0\5", b"\x91\x91\x92\x07\x01"),
     (messages.Served(3), 0, b"mg\2\x09\0\0\0\0\0\0\0\2", b"\x91\x03"),
@@ -88,10 +204,45 @@ GOLDEN: list[tuple[messages.Message, int, bytes, bytes]] = [
     ),
     (messages.Declared(3, "s", 64, 1), 2, b"mg\2\x12\0\0\0\2\0\0\0\6", b"\x94\x03\xa1s\x40\x01"),
     (messages.Declared(3, None, 0, 1), 2, b"mg\2\x12\0\0\0\2\0\0\0\5", b"\x94\x03\xc0\x00\x01"),
-    (messages.Value(b"", messages.Origin.CACHE), 4, b"mg\2\x13\0\0\0\4\0\0\0\4", b"\x92\xc4\x00\x01"),
-    (messages.Value(65537, messages.Origin.PEER), 4, b"mg\2\x13\0\0\0\4\0\0\0\7", b"\x92\xce\x00\x01\x00\x01\x03"),
+    (
+        messages.Value(b"", messages.Origin.CACHE, None, None),
+        4,
+        b"mg\2\x13\0\0\0\4\0\0\0\6",
+        b"\x94\xc4\x00\x01\xc0\xc0",
+    ),
+    (
+        messages.Value(65537, messages.Origin.PEER, 9, -1.5),
+        4,
+        b"mg\2\x13\0\0\0\4\0\0\0\x11",
+        b"\x94\xce\x00\x01\x00\x01\x03\x09" + MINUS,
+    ),
     (messages.Hit(), 4, b"mg\2\x14\0\0\0\4\0\0\0\1", b"\x90"),
-    (messages.Lease(7), 4, b"mg\2\x15\0\0\0\4\0\0\0\2", b"\x91\x07"),
+    (messages.Lease(7, 1), 4, b"mg\2\x15\0\0\0\4\0\0\0\3", b"\x92\x07\x01"),
+    (
+        messages.Answers(
+            ((0, b"v", 9, None), (1, b"", None, -1.5)),
+            ((2, 7, 10),),
+            (3,),
+            ((4, messages.FailureCode.NOT_FOUND, "", "t"),),
+        ),
+        4,
+        b"mg\2\x1a\0\0\0\4\0\0\0\x25",
+        b"\x94\x92\x94\x00\xc4\x01v\x09\xc0\x94\x01\xc4\x00\xc0"
+        + MINUS
+        + b"\x91\x93\x02\x07\x0a\x91\x03\x91\x94\x04\x04\xa0\xa1t",
+    ),
+    (messages.Changed(3, (), (), True), 4, b"mg\2\x19\0\0\0\4\0\0\0\5", b"\x94\x03\x90\x90\xc3"),
+    (
+        messages.Changed(
+            -7,
+            ((0, messages.FailureCode.TOO_LARGE, "t"), (2, messages.FailureCode.NO_ROOM, "")),
+            (("http://b", "m"),),
+            False,
+        ),
+        4,
+        b"mg\2\x19\0\0\0\4\0\0\0\x1a",
+        b"\x94\xf9\x92\x93\x00\x05\xa1t\x93\x02\x06\xa0\x91\x92\xa8http://b\xa1m\xc2",
+    ),
     (messages.Failed(messages.FailureCode.REFUSED, "", "m"), 4, b"mg\2\x16\0\0\0\4\0\0\0\5", b"\x93\x03\xa0\xa1m"),
     (
         messages.Load(7, "g", b"k", messages.NO_CONTEXT),
@@ -161,7 +312,7 @@ def test_every_message_has_golden_bytes() -> None:
 
 def test_messages_of_the_same_fields_differ() -> None:
     assert len({messages.Cancel(), messages.Hit(), messages.Ping(), messages.Pong()}) == 4
-    assert len({messages.Lease(1), messages.Return(1), messages.Return(1)}) == 2
+    assert len({messages.Lease(1, 1), messages.Return(1), messages.Return(1)}) == 2
 
 
 def test_a_decoded_failure_code_is_one() -> None:
@@ -172,8 +323,8 @@ def test_a_decoded_failure_code_is_one() -> None:
 
 @pytest.mark.parametrize("message", [message for message, *_ in GOLDEN], ids=lambda message: type(message).__name__)
 def test_descriptors_come_with_values_that_are_not_inline(message: messages.Message) -> None:
-    large = isinstance(message, messages.Store | messages.Value) and message.value == messages.INLINE_BYTES + 1
-    assert message.passes_descriptor == large
+    carried = message.values if isinstance(message, messages.Change) else (getattr(message, "value", b""),)
+    assert message.passes_descriptor == (carried == (messages.INLINE_BYTES + 1,))
 
 
 def test_errors_behind_failure_codes() -> None:
@@ -188,8 +339,9 @@ def test_errors_behind_failure_codes() -> None:
 
 def test_repr_cuts_values() -> None:
     assert repr(messages.Return(7)) == "Return(lease=7)"
-    assert repr(messages.Value(b"x" * 4096, messages.Origin.FLIGHT)) == (
-        "Value(value=b'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'...4096, origin=<Origin.FLIGHT: 2>)"
+    assert repr(messages.Value(b"x" * 4096, messages.Origin.FLIGHT, None, None)) == (
+        "Value(value=b'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'...4096, origin=<Origin.FLIGHT: 2>, "
+        "version=None, fresh=None)"
     )
     assert repr(frame.Decoder()) == "<Decoder: 0 bytes pending>"
 
@@ -200,9 +352,9 @@ def test_repr_cuts_values() -> None:
 def test_the_largest_messages_fit() -> None:
     ids = tuple(range((1 << 63) - messages.MAX_HELD, 1 << 63))
     largest: list[messages.Message] = [
-        messages.Ask((1 << 63) - 1, b"k" * MAX_KEY_BYTES, ids, True, False),
-        messages.Store((1 << 63) - 1, b"v" * messages.INLINE_BYTES, False, None),
-        messages.Value(b"v" * messages.INLINE_BYTES, messages.Origin.CACHE),
+        messages.Ask((1 << 63) - 1, b"k" * MAX_KEY_BYTES, ids, True, False, "get"),
+        messages.Store((1 << 63) - 1, b"v" * messages.INLINE_BYTES, False, None, None, None, False),
+        messages.Value(b"v" * messages.INLINE_BYTES, messages.Origin.CACHE, None, None),
         messages.Failed(
             messages.FailureCode.LOAD_ERROR, "\U0001f600" * messages.MAX_TYPE_NAME, "\U0001f600" * messages.MAX_TEXT
         ),
@@ -229,15 +381,15 @@ def test_over_long_and_unencodable_texts_are_made_fit(
 
 
 def test_over_long_names_of_code_are_made_fit() -> None:
-    message = messages.Declare("group", 0, None, False, "\udcff" * 9, "f" * 201)
+    message = messages.Declare("group", 0, None, False, "\udcff" * 9, "f" * 201, True, Ages())
     assert (message.module, message.getter) == ("\\udcff" * 9, "f" * 197 + "...")
     assert decode(frame.encode(message)) == [(0, message)]
 
 
 @pytest.mark.parametrize("size", [0, 1, messages.INLINE_BYTES, -1])
 def test_a_value_has_one_way_to_travel(size: int) -> None:
-    refused(raw_frame(messages.MessageType.VALUE, msgpack.packb((size, 1))))
-    refused(raw_frame(messages.MessageType.VALUE, msgpack.packb((bytes(messages.INLINE_BYTES + 1), 1))))
+    refused(raw_frame(messages.MessageType.VALUE, msgpack.packb((size, 1, None, None))))
+    refused(raw_frame(messages.MessageType.VALUE, msgpack.packb((bytes(messages.INLINE_BYTES + 1), 1, None, None))))
 
 
 # Bad input
@@ -286,14 +438,17 @@ def test_length_is_judged_before_the_payload_is_there(length: int) -> None:
     ids=lambda v: v[:8].hex() if isinstance(v, bytes) else "",
 )
 def test_payloads_of_the_wrong_shape(payload: bytes, why: str) -> None:
-    reason = refused(raw_frame(messages.MessageType.LEASE, payload))
-    assert reason.startswith("Lease: ")
+    reason = refused(raw_frame(messages.MessageType.RETURN, payload))
+    assert reason.startswith("Return: ")
     assert why in reason
 
 
 def test_text_that_is_not_utf8() -> None:
     assert "utf-8" in refused(raw_frame(messages.MessageType.FAIL, b"\x93\x01\xa1\xff\xa0")).lower()
 
+
+NO_SECONDS: list[Any] = [-1.0, math.nan, -math.inf, True, "1"]
+NO_KEYS: list[Any] = [None, b"k", ("k",), (None,), (bytes(MAX_KEY_BYTES + 1),), (b"k",) * (messages.MAX_KEYS + 1)]
 
 WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
     messages.MessageType.HELLO: [
@@ -313,6 +468,7 @@ WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
                 ("f",) * (messages.MAX_ABILITIES + 1),
             ],
         ),
+        ("clock", [-1, 1 << 63, 1.5, True, None]),
     ],
     messages.MessageType.DECLARE: [
         ("name", ["", "n" * 256, b"n", None]),
@@ -321,6 +477,17 @@ WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
         ("picks", [0, 1, None]),
         ("module", ["m" * 201, b"m", None]),
         ("getter", ["g" * 201, b"g", None]),
+        ("loads", [0, 1, None]),
+        (
+            "ages",
+            [
+                None,
+                60.0,
+                (0.0,) * 7,
+                *[(*(0.0,) * at, value, *(0.0,) * (5 - at)) for at in range(6) for value in (*NO_SECONDS, None)],
+                (*(0.0,) * 5, 1.0),
+            ],
+        ),
     ],
     messages.MessageType.ASK: [
         ("group", [-1, None, b"g"]),
@@ -328,12 +495,66 @@ WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
         ("held", [None, 1, b"", (0,), (None,), (True,), ((),), (1,) * (messages.MAX_HELD + 1)]),
         ("copy", [0, 1, None]),
         ("here", [0, 1, None]),
+        ("mode", ["peek", "", b"get", 0, None]),
+    ],
+    messages.MessageType.ASK_MANY: [
+        ("group", [-1, None, b"g"]),
+        ("keys", NO_KEYS),
+        ("held", [None, (0,), (1,) * (messages.MAX_HELD + 1)]),
+        ("copy", [0, 1, None]),
+        ("here", [0, 1, None]),
+        ("all", [0, 1, None]),
+    ],
+    messages.MessageType.REFRESH: [("group", [-1, None]), ("key", ["k", None, bytes(MAX_KEY_BYTES + 1)])],
+    messages.MessageType.CHANGE: [
+        ("group", [-1, None, b"g"]),
+        ("what", ["get", "", b"set", 0, None]),
+        ("keys", NO_KEYS),
+        (
+            "values",
+            [
+                None,
+                b"v",
+                ("v",),
+                (None,),
+                (messages.INLINE_BYTES,),
+                (bytes(messages.INLINE_BYTES + 1),),
+                (b"",) * (messages.MAX_KEYS + 1),
+            ],
+        ),
+        ("ttl", NO_SECONDS),
+        ("stale", NO_SECONDS),
+        ("version", [0, -1, 1 << 63, 1.5, True]),
+        ("amount", [1 << 63, 1.5, True, "1", None]),
+        ("initial", [1 << 63, 1.5, True, "1"]),
+        ("deadline", [-1, 1 << 63, 1.5, None]),
     ],
     messages.MessageType.STORE: [
         ("lease", [0, None, (1 << 64) - 1]),
         ("value", ["v", False, None, messages.INLINE_BYTES, bytes(messages.INLINE_BYTES + 1)]),
         ("picked", [0, 1, None]),
         ("minute_qps", [-1.0, 2e12, math.nan, math.inf, True]),
+        ("ttl", NO_SECONDS),
+        ("stale", NO_SECONDS),
+        ("absent", [0, 1, None]),
+    ],
+    messages.MessageType.STORE_MANY: [
+        (
+            "stores",
+            [
+                None,
+                (None,),
+                ((7, b"v", None, None),),
+                ((7, b"v", None, None, False, 0),),
+                ((0, b"v", None, None, False),),
+                ((7, messages.INLINE_BYTES + 1, None, None, False),),
+                ((7, bytes(messages.INLINE_BYTES + 1), None, None, False),),
+                *[((7, b"v", value, None, False),) for value in NO_SECONDS],
+                *[((7, b"v", None, value, False),) for value in NO_SECONDS],
+                ((7, b"v", None, None, 0),),
+                ((7, b"", None, None, False),) * (messages.MAX_KEYS + 1),
+            ],
+        )
     ],
     messages.MessageType.SERVED: [("group", [-1, None])],
     messages.MessageType.FAIL: [
@@ -355,7 +576,35 @@ WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
         ("cache_bytes", [-1]),
         ("arena", [-1, None]),
     ],
-    messages.MessageType.VALUE: [("value", ["v", True, None, 65536]), ("origin", [0, 4, None, True])],
+    messages.MessageType.VALUE: [
+        ("value", ["v", True, None, 65536]),
+        ("origin", [0, 4, None, True]),
+        ("version", [0, -1, 1 << 63, True]),
+        ("fresh", [True, "1", b""]),
+    ],
+    messages.MessageType.LEASE: [("lease", [0, None, 1 << 63]), ("version", [0, -1, 1 << 63, None])],
+    messages.MessageType.ANSWERS: [
+        (
+            "values",
+            [
+                None,
+                ((0, b"v", 9),),
+                ((-1, b"v", 9, None),),
+                ((0, messages.INLINE_BYTES + 1, 9, None),),
+                ((0, b"v", 0, None),),
+                ((0, b"v", 9, "1"),),
+            ],
+        ),
+        ("leases", [None, ((2, 7),), ((-1, 7, 10),), ((2, 0, 10),), ((2, 7, 0),), ((2, 7, None),)]),
+        ("free", [None, (-1,), (None,)]),
+        ("failed", [None, ((4, 4, ""),), ((-1, 4, "", ""),), ((4, 10, "", ""),), ((4, 4, "E" * 201, ""),)]),
+    ],
+    messages.MessageType.CHANGED: [
+        ("result", [1 << 63, 1.5, True, None]),
+        ("refused", [None, ((0, 5),), ((-1, 5, ""),), ((0, 10, ""),), ((0, 5, "m" * 8001),), ((0, 5, None),)]),
+        ("unreached", [None, (("u",),), (("", "m"),), (("u", b"m"),), (("u" * 2001, "m"),)]),
+        ("alone", [0, 1, None]),
+    ],
     messages.MessageType.SET_PEERS: [
         ("self_url", ["", b"u", "u" * 2001]),
         ("peers", [None, ("",), (b"u",), ("u",) * (messages.MAX_PEERS + 1)]),
@@ -371,7 +620,7 @@ WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
         ("ctx", ["", b"", None, bytes(messages.MAX_CONTEXT + 1)]),
     ],
     messages.MessageType.FAILED: [
-        ("code", [0, 4, None, "1", True, 1.5]),
+        ("code", [0, 10, None, "1", True, 1.5]),
         ("type_name", [b"", None]),
         ("message", [b"", None]),
     ],
@@ -394,9 +643,43 @@ def test_wrong_fields(number: messages.MessageType) -> None:
         assert refused(raw_frame(number, msgpack.packb((*right, 0)))).endswith(f"at most length {size}, got {size + 1}")
 
 
+IN_FRAMES = "in frames where there are several"
+
+
+@pytest.mark.parametrize(
+    ("what", "keys", "values", "why"),
+    [
+        ("set", (b"k", b"l"), (b"v",), f"got 1 values for 2 keys, expected 2, {IN_FRAMES}"),
+        ("set", (b"k",), (b"v", b"w"), f"got 2 values for 1 keys, expected 1, {IN_FRAMES}"),
+        ("set", (b"k",), (), f"got 0 values for 1 keys, expected 1, {IN_FRAMES}"),
+        ("set", (b"k", b"l"), (b"v", messages.INLINE_BYTES + 1), f"got 2 values for 2 keys, expected 2, {IN_FRAMES}"),
+        ("set", (), (), "got 0 keys"),
+        ("add", (b"k", b"l"), (b"v",), f"got 1 values for 2 keys, expected 2, {IN_FRAMES}"),
+        ("add", (), (), "got 0 keys"),
+        ("remove", (b"k",), (b"v",), f"got 1 values for 1 keys, expected 0, {IN_FRAMES}"),
+        ("remove", (), (), "got 0 keys"),
+        ("touch", (b"k",), (b"v",), f"got 1 values for 1 keys, expected 0, {IN_FRAMES}"),
+        ("touch", (), (), "got 0 keys"),
+        ("incr", (b"k",), (b"1",), f"got 1 values for 1 keys, expected 0, {IN_FRAMES}"),
+        ("incr", (b"k", b"l"), (), "got 2 keys"),
+        ("incr", (), (), "got 0 keys"),
+        ("clear", (b"k",), (), "got 1 keys"),
+        ("clear", (), (b"v",), f"got 1 values for 0 keys, expected 0, {IN_FRAMES}"),
+    ],
+)
+def test_changes_that_say_nothing_whole(
+    what: messages.What, keys: tuple[bytes, ...], values: tuple[bytes | int, ...], why: str
+) -> None:
+    """Each has the keys and the values that it is made of."""
+    payload = msgpack.packb((3, what, keys, values, None, None, None, 0, None, 5))
+    assert refused(raw_frame(messages.MessageType.CHANGE, payload)) == f"Change: {what}: {why}"
+    with pytest.raises(ValueError, match=f"^{what}: {why}$"):
+        change(what, *keys, values=values)
+
+
 @pytest.mark.parametrize("more", [(None,), (b"", "x", 1.5), ([[]], {"a": ()})])
 def test_fields_that_a_later_version_has_appended_to_hello_are_ignored(more: tuple[Any, ...]) -> None:
-    hello = messages.Hello("call", 77, TOKEN, 2, 9, ())
+    hello = messages.Hello("call", 77, TOKEN, 2, 9, (), 0)
     fields = msgpack.unpackb(frame.encode(hello)[12:], use_list=False)
     assert decode(raw_frame(messages.MessageType.HELLO, msgpack.packb((*fields, *more)))) == [(9, hello)]
 
@@ -407,7 +690,7 @@ def test_fields_that_a_later_version_has_appended_to_hello_are_ignored(more: tup
 )
 def test_the_version_of_a_conversation(lowest: int, highest: int, version: int | None) -> None:
     """The highest that both speak. A range that is none has none in common with anybody."""
-    assert messages.Hello("call", 77, TOKEN, lowest, highest, ()).version == version
+    assert messages.Hello("call", 77, TOKEN, lowest, highest, (), 0).version == version
 
 
 def test_frames_before_a_bad_one_count_and_none_after() -> None:
@@ -442,6 +725,33 @@ versions = st.integers(1, messages.MAX_VERSION)
 abilities = st.lists(st.text(min_size=1, max_size=messages.MAX_ABILITY), max_size=3).map(tuple)
 keys = st.binary(max_size=300)
 values = st.binary(max_size=300) | st.integers(messages.INLINE_BYTES + 1, (1 << 63) - 1)
+lifetimes = st.none() | st.floats(0)
+lefts = st.none() | st.floats(allow_nan=False)
+inline = st.binary(max_size=300)
+numbers = st.integers(-(1 << 63), (1 << 63) - 1)
+versioned = st.none() | ids
+many_keys = st.lists(keys, max_size=3).map(tuple)
+codes = st.sampled_from(messages.FailureCode)
+ages = st.builds(Ages, *[st.floats(0)] * 5, st.floats(0, 1, exclude_max=True))
+
+
+def tuples_of(*fields: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
+    return st.lists(st.tuples(*fields), max_size=3).map(tuple)
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> messages.Change:
+    what = draw(st.sampled_from(["remove", "set", "add", "touch", "incr", "clear"]))
+    most = 0 if what == "clear" else 1 if what == "incr" else 3
+    named = tuple(draw(st.lists(keys, min_size=min(most, 1), max_size=most)))
+    carried: tuple[bytes | int, ...] = ()
+    if what in ("set", "add"):
+        carried = tuple(draw(values if len(named) == 1 else inline) for _ in named)
+    group, ttl, stale, version = draw(st.tuples(sizes, lifetimes, lifetimes, versioned))
+    amount, initial, deadline = draw(st.tuples(numbers, st.none() | numbers, sizes))
+    return messages.Change(group, what, named, carried, ttl, stale, version, amount, initial, deadline)
+
+
 any_message: st.SearchStrategy[messages.Message] = st.one_of(
     st.builds(
         messages.Hello,
@@ -451,18 +761,65 @@ any_message: st.SearchStrategy[messages.Message] = st.one_of(
         versions,
         versions,
         abilities,
+        sizes,
     ),
     st.builds(
-        messages.Declare, names, sizes, st.none() | st.floats(0, 1e9, exclude_min=True), st.booleans(), texts, texts
+        messages.Declare,
+        names,
+        sizes,
+        st.none() | st.floats(0, 1e9, exclude_min=True),
+        st.booleans(),
+        texts,
+        texts,
+        st.booleans(),
+        ages,
     ),
-    st.builds(messages.Ask, sizes, keys, st.lists(ids, max_size=5).map(tuple), st.booleans(), st.booleans()),
-    st.builds(messages.Store, ids, values, st.booleans(), st.none() | st.floats(0, 1e12)),
+    st.builds(
+        messages.Ask,
+        sizes,
+        keys,
+        st.lists(ids, max_size=5).map(tuple),
+        st.booleans(),
+        st.booleans(),
+        st.sampled_from(["get", "look", "refresh", "renew"]),
+    ),
+    st.builds(
+        messages.AskMany,
+        sizes,
+        many_keys,
+        st.lists(ids, max_size=5).map(tuple),
+        st.booleans(),
+        st.booleans(),
+        st.booleans(),
+    ),
+    st.builds(
+        messages.Store,
+        ids,
+        values,
+        st.booleans(),
+        st.none() | st.floats(0, 1e12),
+        lifetimes,
+        lifetimes,
+        st.booleans(),
+    ),
+    st.builds(messages.StoreMany, tuples_of(ids, inline, lifetimes, lifetimes, st.booleans())),
+    st.builds(messages.Refresh, sizes, keys),
+    changes(),
     st.builds(messages.Served, sizes),
     st.builds(messages.Waiting, st.lists(st.tuples(ids, sizes), max_size=3).map(tuple)),
     st.builds(messages.Fail, ids, texts, texts),
     st.builds(messages.Welcome, versions, names, names, pids, sizes, abilities),
     st.builds(messages.Declared, sizes, st.none() | names, sizes, sizes),
-    st.builds(messages.Value, values, st.sampled_from(messages.Origin)),
+    st.builds(messages.Value, values, st.sampled_from(messages.Origin), versioned, lefts),
+    st.builds(messages.Lease, ids, ids),
+    st.builds(
+        messages.Answers,
+        tuples_of(sizes, inline, versioned, lefts),
+        tuples_of(sizes, ids, ids),
+        st.lists(sizes, max_size=3).map(tuple),
+        tuples_of(sizes, codes, texts, texts),
+    ),
+    st.builds(messages.Changed, numbers, tuples_of(sizes, codes, texts), tuples_of(names, texts), st.booleans()),
     st.builds(messages.Load, ids, names, keys, st.binary(min_size=1, max_size=300)),
     st.builds(
         messages.SetPeers,
@@ -473,10 +830,8 @@ any_message: st.SearchStrategy[messages.Message] = st.one_of(
         names,
         st.lists(st.sampled_from(["hash_fn", "transport"]), max_size=2).map(tuple),
     ),
-    st.builds(messages.Failed, st.sampled_from(messages.FailureCode), texts, texts),
-    st.sampled_from(
-        [messages.Cancel(), messages.Hit(), messages.Ping(), messages.Pong(), messages.Return(1), messages.Lease(1)]
-    ),
+    st.builds(messages.Failed, codes, texts, texts),
+    st.sampled_from([messages.Cancel(), messages.Hit(), messages.Ping(), messages.Pong(), messages.Return(1)]),
 )
 frames = st.lists(st.tuples(st.integers(0, (1 << 32) - 1), any_message), max_size=4)
 

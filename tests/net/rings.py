@@ -9,7 +9,7 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from children import Child
 from workers import Daemon
@@ -53,16 +53,29 @@ def check_whole(key: bytes, view: mpgroupcache.ByteView) -> None:
         assert zlib.crc32(data[:size]).to_bytes(4, "big") == data[size:], key
 
 
+class Look(NamedTuple):
+    """A value's number, and for how long it is fresh."""
+
+    version: int | None
+    ttl: float | None
+
+
 class Getting:
     """A worker's process: it gets, and loads, and counts its loads."""
 
-    def __init__(self, socket: str, cache_bytes: int, pool: tuple[str, list[str]] | None = None) -> None:
+    def __init__(
+        self,
+        socket: str,
+        cache_bytes: int,
+        pool: tuple[str, list[str]] | None = None,
+        ages: dict[str, float] | None = None,
+    ) -> None:
         mpgroupcache.configure(socket=socket)
         if pool is not None:
             self.pool = mpgroupcache.HTTPPool(pool[0])
             self.pool.set(*pool[1])
         self._loads: collections.Counter[bytes] = collections.Counter()
-        self.group = mpgroupcache.new_group(GROUP, cache_bytes, self._load)
+        self.group = mpgroupcache.new_group(GROUP, cache_bytes, self._load, **(ages or {}))
         mpgroupcache.connect()
 
     def _load(self, ctx: Any, key: str | bytes, dest: mpgroupcache.Sink) -> None:
@@ -70,6 +83,8 @@ class Getting:
         self._loads[raw] += 1
         if raw.startswith(b"fail:"):
             raise ValueError(raw[5:].decode())
+        if raw.startswith(b"none:"):
+            raise mpgroupcache.NotFound(f"no {raw.decode()}")
         dest.set_bytes(value_of(raw))
 
     def get(self, key: bytes, timeout: float | None = None) -> bytes:
@@ -78,6 +93,28 @@ class Getting:
     def wrong(self, keys: Iterable[bytes]) -> list[bytes]:
         """Get all these keys; those whose values are wrong."""
         return [key for key in keys if self.group.get(key) != value_of(key)]
+
+    def wrong_of_many(self, keys: Sequence[bytes]) -> list[bytes]:
+        """The same in one get."""
+        return [key for key, view in self.group.get_many(keys).items() if view != value_of(bytes(key))]
+
+    def looks(self, key: bytes) -> Look:
+        """What is known of a value beside its bytes."""
+        view = self.group.get(key)
+        return Look(view.version, view.ttl)
+
+    def change(self, what: str, key: bytes) -> Any:
+        """``group.remove(key)`` and others."""
+        arguments = {"clear": (), "set": (key, b"set")}.get(what, (key,))
+        return getattr(self.group, what)(*arguments)
+
+    def plain(self, key: bytes, value: bytes | None) -> bytes | None:
+        """Set a value of a group without a loader, unless it is None; what is there then."""
+        group = mpgroupcache.get_group("plain") or mpgroupcache.new_group("plain", 1 << 20)
+        if value is not None:
+            group.set(key, value)
+        view = group.lookup(key)
+        return None if view is None else bytes(view)
 
     def set_peers(self, urls: list[str]) -> None:
         self.pool.set(*urls)
@@ -134,9 +171,12 @@ class Host:
         """The same, without waiting for it."""
         self.daemon = self._kind(self.socket, *self._options, prefix=self._prefix)
 
-    def worker(self, cache_bytes: int = 64 << 20, pool: list[str] | None = None) -> Child:
-        """Start a worker, which `Getting` describes; it has declared its group then. ``pool``: peers that it names."""
-        return self.child(Getting, cache_bytes, None if pool is None else (self.url, pool))
+    def worker(self, cache_bytes: int = 64 << 20, pool: list[str] | None = None, **ages: float) -> Child:
+        """Start a worker, which `Getting` describes; it has declared its group then.
+
+        ``pool``: peers that it names. ``ages``: its group's, as ``new_group`` has them.
+        """
+        return self.child(Getting, cache_bytes, None if pool is None else (self.url, pool), ages)
 
     def child(self, kind: type[Getting], *args: Any) -> Child:
         """Start a worker of any kind, which is made of the socket and ``args``."""

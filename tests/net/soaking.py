@@ -1,4 +1,7 @@
-"""Workers of a soak: they get from many threads, look at every byte, hold views, and count what they did."""
+"""Workers of a soak: they get from many threads, look at every byte, hold views, and count what they did.
+
+Now and then a thread changes values of a group without a loader, which is its host's alone.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,15 @@ from children import PATIENCE
 from rings import Getting, check_whole, value_of
 
 import mpgroupcache
-from mpgroupcache import ByteView, CacheType
+from mpgroupcache import ByteView, CacheType, ChangeError
 from mpgroupcache.worker import process
 
 BUDGET = 2 << 20
 THREADS = 3
 LAPS = THREADS  # the number of the thread that runs laps
+CHANGES = 0.02  # of all turns: how many have a change, too
+CHANGE_TIMEOUT = 1.0  # s: less than for what a coordinator is given up, so that its threads get while it is stopped
+NUMBER = b"number"  # to which each thread of a host adds
 
 # Several times the budget, so that something is evicted all the time, also with each of three hosts owning a third.
 _sizes = random.Random(1)
@@ -39,34 +45,72 @@ def pick(chance: random.Random) -> bytes:
 class Tally:
     """What one worker has done so far, in a file that outlives it."""
 
-    _THREAD_WORDS = 2  # gets that have begun, and that have ended with the right value
-    _WORDS = (THREADS + 1) * _THREAD_WORDS + 2
+    # Of each thread, as it begins and as it ends well: its gets, its increments, its removals.
+    _GETS, _INCREMENTS, _REMOVALS = 0, 2, 4
+    _THREAD_WORDS = 6
+    _WORDS = (THREADS + 1) * _THREAD_WORDS + 3
 
     def __init__(self, path: Path) -> None:
         with path.open("a+b") as file:
             file.truncate(8 * self._WORDS)
             self._words = memoryview(mmap.mmap(file.fileno(), 8 * self._WORDS)).cast("Q")
-        self._loading = threading.Lock()
+        self._sharing = threading.Lock()
 
     def begin(self, thread: int) -> None:
-        self._words[2 * thread] += 1
+        self._words[thread * self._THREAD_WORDS + self._GETS] += 1
 
     def end(self, thread: int) -> None:
-        self._words[2 * thread + 1] += 1
+        self._words[thread * self._THREAD_WORDS + self._GETS + 1] += 1
+
+    def begin_increment(self, thread: int) -> None:
+        self._words[thread * self._THREAD_WORDS + self._INCREMENTS] += 1
+
+    def end_increment(self, thread: int) -> None:
+        self._words[thread * self._THREAD_WORDS + self._INCREMENTS + 1] += 1
+
+    def fail_increment(self, thread: int, unknown: bool) -> None:
+        """It was not made; or its answer was lost."""
+        if unknown:
+            with self._sharing:
+                self._words[-3] += 1
+        else:
+            self._words[thread * self._THREAD_WORDS + self._INCREMENTS] -= 1
+
+    def begin_removal(self, thread: int) -> None:
+        self._words[thread * self._THREAD_WORDS + self._REMOVALS] += 1
+
+    def end_removal(self, thread: int) -> None:
+        self._words[thread * self._THREAD_WORDS + self._REMOVALS + 1] += 1
 
     def count_load(self) -> None:
-        with self._loading:
+        with self._sharing:
             self._words[-2] += 1
 
     def count_failure(self) -> None:
         self._words[-1] += 1
 
+    def _of_threads(self, word: int) -> list[int]:
+        return self._words[word : (THREADS + 1) * self._THREAD_WORDS : self._THREAD_WORDS].tolist()
+
     def begun(self) -> int:
-        return sum(self._words[: 2 * THREADS + 2 : 2])
+        return sum(self._of_threads(self._GETS))
 
     def ended(self) -> list[int]:
         """Of each thread."""
-        return self._words[1 : 2 * THREADS + 2 : 2].tolist()
+        return self._of_threads(self._GETS + 1)
+
+    def increments(self) -> tuple[int, int]:
+        """That have begun, and that have returned."""
+        return sum(self._of_threads(self._INCREMENTS)), sum(self._of_threads(self._INCREMENTS + 1))
+
+    def removals(self) -> tuple[int, int]:
+        """That have begun, and that have removed something."""
+        return sum(self._of_threads(self._REMOVALS)), sum(self._of_threads(self._REMOVALS + 1))
+
+    @property
+    def lost(self) -> int:
+        """Increments of which nobody knows whether they were made."""
+        return self._words[-3]
 
     @property
     def loads(self) -> int:
@@ -83,6 +127,8 @@ class Soaking(Getting):
     def __init__(self, socket: str, tally: Path, seed: int) -> None:
         self._tally = Tally(tally)
         super().__init__(socket, BUDGET)
+        self._plain = mpgroupcache.new_group("plain", BUDGET)
+        self._names = itertools.count()
         self._failures: list[str] = []
         threading.excepthook = lambda args: self._fail(args.exc_value)  # the service thread's, too
         self._going = threading.Event()
@@ -105,6 +151,27 @@ class Soaking(Getting):
         self._tally.end(thread)
         return key, view
 
+    def _change(self, thread: int) -> None:
+        """Add one to the host's number; and set a value of our own, see it, remove it, and see that it is gone."""
+        self._tally.begin_increment(thread)
+        try:
+            self._plain.incr(NUMBER, initial=1, timeout=CHANGE_TIMEOUT)
+        except ChangeError as error:
+            self._tally.fail_increment(thread, error.unknown)
+        else:
+            self._tally.end_increment(thread)
+        key = b"%d:%d" % (os.getpid(), next(self._names))  # a new one: what was lost may be done later
+        try:
+            self._plain.set(key, key, timeout=CHANGE_TIMEOUT)
+            seen = self._plain.lookup(key)
+            assert seen is None or seen == key
+            self._tally.begin_removal(thread)
+            if self._plain.remove(key, timeout=CHANGE_TIMEOUT):
+                self._tally.end_removal(thread)
+            assert self._plain.lookup(key) is None
+        except ChangeError:
+            pass
+
     def _run(self, number: int, chance: random.Random) -> None:
         held: list[tuple[int, int, bytes, ByteView]] = []  # the first to go first
         for turn in itertools.count():
@@ -113,6 +180,8 @@ class Soaking(Getting):
                 self._idle[number].set()
                 self._going.wait()
                 self._idle[number].clear()
+            if chance.random() < CHANGES:
+                self._change(number)
             key, view = self._get(number, chance)
             if chance.random() < 0.1:
                 heapq.heappush(held, (turn + int(1000 * chance.random() ** 3), turn, key, view))
@@ -140,10 +209,21 @@ class Soaking(Getting):
         for number, idle in enumerate(self._idle):
             assert idle.wait(PATIENCE), f"thread {number} is in a get for {PATIENCE} s"
 
-    def lap(self, gets: int) -> None:
-        """Get so many keys, while the others rest."""
+    def lap(self, gets: int, changes: int) -> None:
+        """Get so many keys, and change so many values, while the others rest."""
         for _ in range(gets):
             self._get(LAPS, self._lap_chance)
+        for _ in range(changes):
+            self._change(LAPS)
+
+    def number(self) -> int:
+        """To which all threads of the host have added."""
+        view = self._plain.lookup(NUMBER) or self._plain.get(NUMBER)
+        return int(bytes(view))
+
+    def removals(self) -> int:
+        """What the host has counted of the values that are its own."""
+        return self._plain.stats.removals
 
     def items(self) -> int:
         """Entries of both of its caches."""

@@ -1,7 +1,8 @@
 """A soak: full load on a ring of hosts, while whatever can happen to their processes does, again and again.
 
-Values carry their key, their length and a checksum. No get may fail, and no thread may wait for what is gone. In the
-end nothing has grown, the sums are what they have to be, and when all have ended nothing is left.
+Values carry their key, their length and a checksum. No get may fail, and no thread may wait for what is gone. What is a
+host's own is changed meanwhile: no change is made twice, and none that returned is lost. In the end nothing has grown,
+the sums are what they have to be, and when all have ended nothing is left.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ HOSTS, CYCLES = 2, 1  # beside the Go peer, and cycles of everything that can ha
 LONG_HOSTS, LONG_CYCLES = 3, 20  # some five minutes
 WARM_UP = 10_000  # gets, by which the caches are full
 STEADY = 0  # the host whose coordinator lives on after the warm-up: what it leaks has time to add up
-LAP = 500  # gets of each worker while nothing happens
+LAP, LAP_CHANGES = 500, 50  # gets and changes of each worker while nothing happens
 # Bytes of its own by which a process may grow. Each thread has a heap, and what is under way at the same time cuts them
 # up in another way each time: workers come to some 5 MiB more, and stay there. A leak at every miss goes on for long.
 GROWTH = 8 << 20
 ARENA_GROWTH = BUDGET // 4  # what is pinned comes on top of what is cached
+CONTROL_GROWTH = 1 << 20  # more regions: a worker that comes back has a new one while views keep its old one
 THREADS_OF_A_WORKER = ["MainThread", *["Thread"] * THREADS, "mpgroupcache-service"]
 
 
@@ -99,6 +101,13 @@ class Counts(NamedTuple):
     peer_loads: int
     peer_errors: int
     server_requests: int
+    increments_begun: int
+    increments_ended: int
+    increments_lost: int
+    number: int
+    removals_begun: int
+    removals_ended: int
+    removals: int
 
     @classmethod
     def of(cls, host: SoakHost) -> Counts:
@@ -117,6 +126,13 @@ class Counts(NamedTuple):
             peer_loads=stats.peer_loads,
             peer_errors=stats.peer_errors,
             server_requests=stats.server_requests,
+            increments_begun=sum(tally.increments()[0] for tally in tallies),
+            increments_ended=sum(tally.increments()[1] for tally in tallies),
+            increments_lost=sum(tally.lost for tally in tallies),
+            number=host.lasting.call("number"),
+            removals_begun=sum(tally.removals()[0] for tally in tallies),
+            removals_ended=sum(tally.removals()[1] for tally in tallies),
+            removals=host.lasting.call("removals"),
         )
 
     def __sub__(self, other: Counts) -> Counts:
@@ -137,6 +153,11 @@ def require_counts(counts: Counts) -> None:
     lost = counts.worker_kills * (THREADS + MAX_THREADS)
     assert counts.loads - lost <= counts.local_loads <= counts.loads
     assert counts.local_load_errs == 0
+    # An increment that returned was made once; one whose thread or answer was lost, once or not at all.
+    assert counts.increments_ended <= counts.number <= counts.increments_begun
+    assert counts.increments_begun - counts.increments_ended - counts.increments_lost <= counts.worker_kills * THREADS
+    # A removal whose answer was lost is asked for again, and finds nothing.
+    assert counts.removals_ended - counts.coordinator_kills <= counts.removals <= counts.removals_begun
 
 
 def run_lap(churn: Churn) -> None:
@@ -145,7 +166,7 @@ def run_lap(churn: Churn) -> None:
     go_before = churn.go_host.peer.stats(churn.group) if churn.go_host is not None else {}
     workers = [worker for host in churn.hosts for worker in host.workers]
     for worker in workers:
-        worker.send("lap", LAP)
+        worker.send("lap", LAP, LAP_CHANGES)
     for worker in workers:
         worker.receive()
     churn.wait_rest()
@@ -154,6 +175,8 @@ def run_lap(churn: Churn) -> None:
         counts = Counts.of(host) - then
         require_counts(counts)
         assert counts.ended == LAP * len(host.workers)
+        assert counts.number == counts.increments_ended == LAP_CHANGES * len(host.workers)
+        assert counts.removals == counts.removals_ended == LAP_CHANGES * len(host.workers)
         asked += counts.peer_loads
         failed += counts.peer_errors  # on a machine that is slow: asked, served perhaps, and no longer waited for
         served += counts.server_requests
@@ -195,7 +218,7 @@ def threads_but_loaders(host: SoakHost) -> list[str]:
 def require_no_growth(before: Mark, now: Mark) -> None:
     assert list(now.segments) == list(before.segments)  # the same, since every coordinator went on with the last one's
     for name, size in now.segments.items():
-        assert size <= before.segments[name] + (0 if name.endswith("-control") else ARENA_GROWTH)
+        assert size <= before.segments[name] + (CONTROL_GROWTH if name.endswith("-control") else ARENA_GROWTH)
     assert now.tasks == before.tasks
     assert now.coordinator.threads == before.coordinator.threads
     assert now.worker.threads <= len(THREADS_OF_A_WORKER) + MAX_THREADS

@@ -1,12 +1,15 @@
-"""The compiler of those tests that bring native code of their own."""
+"""The compiler of those tests that bring native code of their own, and an arena to write over."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import shutil
+from collections.abc import Callable, Iterator
 
 import pytest
+from arenas import Instance, OpenArena
+from poked import NotingLookup, Poked
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +23,23 @@ def compiler() -> list[str]:
             "MPGROUPCACHE_TEST_NATIVE=0 to leave these tests out"
         )
     return command
+
+
+@pytest.fixture
+def opened(arena: Callable[..., OpenArena]) -> OpenArena:
+    """An arena of 1 MiB."""
+    return arena(1 << 20)
+
+
+@pytest.fixture
+def poked(instance: Instance, opened: OpenArena) -> Iterator[Poked]:
+    """Its memory."""
+    poked = Poked(instance, opened)
+    yield poked
+    poked.undo()
+
+
+@pytest.fixture
+def group(opened: OpenArena) -> NotingLookup:
+    """A reader of it."""
+    return NotingLookup(*opened.address)

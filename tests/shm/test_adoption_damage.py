@@ -221,3 +221,43 @@ def test_a_control_segment_that_was_cut_off(instance_path: str, size: int) -> No
     control.close()
     segment.unlink()
     segment.close()
+
+
+# What stands in an entry's ages (relative to the clock, which these know), and what it is to the next coordinator.
+FOREVER = (1 << 64) - 1
+HOUR = 3600 * 10**9
+AGES = {
+    "as they were": ((HOUR, 2 * HOUR, 0), (HOUR, 2 * HOUR, False)),
+    "dead in an absurd time": ((HOUR, 5 << 60, 0), None),
+    "fresh for an absurd time": ((5 << 60, FOREVER, 0), None),
+    "dead for ever": ((-HOUR, FOREVER, 0), (-HOUR, None, True)),
+    "fresh for longer than it lives": ((3 * HOUR, 2 * HOUR, 0), (2 * HOUR, 2 * HOUR, False)),
+    "no refresh for ever": ((-HOUR, HOUR, FOREVER), (-HOUR, HOUR, True)),
+    "no refresh for years": ((-HOUR, HOUR, 20_000 * HOUR), (-HOUR, HOUR, True)),
+    "no refresh for a while": ((-HOUR, HOUR, HOUR), (-HOUR, HOUR, False)),
+    "dead": ((-HOUR, -1, 0), None),
+}
+
+
+@pytest.mark.parametrize(("times", "expected"), AGES.values(), ids=list(AGES))
+def test_ages_that_nobody_stored(
+    instance_path: str, times: tuple[int, int, int], expected: tuple[int, int | None, bool] | None
+) -> None:
+    adopted = Adopted(instance_path)
+    arena, buffer = adopted.opened.arena, adopted.opened.segment.buffer
+    assert arena.put(b"keyofage", b"value", fresh=HOUR)
+    offset = bytes(buffer).index(b"keyofage") + len(b"keyofage")
+    now = struct.unpack_from("<Q", buffer, offset)[0] - HOUR
+    stored = [age if age in (0, FOREVER) else (now + age) % (1 << 64) for age in times]
+    struct.pack_into("<3Q", buffer, offset, *stored)
+    del buffer
+    arena = adopted.next()
+    found = arena.find_kept(b"keyofage")
+    assert arena.check() == []
+    assert (found is None) is (expected is None)
+    assert arena.taken_over == (int(found is not None), int(found is None and times[1] > 0))
+    if found is not None and expected is not None:
+        got = [None if left is None else round(left / HOUR, 1) for left in (found.fresh, found.dead)]
+        assert got == [None if left is None else left / HOUR for left in expected[:2]]
+        assert found.refresh_due is expected[2]
+    adopted.instance.close()

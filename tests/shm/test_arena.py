@@ -14,7 +14,8 @@ from arenas import Instance, Lookup, OpenArena, whole_value
 
 from mpgroupcache.errors import ArenaError
 from mpgroupcache.keys import MAX_KEY_BYTES
-from mpgroupcache.shm._writer import MAX_GROUPS, Arena, arena_size
+from mpgroupcache.shm._control import MAX_GROUPS
+from mpgroupcache.shm._writer import Arena, arena_size
 
 MakeArena = Callable[..., OpenArena]
 

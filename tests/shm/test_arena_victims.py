@@ -249,7 +249,7 @@ def test_rates_are_those_of_all_workers_and_peers(instance_path: str, steps: lis
                 assert (served is not None) is (key in model.since)
                 if served is not None:
                     model.count(key)
-                    assert bytes(served[0]) == b"value"
+                    assert bytes(served[0].value) == b"value"
                     assert served[1] == pytest.approx(model.minute_qps(key), rel=0.032)
             elif step == "remove":
                 (key,) = rest

@@ -22,6 +22,9 @@ SEARCHES = {
     "a worker's death": ["GETS=1", "OPERATIONS=3", "READER_DEATHS=1"],
     "a fork and deaths": ["GETS=1", "OPERATIONS=2", "FORKS=1", "READER_DEATHS=2"],
     "the coordinator's death": ["GETS=1", "OPERATIONS=2", "COORDINATOR_DEATHS=1"],
+    "a clear": ["GETS=1", "OPERATIONS=3", "CLEARS=1"],
+    "values that die": ["GETS=1", "OPERATIONS=2", "DEATHS=2"],
+    "a clear, and the coordinator's death": ["GETS=1", "OPERATIONS=2", "CLEARS=1", "COORDINATOR_DEATHS=1"],
     "the coordinator's death and a worker's": [
         "GETS=1",
         "OPERATIONS=1",
@@ -31,6 +34,7 @@ SEARCHES = {
     ],
 }
 LONG_SEARCHES = {
+    "more operations, and a value that dies": ["GETS=1", "OPERATIONS=3", "DEATHS=1"],
     "the coordinator's death": ["GETS=1", "OPERATIONS=3", "COORDINATOR_DEATHS=1"],
     "the coordinator's death and a fork": ["GETS=1", "OPERATIONS=2", "COORDINATOR_DEATHS=1", "FORKS=1"],
 }
@@ -40,6 +44,8 @@ MUTANTS = {
     "NO_READERS_FENCE": ["GETS=1", "OPERATIONS=2"],
     "NO_COORDINATORS_FENCE": ["GETS=1", "OPERATIONS=2"],
     "NO_SECOND_LOAD": ["GETS=1", "OPERATIONS=2"],
+    "NO_ERA": ["GETS=1", "OPERATIONS=2", "CLEARS=1"],  # a clear's
+    "AGE_BEFORE_PIN": ["GETS=1", "OPERATIONS=3", "DEATHS=1"],
     "NO_CLEARING": ["GETS=1", "OPERATIONS=3"],  # of the old index's words when it grows
     "MERGES_LIMBO": ["GETS=1", "OPERATIONS=3"],
     "SCANS_DESCEND": ["GETS=1", "OPERATIONS=2", "FORKS=1"],
@@ -101,5 +107,5 @@ def test_each_part_is_needed(tmp_path: Path, mutant: str) -> None:
 
 
 def test_all_mutants_are_there() -> None:
-    parameters = {"GETS", "OPERATIONS", "COORDINATOR_DEATHS", "READER_DEATHS", "FORKS"}
+    parameters = {"GETS", "OPERATIONS", "COORDINATOR_DEATHS", "READER_DEATHS", "FORKS", "CLEARS", "DEATHS"}
     assert set(re.findall(r"#ifn?def (\w+)", MODEL.read_text())) - parameters == set(MUTANTS)

@@ -11,7 +11,7 @@ from mpgroupcache.ipc.frame import Decoder, encode
 from mpgroupcache.ipc.messages import Ask, Message, Origin, Value
 from mpgroupcache.worker.channel import Channel
 
-ASK = Ask(1, b"key", (), False, False)
+ASK = Ask(1, b"key", (), False, False, "get")
 LARGE = bytes(100_000)
 
 
@@ -38,7 +38,7 @@ class Peer:
 
     def send_large(self, request_id: int) -> None:
         fd = memfd.make(LARGE)
-        self.sock.sendmsg([encode(Value(len(LARGE), Origin.CACHE), request_id)], memfd.passed(fd))
+        self.sock.sendmsg([encode(Value(len(LARGE), Origin.CACHE, None, None), request_id)], memfd.passed(fd))
         os.close(fd)
 
 

@@ -116,7 +116,7 @@ def fill() -> None:
     link = process.current().working_link
     assert link is not None
     while not link.channel.waiting:
-        link.channel.post(encode(Store(1, bytes(INLINE_BYTES), False, None)))
+        link.channel.post(encode(Store(1, bytes(INLINE_BYTES), False, None, None, None, False)))
 
 
 @pytest.fixture

@@ -186,7 +186,7 @@ def test_closing_while_a_thread_and_a_loop_wait(ends: tuple[Channel, Peer]) -> N
 def test_a_socket_that_is_full(ends: tuple[Channel, Peer], on: str) -> None:
     """What was sent stays whole and in order, a loop goes on meanwhile, and a deaf coordinator is left."""
     channel, peer = ends
-    store = Store(1, bytes(INLINE_BYTES), False, None)
+    store = Store(1, bytes(INLINE_BYTES), False, None, None, None, False)
     while not channel.waiting:
         channel.post(encode(store))
     last = Hold()
@@ -258,7 +258,7 @@ def test_a_channel_that_is_closed_while_it_is_full(ends: tuple[Channel, Peer]) -
     """By the service thread, which hears first that the coordinator is gone: whoever drains it goes on."""
     channel, _ = ends
     while not channel.waiting:
-        channel.post(encode(Store(1, bytes(INLINE_BYTES), False, None)))
+        channel.post(encode(Store(1, bytes(INLINE_BYTES), False, None, None, None, False)))
     with ThreadPoolExecutor(1) as pool:
         draining = pool.submit(channel.drain, None)
         channel.close("as if the coordinator had")

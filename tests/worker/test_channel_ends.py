@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import select
 import socket
 import threading
@@ -25,16 +24,19 @@ from mpgroupcache.worker.channel import COARSE, LIVENESS_TIMEOUT, PING_AFTER, Ch
 # ---- How requests end
 
 
-def test_ids_are_those_of_a_frame(ends: tuple[Channel, Peer]) -> None:
+def test_ids_are_those_of_a_frame_and_never_0(ends: tuple[Channel, Peer]) -> None:
     channel, peer = ends
     hold = Hold()
     for _ in range(2):
         channel.ask(hold, ASK)
     assert [peer.receive()[0] for _ in range(2)] == [1, 2]
-    channel._ids = itertools.count((1 << 32) - 1)
+    most = (1 << 32) - 2
+    assert channel.take_ids(most - 3) == 3
     for _ in range(2):
         channel.ask(hold, ASK)
-    assert [peer.receive()[0] for _ in range(2)] == [(1 << 32) - 1, 0]
+    assert [peer.receive()[0] for _ in range(2)] == [most, 1]
+    channel.take_ids(most - 3)
+    assert channel.take_ids(3) == 1  # they are in a row
     hold.end()
 
 
@@ -90,7 +92,10 @@ def test_an_answer_in_time_is_no_deadline(ends: tuple[Channel, Peer]) -> None:
 BREAKS: dict[str, tuple[bytes | None, str]] = {
     "it closes": (None, "the coordinator closed the connection"),
     "no frame": (b"no frame of ours, and long enough", "magic: got b'no', expected b'mg'"),
-    "no descriptor": (encode(Value(INLINE_BYTES + 1, Origin.CACHE), 1), "Value: its descriptor did not come"),
+    "no descriptor": (
+        encode(Value(INLINE_BYTES + 1, Origin.CACHE, None, None), 1),
+        "Value: its descriptor did not come",
+    ),
 }
 
 

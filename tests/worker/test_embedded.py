@@ -28,6 +28,16 @@ sys.stdin.readline()
 print(str(group.get("key")), flush=True)
 """
 
+CHANGE = """
+import sys, mpgroupcache
+group = mpgroupcache.new_group("g", "1MiB", lambda ctx, key, dest: dest.set_string("value"))
+if "full" in sys.argv[1]:
+    group.get("key")
+for _ in range(2):
+    group.clear() if "clear" in sys.argv[1] else group.remove("key")
+"""
+WARNED = ("found nothing, and no other worker is here", "MPGROUPCACHE_APPLICATION", "MPGROUPCACHE_SOCKET")
+
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
@@ -162,6 +172,37 @@ def test_a_program_that_is_no_interpreter_fails_no_get(environment: dict[str, st
     assert f"sys.executable: got {executable}, expected the interpreter" in err
     assert "start mpgroupcache-coordinator, and set MPGROUPCACHE_SOCKET" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("change", ["remove", "clear"])
+def test_a_change_that_finds_nothing_and_nobody_is_warned_of_once(environment: dict[str, str], change: str) -> None:
+    """As in a shell or a job, beside an application that has a coordinator of its own."""
+    worker = start(environment, change, CHANGE)
+    _, err = worker.communicate(timeout=60)
+    assert worker.returncode == 0
+    assert [err.count(text) for text in WARNED] == [1, 1, 1], err
+    assert f"{change} found nothing" in err
+
+
+@pytest.mark.parametrize("change", ["remove", "clear"])
+def test_a_change_that_others_see_is_not_warned_of(environment: dict[str, str], change: str) -> None:
+    witness = start(environment, "one")
+    assert witness.stdout is not None
+    assert witness.stdout.readline() == "one\n"
+    for _ in range(2):
+        worker = start(environment, change, CHANGE)
+        assert worker.communicate(timeout=60) == ("", "")
+        assert worker.returncode == 0
+    witness.communicate("\n", timeout=30)
+
+
+def test_a_change_that_finds_something_is_not_warned_of(environment: dict[str, str]) -> None:
+    """Nor one that comes in one read with the value."""
+    script = CHANGE.replace("range(2)", "range(1)")
+    for change in ("full remove", "full clear"):
+        worker = start(environment, change, script)
+        assert worker.communicate(timeout=60) == ("", "")
+        assert worker.returncode == 0
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from workers import Daemon, leave, wait_until
 
 import mpgroupcache
+from mpgroupcache.ages import FOREVER
 from mpgroupcache.worker import config, kept, process
 from mpgroupcache.worker.kept import Kept
 
@@ -30,27 +31,32 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_for_so_long(clock: Clock) -> None:
     store = Kept(100, 5.0)
-    store.keep(b"k", b"value", 0)
+    store.keep(b"k", b"value", 0, FOREVER)
     clock.now += 4.9
     assert store.find(b"k", 0) == b"value"
     clock.now += 0.1
     assert store.find(b"k", 0) is None
-    store.keep(b"k", b"again", 0)
+    store.keep(b"k", b"again", 0, FOREVER)
     assert store.find(b"k", 0) == b"again"
+    store.keep(b"k", b"short", 0, 0.5)  # its own ttl, which is less
+    clock.now += 0.4
+    assert store.find(b"k", 0) == b"short"
+    clock.now += 0.1
+    assert store.find(b"k", 0) is None
 
 
 def test_within_its_bytes_the_oldest_goes_first(clock: Clock) -> None:
     store = Kept(100, 5.0)
     for number in range(10):
-        store.keep(b"%d" % number, bytes(24), 0)
+        store.keep(b"%d" % number, bytes(24), 0, FOREVER)
     assert [number for number in range(10) if store.find(b"%d" % number, 0)] == [6, 7, 8, 9]
-    store.keep(b"k", bytes(100), 0)  # more than there may be at all
+    store.keep(b"k", bytes(100), 0, FOREVER)  # more than there may be at all
     assert store.find(b"k", 0) is None
     assert store.find(b"9", 0) is not None
-    store.keep(b"9", bytes(75), 0)  # the same key anew
+    store.keep(b"9", bytes(75), 0, FOREVER)  # the same key anew
     assert [number for number in range(10) if store.find(b"%d" % number, 0)] == [9]
     clock.now += 6
-    store.keep(b"k", b"v", 0)
+    store.keep(b"k", b"v", 0, FOREVER)
     assert store._entries.keys() == {b"k"}  # what is over goes
     assert store._bytes == 2
     store.clear()
@@ -60,7 +66,7 @@ def test_within_its_bytes_the_oldest_goes_first(clock: Clock) -> None:
 
 def test_not_across_a_change() -> None:
     store = Kept(100, 5.0)
-    store.keep(b"k", b"value", 1)
+    store.keep(b"k", b"value", 1, FOREVER)
     assert store.find(b"k", 1) == b"value"
     assert store.find(b"k", 2) is None
 

@@ -19,6 +19,7 @@ from arenas import Instance
 from playing import Peer
 from workers import PATIENCE, wait_until
 
+from mpgroupcache.ages import Ages
 from mpgroupcache.errors import CoordinatorError, CoordinatorUnavailable, LoadCycleError, ProtocolError
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.messages import (
@@ -153,8 +154,8 @@ def linked(coordinator: Coordinator) -> Iterator[Linked]:
 
 def declare(linked: Linked, name: str = "group", number: int = 5) -> Declared:
     declared = Declared(number, None, 0, 0)
-    said, made = linked.ask(declared, linked.link.declare, name, 1000, 2.0, False, ("app", "load"))
-    assert (said, made) == (Declare(name, 1000, 2.0, False, "app", "load"), declared)
+    saying = Declare(name, 1000, 2.0, False, "app", "load", True, Ages())
+    assert linked.ask(declared, linked.link.declare, saying) == (saying, declared)
     return declared
 
 
@@ -165,8 +166,8 @@ def test_two_connections_of_one_worker(linked: Linked) -> None:
     call, (number, service) = linked.hello, linked.service_hello
     assert isinstance(call, Hello)
     assert isinstance(service, Hello)
-    assert call == Hello("call", os.getpid(), call.worker, LOWEST_VERSION, HIGHEST_VERSION, ())
-    assert service == Hello("service", os.getpid(), call.worker, LOWEST_VERSION, HIGHEST_VERSION, ())
+    assert call == Hello("call", os.getpid(), call.worker, LOWEST_VERSION, HIGHEST_VERSION, (), call.clock)
+    assert service == Hello("service", os.getpid(), call.worker, LOWEST_VERSION, HIGHEST_VERSION, (), service.clock)
     assert number == 1
     assert not linked.link.broken
     assert (linked.link.instance, linked.link.abilities) == ("instance", {"sing", "dance"})
@@ -360,14 +361,14 @@ def test_where_no_thread_can_be_started_nothing_is_left(
 
 def test_a_group_is_declared_once(linked: Linked) -> None:
     declared = declare(linked)
-    assert linked.link.declare("group", 1, None, True, ("", "")) == declared
-    said, _ = linked.ask(declared, linked.link.declare, "picking", 1, None, True, ("", ""))
-    assert said == Declare("picking", 1, None, True, "", "")
+    assert linked.link.declare(Declare("group", 1, None, True, "", "", True, Ages())) == declared
+    picking = Declare("picking", 1, None, True, "", "", True, Ages())
+    assert linked.ask(declared, linked.link.declare, picking) == (picking, declared)
 
 
 def test_a_group_that_is_refused(linked: Linked) -> None:
     refusal = Failed(FailureCode.REFUSED, "", "too many")
-    _, error = linked.ask(refusal, linked.link.declare, "group", 1, None, False, ("", ""))
+    _, error = linked.ask(refusal, linked.link.declare, Declare("group", 1, None, False, "", "", True, Ages()))
     assert isinstance(error, CoordinatorError)
     assert str(error) == "too many"
     declare(linked)
@@ -417,9 +418,9 @@ def test_an_ask_names_the_leases_that_its_caller_is_in(
     hold = Hold()
     request = linked.link.ask(hold, "group", cast(Any, Inside(*leases)), b"key", copy, here)
     number, said = linked.call.receive()
-    assert said == Ask(5, b"key", named, copy, here)
-    linked.call.send(Lease(9), number)
-    assert linked.link.channel.wait(hold, request, None) == Lease(9)
+    assert said == Ask(5, b"key", named, copy, here, "get")
+    linked.call.send(Lease(9, 1), number)
+    assert linked.link.channel.wait(hold, request, None) == Lease(9, 1)
     hold.end()
 
 
@@ -447,10 +448,10 @@ def test_who_joins_a_flight_that_waits_for_him_is_told(linked: Linked) -> None:
 SEAT: Any = SimpleNamespace(lease=9)
 LARGE = bytes(INLINE_BYTES + 1)
 ENDS: dict[str, tuple[Any, Any]] = {
-    "a value": (Product(b"v"), Store(9, b"v", False, None)),
-    "a peer's value": (Product(b"v", True, 2.5), Store(9, b"v", True, 2.5)),
-    "the largest in a frame": (Product(LARGE[1:]), Store(9, LARGE[1:], False, None)),
-    "a value in a memfd": (Product(LARGE), Store(9, len(LARGE), False, None)),
+    "a value": (Product(b"v"), Store(9, b"v", False, None, None, None, False)),
+    "a peer's value": (Product(b"v", True, 2.5), Store(9, b"v", True, 2.5, None, None, False)),
+    "the largest in a frame": (Product(LARGE[1:]), Store(9, LARGE[1:], False, None, None, None, False)),
+    "a value in a memfd": (Product(LARGE), Store(9, len(LARGE), False, None, None, None, False)),
     "an error": (ValueError("boom"), Fail(9, "ValueError", "boom")),
     "nothing": (None, Return(9)),
 }

@@ -10,8 +10,9 @@ from typing import Any, cast
 import pytest
 from workers import value_of
 
+from mpgroupcache.ages import Ages
 from mpgroupcache.counters import Counter
-from mpgroupcache.errors import CoordinatorUnavailable, LoadCycleError, LoadError
+from mpgroupcache.errors import CoordinatorUnavailable, LoadCycleError, LoadError, NotFound
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.messages import Failed, FailureCode, Hit, Lease, Load, Message, Origin, Pong, Value, pack_context
 from mpgroupcache.product import Product
@@ -101,15 +102,21 @@ class Group:
         self.port: Any = Port()
         self.counted: list[Counter] = []
         self.blamed: list[Exception] = []
+        self.ages = Ages()
         self.cached: ByteView | None = None
+        self.kept: ByteView | None = None
         self.peers: dict[bytes, Any] | None = None
 
     def ready_link(self) -> Any:
         return self.port
 
-    def lookup(self, key: bytes, /) -> ByteView | None:
+    def find(self, key: bytes, /) -> ByteView | None:
         assert key == KEY
         return self.cached
+
+    def find_kept(self, key: bytes, /) -> ByteView | None:
+        assert key == KEY
+        return self.kept
 
     def count(self, counter: int, n: int = 1, /) -> None:
         self.counted.append(Counter(counter))
@@ -218,8 +225,9 @@ def test_a_group_that_is_attached_by_the_way(process: Process, group: Group) -> 
 def test_where_nobody_is_there_who_leads_loads(process: Process, group: Group) -> None:
     group.port = process.wait = None
     caller = Caller(process, group)
-    loading, port, seat, request, key, ctx, peer = apart(caller.go())
+    loading, port, seat, request, key, ctx, peer, maker, version = apart(caller.go())
     assert (loading, port, request, key, ctx, peer) == (group, process.alone, None, KEY, "ctx", None)
+    assert (maker, version) == (group.getter, None)
     assert (seat.leads, seat.lease, seat.flight.key) == (True, 0, ("group", KEY, True))
     assert group.counted == LOADED
     view = ByteView(b"value")
@@ -301,7 +309,8 @@ def test_a_lease(process: Process, group: Group, here: bool, readable: bool) -> 
     caller = Caller(process, group, here)
     request = caller.go()
     assert request.asked == ("group", KEY, not readable, here)
-    loading, port, seat, asked, key, ctx, peer = apart(caller.go(Lease(7)))
+    loading, port, seat, asked, key, ctx, peer, maker, version = apart(caller.go(Lease(7, 1)))
+    assert (maker, version) == (group.getter, 1)
     assert (loading, port, asked, key, ctx, peer) == (group, group.port, request, KEY, "ctx", None)
     assert (seat.leads, seat.lease, seat.flight.key) == (True, 7, ("group", KEY, here, False, 0))
     assert not request.settled  # the load ends it
@@ -331,7 +340,7 @@ def test_a_value_is_everybodys_in_the_flight(
     if size > 1000:
         request.bring(value)
         carried = size
-    assert leader.end(Value(carried, origin)) == value
+    assert leader.end(Value(carried, origin, None, None)) == value
     assert request.settled
     assert group.counted == counted
     group.counted.clear()
@@ -361,11 +370,13 @@ def test_who_finds_nothing_where_there_was_a_hit_asks_for_a_copy(process: Proces
     assert (first.asked, second.asked) == (("group", KEY, False, False), ("group", KEY, True, False))
     seat = follower.go()  # which asks too, and waits for who was faster
     assert not seat.leads
-    assert leader.end(Value(b"value", Origin.CACHE)) == follower.end() == b"value"
+    assert leader.end(Value(b"value", Origin.CACHE, None, None)) == follower.end() == b"value"
     assert group.counted == [Counter.MAIN_HITS] * 2
 
 
-@pytest.mark.parametrize("answer", [Failed(FailureCode.REFUSED, "", "no"), Pong(), Value(1 << 20, Origin.FLIGHT)])
+@pytest.mark.parametrize(
+    "answer", [Failed(FailureCode.REFUSED, "", "no"), Pong(), Value(1 << 20, Origin.FLIGHT, None, None)]
+)
 def test_an_answer_of_no_use_is_loaded_without_the_coordinator(
     process: Process, group: Group, answer: Message, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -431,7 +442,7 @@ def test_the_next_one_leads_where_the_leader_left(process: Process, group: Group
     assert seat.leads
     request = follower.go()
     assert request is group.port.requests[1]
-    assert follower.end(Value(b"value", Origin.CACHE)) == b"value"
+    assert follower.end(Value(b"value", Origin.CACHE, None, None)) == b"value"
 
 
 def test_who_would_wait_for_himself_is_told(process: Process, group: Group) -> None:
@@ -462,7 +473,7 @@ def test_a_peer_that_was_picked(process: Process, group: Group) -> None:
     group.peers = {KEY: peer}
     caller = Caller(process, group)
     assert caller.go().asked == ("group", KEY, False, False)
-    *_, picked = apart(caller.go(Lease(7)))
+    *_, picked, _, _ = apart(caller.go(Lease(7, 1)))
     assert picked is peer
     (flight,) = process.flights
     assert flight.key == ("group", KEY, False, True, 0)
@@ -473,7 +484,7 @@ def test_who_picked_himself_waits_for_no_peer(process: Process, group: Group) ->
     group.peers = {}
     caller = Caller(process, group)
     assert caller.go().asked == ("group", KEY, False, True)
-    *_, picked = apart(caller.go(Lease(7)))
+    *_, picked, _, _ = apart(caller.go(Lease(7, 1)))
     assert picked is None
     caller.hold.end()
 
@@ -482,7 +493,7 @@ def test_a_peers_request_asks_no_other_peer(process: Process, group: Group) -> N
     group.peers = {KEY: Maker()}
     caller = Caller(process, group, here=True)
     assert caller.go().asked == ("group", KEY, False, True)
-    *_, picked = apart(caller.go(Lease(7)))
+    *_, picked, _, _ = apart(caller.go(Lease(7, 1)))
     assert picked is None
     caller.hold.end()
 
@@ -501,13 +512,13 @@ class Loading:
         self.waiting = self.other.board(process.flights, ("group", KEY), 3, ())
         self.request = Request()
         request: Any = self.request
-        arguments = (cast(Any, group), self.port, self.seat, request, KEY, "ctx", peer)
+        arguments = (cast(Any, group), self.port, self.seat, request, KEY, "ctx", peer, group.getter, 9)
         self.steps: Generator[Any, Any, ByteView] = miss.load(self.hold, *arguments)
 
     def shared(self) -> Any:
         """What the one who waits has."""
         assert self.waiting.over
-        return miss._outcome(cast(Any, self.group), KEY, self.waiting.outcome)
+        return miss.outcome_of(cast(Any, self.group), KEY, self.waiting.outcome)
 
 
 def test_a_load(process: Process, group: Group) -> None:
@@ -522,6 +533,47 @@ def test_a_load(process: Process, group: Group) -> None:
     assert group.counted == [Counter.LOCAL_LOADS]
     assert loading.shared() == b"value"
     assert group.counted == [Counter.LOCAL_LOADS, *SHARED]
+
+
+def test_what_a_load_says_of_its_value(process: Process, group: Group) -> None:
+    """Its number and how long it is fresh, to whoever loaded it and to those who wait."""
+    loading = Loading(process, group)
+    loading.steps.send(None)
+    for view in (result_of(loading.steps, Product(b"value", ttl=60.0)), loading.shared()):
+        assert view.version == 9
+        assert 0 < view.ttl <= 60.0
+
+
+def test_a_loader_that_finds_nothing(process: Process, group: Group) -> None:
+    """It is everybody's answer, and no error."""
+    loading = Loading(process, group)
+    loading.steps.send(None)
+    error = NotFound("no row")
+    with pytest.raises(NotFound) as caught:
+        loading.steps.throw(error)
+    assert caught.value is error
+    assert loading.port.ended[0] == (loading.request, 7, Product(b"no row", absent=True))
+    assert group.counted == [Counter.LOCAL_LOADS]
+    with pytest.raises(NotFound, match="^no row$") as shared:
+        loading.shared()
+    assert shared.value is not error
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_loader_that_raises_where_an_old_value_is_kept(process: Process, group: Group, there: bool) -> None:
+    group.ages = Ages(ttl=60.0, stale_if_error=600.0)
+    group.kept = ByteView(b"old") if there else None
+    loading = Loading(process, group)
+    loading.steps.send(None)
+    if there:
+        with pytest.raises(StopIteration) as end:
+            loading.steps.throw(ValueError("boom"))
+        assert end.value.value == loading.shared() == b"old"
+    else:
+        with pytest.raises(ValueError, match="boom"):
+            loading.steps.throw(ValueError("boom"))
+    assert isinstance(loading.port.ended[0][2], ValueError)
+    assert group.counted[0] == Counter.LOCAL_LOAD_ERRS
 
 
 def test_a_load_whose_value_the_socket_does_not_take(process: Process, group: Group) -> None:
@@ -591,34 +643,19 @@ def test_a_loader_that_is_left_gives_the_lease_back(process: Process, group: Gro
 # ---- For peers
 
 
-class Owing:
-    """A hold, which tells what it owing."""
-
-    def __init__(self) -> None:
-        self.hold = Hold()
-        self.board = self.hold.board
-        self.owed: list[tuple[Any, bytes]] = []
-        self.request = Request()
-
-    def owe(self, channel: Any, undo: bytes) -> Request:
-        self.owed.append((channel, undo))
-        return self.request
-
-
 def test_a_load_for_a_peer(process: Process, group: Group) -> None:
-    owing: Any = Owing()
+    hold, request = Hold(), Request()
     message = Load(7, "group", KEY, pack_context({"user": "ann"}))
     link = group.port
-    steps = miss.load_for_peer(owing, process.flights, cast(Any, group), link, message, b"undo")
+    steps = miss.load_for_peer(hold, process.flights, cast(Any, group), link, message, cast(Any, request))
     assert next(steps) == Make(group.getter, {"user": "ann"}, KEY)
-    assert owing.owed == [(link.channel, b"undo")]
     (flight,) = process.flights
     assert flight.key == ("group", KEY, 7)
     assert flight.leader is not None
     assert flight.leader.lease == 7
     product = Product(b"value")
     assert result_of(steps, product) == b"value"
-    assert link.ended == [(owing.request, 7, product)]
+    assert link.ended == [(request, 7, product)]
 
 
 @pytest.mark.parametrize("linked", ["before", "by the way", "not at all"])
@@ -641,7 +678,7 @@ def test_a_peers_request_that_misses(process: Process, group: Group) -> None:
     hold = Hold()
     steps: Any = miss.serve(hold, cast(Any, process), cast(Any, group), KEY, "ctx")
     assert next(steps).asked == ("group", KEY, False, True)
-    _, _, _, _, key, ctx, peer = apart(steps.send(Lease(7)))
+    _, _, _, _, key, ctx, peer, _, _ = apart(steps.send(Lease(7, 1)))
     assert (key, ctx, peer) == (KEY, "ctx", None)
     hold.end()
 

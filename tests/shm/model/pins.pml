@@ -2,7 +2,8 @@
  *
  * One key, whose entry is in one of two generations of the index, in one of three cells of memory, or in two of them at
  * once. Readers get it, hold it, release it; the coordinator publishes, evicts, grows the index, frees, and merges what it
- * has freed. What is wrong shows as a reader that finds a cell unfilled, or another value than before, while it holds it.
+ * has freed; it clears the cache, and values die. What is wrong shows as a reader that finds a cell unfilled, or another value
+ * than before, while it holds it; or as one that is given a value that was cleared, or dead, before its get began.
  *
  * Stores go through store buffers, which empty in order and at any time later: that is x86's memory (TSO). A fence waits for
  * its own buffer. On weaker machines the orders of the code give what is used here of it: the coordinator's fills come
@@ -27,6 +28,12 @@
 #ifndef FORKS
 #define FORKS 0
 #endif
+#ifndef CLEARS
+#define CLEARS 0
+#endif
+#ifndef DEATHS
+#define DEATHS 0 /* of values, by age */
+#endif
 
 #define READERS 2
 #define REGIONS 3 /* those of the readers, and one of the first one's child: a higher one, as scans ascend */
@@ -44,10 +51,16 @@ byte cell[CELLS]; /* the version of the value that fills it; 0: free, or being f
 byte pin[REGIONS];
 bool claimed[REGIONS];
 
+byte era;
 bool lock[REGIONS]; /* the kernel's */
-bool large[VERSIONS]; /* what a block's header says: whether the value lies in two cells */
+bool large[VERSIONS]; /* what a block's header says: whether the value lies in two cells ... */
+byte era_of[VERSIONS]; /* ... and when it was filled */
+byte died; /* a bit for each version; time stands in nobody's store buffer */
 
-mtype = { WORD, INDEX, CELL, PIN, CLAIMED };
+byte ended;     /* the first era that no clear has ended, of those that were answered */
+byte stillborn; /* values that were dead when they were published */
+
+mtype = { WORD, INDEX, CELL, PIN, CLAIMED, ERA };
 chan coordinators_stores = [10] of { mtype, byte, byte };
 chan readers_stores[REGIONS] = [2] of { byte, byte }; /* to pins: which, what */
 
@@ -67,6 +80,7 @@ end:
            :: place == CELL -> cell[i] = value
            :: place == PIN -> pin[i] = value
            :: place == CLAIMED -> claimed[i] = value
+           :: place == ERA -> era = value
            fi;
            place = 0; i = 0; value = 0
        }
@@ -84,6 +98,10 @@ byte left;  /* readers that are not through */
 /* A worker that begins with nothing, or a forked child that begins with the copy of a pin. */
 proctype Reader(byte r, w, v) {
     byte generation, gets;
+    byte first_era, dead_before; /* when the get began */
+#ifdef AGE_BEFORE_PIN
+    bool lives;
+#endif
     if
     :: w -> gets = GETS; goto held
     :: else
@@ -91,14 +109,24 @@ proctype Reader(byte r, w, v) {
 again:
     do
     :: gets < GETS ->
-        atomic { gets++; generation = index }
+        atomic { gets++; generation = index; first_era = ended; dead_before = died }
         atomic {
             w = word[generation];
             if
             :: w == 0 -> generation = 0; goto again
+#ifdef AGE_BEFORE_PIN
+            :: else
+            fi
+        }
+        atomic {
+            lives = !(died & (1 << cell[w - 1]));
+            readers_stores[r]!r, w
+        }
+#else
             :: else -> readers_stores[r]!r, w
             fi
         }
+#endif
 #ifndef NO_READERS_FENCE
         empty(readers_stores[r]);
 #endif
@@ -110,7 +138,23 @@ again:
             fi
         }
 #endif
-        atomic { v = cell[w - 1]; assert(v && (!large[v] || cell[w] == v)) }
+        atomic {
+            v = cell[w - 1];
+            assert(v && (!large[v] || cell[w] == v));
+            if
+#ifndef NO_ERA
+            :: era_of[v] != era -> readers_stores[r]!r, 0; w = 0; v = 0; goto again
+#endif
+#ifdef AGE_BEFORE_PIN
+            :: !lives
+#else
+            :: died & (1 << v)
+#endif
+               -> readers_stores[r]!r, 0; w = 0; v = 0; goto again
+            :: else -> assert(era_of[v] >= first_era && !((dead_before | stillborn) & (1 << v)))
+            fi;
+            first_era = 0; dead_before = 0
+        }
 held:
         if
         :: r == 0 && forks < FORKS ->
@@ -155,9 +199,11 @@ gone:
 #define EVICT 10 /* in place of a cell to publish in */
 #define GROW 11
 #define SWEEP 12
+#define CLEAR 13
+#define DIE 14
 
 byte state[CELLS]; /* as the coordinator has it */
-byte operations, versions;
+byte operations, versions, clears, deaths;
 
 inline free(c) {
     STORE(CELL, c, 0); /* the allocator writes into free blocks */
@@ -270,7 +316,8 @@ inline adopt() {
 #ifndef ADOPTS_OLD_WORDS
         STORE(WORD, 1 - generation, 0);
 #endif
-        entry = word[generation]
+        entry = word[generation];
+        its_era = era
     }
     FENCE;
     scan();
@@ -280,7 +327,8 @@ inline adopt() {
         :: entry ->
             assert(cell[entry - 1]);
             first = entry - 1;
-            two = large[cell[first]]
+            two = large[cell[first]];
+            filled = cell[first]
         :: else
         fi;
         /* From the lowest pin between two entries up to the next entry. */
@@ -323,12 +371,20 @@ inline work() {
             :: state[1] == FREE && state[2] == FREE -> first = 1; two = true
             :: entry -> first = EVICT
             :: generation == 0 -> first = GROW
+            :: clears < CLEARS -> first = CLEAR
+            :: deaths < DEATHS && entry -> first = DIE
             :: first = SWEEP
             fi;
             if
             :: first < CELLS ->
                 versions++;
                 large[versions] = two;
+                era_of[versions] = its_era;
+                filled = versions;
+                if
+                :: deaths < DEATHS -> deaths++; died = died | (1 << versions); stillborn = stillborn | (1 << versions)
+                :: true
+                fi;
                 state[first] = PUBLISHED;
                 if
                 :: two -> state[first + 1] = TAIL; STORE(CELL, first + 1, versions)
@@ -348,13 +404,21 @@ inline work() {
                 STORE(WORD, 0, 0);
 #endif
                 generation = 1
+            :: first == CLEAR ->
+                clears++;
+                its_era++;
+                STORE(ERA, 0, its_era)
+            :: first == DIE ->
+                deaths++;
+                died = died | (1 << filled) /* what its entry is */
             :: else
             fi;
             two = false
         }
-        if /* growth leaves it to the next one */
-        :: first != GROW -> retire()
-        :: else
+        if
+        :: first < GROW || first == SWEEP -> retire()
+        :: first == CLEAR -> atomic { FENCE -> ended = its_era } /* it is answered */
+        :: else /* growth leaves it to the next one */
         fi;
         first = 0;
 #if READER_DEATHS > 0
@@ -378,7 +442,7 @@ inline lose_stores() {
 
 proctype Coordinator(bool is_next) {
     byte entry; /* 1 + the first cell of its block */
-    byte generation, seen, i, upto, first;
+    byte generation, seen, i, upto, first, its_era, filled;
     bool kept, two;
     {
         if

@@ -5,7 +5,8 @@
  *
  * The core is compiled with -fsanitize=thread, and linked with the functions below instead of the sanitizer's: the
  * compiler calls one of them before each store. What adoption finds must be a whole arena, in which nothing is lost
- * but what the operation under way was to evict, and in which views stay what they are. The next one may die too, while it
+ * but what the operation under way was to evict, nothing is there again that was removed, cleared or dead before it, no
+ * version is given a second time, and views stay what they are. The next one may die too, while it
  * takes over: that is walked through in some of the places.
  */
 #include "world.h"
@@ -38,6 +39,10 @@ struct image { /* of an instance: its memory, or a copy of it */
 struct model {
     uint64_t version;
     uint64_t before[KEYS]; /* each key's version before the operation under way; 0: not there */
+    uint64_t number[KEYS]; /* the arena's version of it, and ... */
+    uint64_t ages[KEYS][2]; /* ... until when it was fresh, and when it was to be dead */
+    uint64_t spent;        /* the highest number of a value before that operation */
+    uint64_t aging;        /* the key whose ages it changes, + 1 */
     uint64_t pending;      /* the key that it puts, + 1, and in which version */
     uint64_t pending_version;
     uint8_t missing[KEYS]; /* in some image of the operation */
@@ -196,19 +201,46 @@ static void look(void) {
     walk.depth--;
 }
 
-static void require_nothing_lost(struct mgc_arena *next) {
+static int ages_of(struct mgc_arena *arena_now, uint64_t key, uint64_t ages[2]) {
+    uint8_t bytes[32];
+    size_t length = make_key(key, bytes);
+    _Atomic uint64_t *place = mgc_index_find(arena_now, mgc_hash(arena_now->header->seed, bytes, length), bytes, length);
+    const struct mgc_block *block = mgc_heap_block(&arena_now->heap, mgc_word_offset(*place));
+    ages[0] = ages[1] = MGC_FOREVER;
+    if (!(block->flags & MGC_AGED))
+        return 0;
+    ages[0] = mgc_ages_of(block)->fresh_until;
+    ages[1] = mgc_ages_of(block)->dead_at;
+    return 1;
+}
+
+static void require_nothing_lost(struct mgc_arena *next, uint64_t entries) {
+    uint64_t there = 0, ages[2];
+    REQUIRE(next->next_version > model->spent, "the next version is %llu, %llu was given before",
+            (unsigned long long)next->next_version, (unsigned long long)model->spent);
     for (uint64_t key = 0; key < KEYS; key++) {
-        struct mgc_hit hit;
+        struct mgc_found found;
         uint8_t bytes[32];
-        if (!mgc_arena_find(next, bytes, make_key(key, bytes), &hit.value, &hit.length)) {
+        if (!mgc_arena_find_kept(next, bytes, make_key(key, bytes), &found)) {
             model->missing[key] = 1;
             continue;
         }
-        uint64_t version = verify_value(&hit, key, "after adoption");
+        there++;
+        REQUIRE(found.version < next->next_version, "key %llu: the next version will be the same", (unsigned long long)key);
+        ages_of(next, key, ages);
+        REQUIRE(ages[0] <= ages[1], "key %llu: fresh when it is dead", (unsigned long long)key);
+        if (key + 1 != model->pending) {
+            REQUIRE(found.version == model->number[key], "key %llu has another version", (unsigned long long)key);
+            REQUIRE(key + 1 == model->aging || memcmp(ages, model->ages[key], sizeof ages) == 0, "key %llu: other ages",
+                    (unsigned long long)key);
+        }
+        uint64_t version = verify_value(&(struct mgc_hit){found.value, found.length}, key, "after adoption");
         REQUIRE(version == model->before[key] || (key + 1 == model->pending && version == model->pending_version),
                 "key %llu: got version %llu, expected %llu", (unsigned long long)key, (unsigned long long)version,
                 (unsigned long long)model->before[key]);
     }
+    REQUIRE(there == entries, "%llu entries were taken over, %llu are found", (unsigned long long)entries,
+            (unsigned long long)there);
 }
 
 static void require_whole_views(const uint8_t *base, uint32_t from, const char *when) {
@@ -231,10 +263,8 @@ static void require_no_word_outside_the_index(const struct mgc_arena *next) {
 static void churn(struct mgc_arena *next) {
     for (uint64_t key = 0; key < 10; key++)
         REQUIRE(put(next, CHURN + key, 1, WORDS + key % 5, MGC_MAIN), "no room");
-    for (uint64_t key = 0; key < 10; key++) {
-        uint8_t bytes[32];
-        mgc_arena_remove(next, bytes, make_key(CHURN + key, bytes));
-    }
+    for (uint64_t key = 0; key < 10; key++)
+        remove_key(next, CHURN + key);
 }
 
 /* Takes over an image, and uses it until nothing is where it was. */
@@ -262,12 +292,12 @@ static void look_at(const struct image *image) {
     REQUIRE(adopted.dropped <= 1, "%llu entries dropped", (unsigned long long)adopted.dropped);
     require_sound(next);
     require_no_word_outside_the_index(next);
-    require_nothing_lost(next);
+    require_nothing_lost(next, adopted.entries);
     require_whole_views(image->arena, 0, "after adoption");
     struct mgc_map map;
     struct mgc_hit hit;
     uint8_t bytes[32];
-    REQUIRE(mgc_map_attach(&map, image->arena, header->size) == 0, "attach");
+    REQUIRE(mgc_map_attach(&map, image->control, image->arena, header->size) == 0, "attach");
     int found = mgc_get(&map, region_of(next_control, 0), VIEWS + 1, bytes, make_key(1, bytes), &hit);
     uint64_t version = found == MGC_HIT ? verify_value(&hit, 1, "when found") : 0;
     uint64_t bytes_now = mgc_list_bytes(next, MGC_MAIN) + mgc_list_bytes(next, MGC_HOT);
@@ -297,15 +327,13 @@ static void look_at(const struct image *image) {
 /* ---- The script ---- */
 
 static uint64_t version_in_arena(uint64_t key) {
-    struct mgc_hit hit;
+    struct mgc_found found;
     uint8_t bytes[32];
-    size_t length = make_key(key, bytes);
-    _Atomic uint64_t *place = mgc_index_find(&arena, mgc_hash(arena.header->seed, bytes, length), bytes, length);
-    if (!place)
+    if (!mgc_arena_find_kept(&arena, bytes, make_key(key, bytes), &found))
         return 0;
-    const struct mgc_block *block = mgc_heap_block(&arena.heap, mgc_word_offset(*place));
-    hit = (struct mgc_hit){(const uint8_t *)block + mgc_value_offset(block), block->value_length};
-    return verify_value(&hit, key, "after the operation");
+    model->number[key] = found.version;
+    ages_of(&arena, key, model->ages[key]);
+    return verify_value(&(struct mgc_hit){found.value, found.length}, key, "after the operation");
 }
 
 static void begin(const char *what) {
@@ -323,7 +351,8 @@ static void end(void) {
         model->before[key] = version;
         model->missing[key] = 0;
     }
-    model->pending = 0;
+    model->pending = model->aging = 0;
+    model->spent = arena.next_version - 1;
 }
 
 static void put_words(uint64_t key, uint64_t words, uint32_t list) {
@@ -334,11 +363,18 @@ static void put_words(uint64_t key, uint64_t words, uint32_t list) {
     end();
 }
 
+static void put_aged(uint64_t key, int64_t fresh, int64_t dead) {
+    model->pending = key + 1;
+    model->pending_version = ++model->version;
+    begin("put");
+    REQUIRE(put_with(&arena, key, model->version, WORDS, &(struct mgc_traits){.flags = MGC_AGED, .fresh = fresh, .dead = dead}),
+            "no room");
+    end();
+}
+
 static void take_away(uint64_t key) {
-    uint8_t bytes[32];
-    size_t length = make_key(key, bytes);
     begin("remove");
-    REQUIRE(mgc_arena_remove(&arena, bytes, length), "was not there");
+    REQUIRE(remove_key(&arena, key), "was not there");
     end();
 }
 
@@ -347,7 +383,7 @@ static void hold(uint64_t key) {
     struct mgc_map map;
     struct mgc_hit hit;
     uint8_t bytes[32];
-    REQUIRE(mgc_map_attach(&map, arena.base, arena.header->size) == 0, "attach");
+    REQUIRE(mgc_map_attach(&map, control->base, arena.base, arena.header->size) == 0, "attach");
     view->pin = model->view_count + 1;
     REQUIRE(mgc_get(&map, region_of(control, 0), view->pin, bytes, make_key(key, bytes), &hit) == MGC_HIT, "a miss");
     *view = (struct view){.key = key, .version = verify_value(&hit, key, "when found"), .pin = view->pin,
@@ -359,10 +395,8 @@ static void release_last(void) { mgc_unpin(region_of(control, 0), model->views[-
 
 static void reserve_and_abandon(uint64_t key) {
     struct mgc_reservation reservation;
-    uint8_t bytes[32];
-    size_t length = make_key(key, bytes);
     begin("reserve and abandon");
-    REQUIRE(mgc_arena_reserve(&arena, bytes, length, 4000, MGC_MAIN, &reservation) == 0, "no room");
+    REQUIRE(reserve(&arena, key, 4000, MGC_MAIN, &reservation), "no room");
     fill_value(reservation.value, key, 1, 500);
     mgc_arena_abandon(&arena, &reservation);
     end();
@@ -371,9 +405,8 @@ static void reserve_and_abandon(uint64_t key) {
 /* Others are put while a value is filled. */
 static void fill_slowly(uint64_t key) {
     struct mgc_reservation reservation;
-    uint8_t bytes[32];
     begin("reserve");
-    REQUIRE(mgc_arena_reserve(&arena, bytes, make_key(key, bytes), 4000, MGC_MAIN, &reservation) == 0, "no room");
+    REQUIRE(reserve(&arena, key, 4000, MGC_MAIN, &reservation), "no room");
     end();
     put_words(5, 60, MGC_MAIN);
     take_away(5);
@@ -381,7 +414,7 @@ static void fill_slowly(uint64_t key) {
     model->pending_version = ++model->version;
     begin("fill and publish");
     fill_value(reservation.value, key, model->version, 500);
-    mgc_arena_publish(&arena, &reservation);
+    REQUIRE(mgc_arena_publish(&arena, &reservation), "not published");
     end();
 }
 
@@ -392,11 +425,82 @@ static void live_and_die(uint64_t key) {
     struct mgc_hit hit;
     uint8_t bytes[32];
     const struct mgc_control_header *header = (const struct mgc_control_header *)(const void *)control->base;
-    REQUIRE(mgc_map_attach(&map, arena.base, arena.header->size) == 0, "attach");
+    REQUIRE(mgc_map_attach(&map, control->base, arena.base, arena.header->size) == 0, "attach");
     int number = mgc_region_claim(control->fd, header, 0, &region);
     REQUIRE(number > 0 && number < (int)REGIONS, "%d", number);
     REQUIRE(mgc_get(&map, region, 1, bytes, make_key(key, bytes), &hit) == MGC_HIT, "a miss");
     mgc_region_unmap(region);
+}
+
+/* An operation on the ages of a key. */
+static void change_ages(const char *what, uint64_t key, int (*change)(const uint8_t *key, size_t length)) {
+    uint8_t bytes[32];
+    size_t length = make_key(key, bytes);
+    model->aging = key + 1;
+    begin(what);
+    REQUIRE(change(bytes, length), "was not there");
+    end();
+}
+
+#define HOURS (3600ll * 1000000000)
+
+static int touch_for_longer(const uint8_t *key, size_t length) { return mgc_arena_touch(&arena, key, length, 3 * HOURS, 6 * HOURS); }
+static int touch_for_less(const uint8_t *key, size_t length) { return mgc_arena_touch(&arena, key, length, HOURS / 2, HOURS); }
+static int put_off(const uint8_t *key, size_t length) { return mgc_arena_put_off(&arena, key, length, HOURS); }
+static int revive(const uint8_t *key, size_t length) { return mgc_arena_revive(&arena, key, length, HOURS); }
+
+static void pass(int64_t time) {
+    mgc_control_advance(control, time);
+    end();
+}
+
+static void reclaim(uint64_t most) {
+    int more;
+    begin("reclaim");
+    mgc_arena_reclaim(&arena, most, &more);
+    end();
+}
+
+static void clear(void) {
+    begin("clear");
+    mgc_arena_clear(&arena);
+    end();
+}
+
+/* Values that age and change. What is dead is not taken over, and the newest version is not the highest that is left. */
+static void change_values(void) {
+    mgc_set_ages(control, 0, &(struct mgc_group_ages){.stale_if_error = 3 * HOURS});
+    for (uint64_t key = 10; key < 17; key++)
+        put_aged(key, HOURS, 2 * HOURS);
+    put_words(17, WORDS, MGC_MAIN);
+    change_ages("touch", 10, touch_for_longer);
+    change_ages("touch", 11, touch_for_less);
+    change_ages("touch", 17, touch_for_less); /* ageless until now: in a block that has room for ages */
+    change_ages("put off", 12, put_off);
+    put_aged(13, 2 * HOURS, 2 * HOURS);
+    take_away(13);
+    pass(5 * HOURS / 2);
+    change_ages("revive", 12, revive);
+    pass(2 * HOURS); /* at 4.5 h: all that were kept until 3.5 and 4 are gone */
+    for (uint64_t key = 11; key < 18; key++)
+        REQUIRE(!model->before[key], "key %llu is there", (unsigned long long)key);
+    reclaim(2);
+    put_aged(14, HOURS, HOURS); /* in place of one that is gone */
+    reclaim(100);
+    put_words(18, 3 * WORDS, MGC_MAIN);
+    put_words(19, WORDS, MGC_HOT);
+    hold(18);
+    clear();
+    reclaim(2);
+    for (uint64_t key = 16; key < 24; key++) /* in place of those that are dead, and beside them */
+        put_words(key, WORDS + key % 3, MGC_MAIN);
+    put_aged(10, HOURS, HOURS);
+    take_away(10);
+    clear();
+    reclaim(100);
+    put_words(3, WORDS, MGC_MAIN);
+    take_away(3);
+    release_last();
 }
 
 static void format(void) {
@@ -444,6 +548,7 @@ static void run_script(void) {
     REQUIRE(regions >= 1, "no region");
     end();
     REQUIRE(arena.header->lists[MGC_MAIN].evictions > 100, "too few evictions");
+    change_values();
 }
 
 static void open_world(void) {

@@ -62,7 +62,7 @@ int main(int count, char **arguments) {
     pthread_t reader;
     control = open_control();
     arena = open_arena(control, 1 << 20, 0);
-    REQUIRE(mgc_map_attach(&map, arena->base, arena->header->size) == 0, "attach");
+    REQUIRE(mgc_map_attach(&map, control->base, arena->base, arena->header->size) == 0, "attach");
     REQUIRE(pthread_create(&reader, NULL, read_all_the_time, region_of(control, 0)) == 0, "no thread");
     uint64_t puts = 0;
     while (time(NULL) < end)

@@ -36,9 +36,11 @@ static void stop_here(void);
 #include "index.c"
 #include "lru.c"
 #include "pins.c"
+#include "reclaim.c"
 #include "reader.c"
 #include "space.c"
 #include "touches.c"
+#include "wheel.c"
 
 #define BUDGET (40u << 10)
 #define FEW 20u
@@ -47,6 +49,7 @@ static void stop_here(void);
 #define TARGET 1000u /* the key that all of this is about */
 #define WORDS 4u
 #define VIEWS 8u
+#define LONG_AGO (3600ll * 1000000000) /* ns */
 
 static struct {
     struct mgc_control *control;
@@ -69,15 +72,37 @@ static struct {
 
 /* ---- What the two sides do ---- */
 
-static void get_and_hold_with(int region, uint32_t pin) {
-    struct view *view = &world.views[world.view_count];
+static void hold_hit(struct mgc_region *region, uint32_t pin, const struct mgc_hit *hit) {
+    const struct mgc_block *block = mgc_pinned_block(region, pin, world.memory);
+    REQUIRE(!(block->flags & MGC_AGED) || mgc_ages_of(block)->dead_at + LONG_AGO / 2 > mgc_arena_clock(&world.arena),
+            "a value that was dead before");
+    world.views[world.view_count++] = (struct view){
+        .region = region, .pin = pin, .hit = *hit, .version = verify_value(hit, TARGET, "when found")};
+}
+
+static void get_and_hold_with(int number, uint32_t pin) {
+    struct mgc_region *region = region_of(world.control, number);
+    struct mgc_hit hit;
     uint8_t key[32];
-    view->region = region_of(world.control, region);
-    view->pin = pin;
-    if (mgc_get(&world.map, view->region, pin, key, make_key(TARGET, key), &view->hit) != MGC_HIT)
-        return;
-    view->version = verify_value(&view->hit, TARGET, "when found");
-    world.view_count++;
+    if (mgc_get(&world.map, region, pin, key, make_key(TARGET, key), &hit) == MGC_HIT)
+        hold_hit(region, pin, &hit);
+}
+
+static void get_many_and_hold(void) {
+    const uint64_t keys[] = {0, TARGET, 5000, TARGET}; /* one that is not there, too */
+    struct mgc_region *region = region_of(world.control, world.reader);
+    struct mgc_look looks[4];
+    uint8_t bytes[4][32];
+    for (uint32_t i = 0; i < 4; i++)
+        looks[i] = (struct mgc_look){.key = bytes[i], .key_length = make_key(keys[i], bytes[i]), .pin = 10 + i};
+    mgc_get_many(&world.map, region, looks, 4);
+    for (uint32_t i = 0; i < 4; i++)
+        if (looks[i].found == MGC_HIT) {
+            if (keys[i] == TARGET)
+                hold_hit(region, looks[i].pin, &looks[i].hit);
+            else
+                mgc_unpin(region, looks[i].pin);
+        }
 }
 
 static void get_and_hold(void) { get_and_hold_with(world.reader, 7); }
@@ -113,18 +138,13 @@ static void put_fillers(uint64_t from, uint64_t to) {
 
 static void replace(void) { REQUIRE(put(&world.arena, TARGET, ++world.version, WORDS, MGC_MAIN), "no room"); }
 
-static void remove_target(void) {
-    uint8_t key[32];
-    mgc_arena_remove(&world.arena, key, make_key(TARGET, key));
-}
+static void remove_target(void) { remove_key(&world.arena, TARGET); }
 
 /* Free blocks are written all over. */
 static void reuse(void) {
     put_fillers(2000, 2004);
-    for (uint64_t filler = 2000; filler < 2004; filler++) {
-        uint8_t key[32];
-        mgc_arena_remove(&world.arena, key, make_key(filler, key));
-    }
+    for (uint64_t filler = 2000; filler < 2004; filler++)
+        remove_key(&world.arena, filler);
 }
 
 static void replace_and_reuse(void) {
@@ -143,13 +163,37 @@ static void remove_and_put_again(void) {
     replace();
 }
 
-/* Whoever still believes in the old word finds the right key in its block, and a value that is not there yet. */
-static void remove_and_reserve_again(void) {
+/* Whoever has looked at the ages of what lay there before believes that it lives. */
+static void remove_and_put_a_dead_one(void) {
+    const struct mgc_traits traits = {.flags = MGC_AGED, .fresh = -LONG_AGO, .dead = -LONG_AGO};
+    struct mgc_reservation reservation;
     uint8_t key[32];
     remove_target();
     reuse();
-    world.has_unfilled = mgc_arena_reserve(&world.arena, key, make_key(TARGET, key), WORDS * 8, MGC_MAIN,
-                                           &world.unfilled) == 0;
+    if (mgc_arena_reserve(&world.arena, key, make_key(TARGET, key), VALUE_WORDS_MIN * 8, &traits, &reservation) != 0)
+        return;
+    fill_value(reservation.value, TARGET, ++world.version, VALUE_WORDS_MIN);
+    mgc_arena_publish(&world.arena, &reservation);
+}
+
+/* Whoever still believes in the old word finds the right key in its block, and a value that is not there yet. */
+static void remove_and_reserve_again(void) {
+    remove_target();
+    reuse();
+    world.has_unfilled = reserve(&world.arena, TARGET, WORDS * 8, MGC_MAIN, &world.unfilled);
+}
+
+static void clear_and_reuse(void) {
+    int more;
+    mgc_arena_clear(&world.arena);
+    reuse(); /* other blocks, for the cleared ones are not reclaimed yet */
+    mgc_arena_reclaim(&world.arena, UINT64_MAX, &more);
+    reuse();
+}
+
+static void clear_and_put_again(void) {
+    clear_and_reuse();
+    replace();
 }
 
 static void evict_all(void) {
@@ -192,6 +236,7 @@ struct operation {
 static const struct operation reading[] = {
     OPERATION(get_and_hold, FEW),
     OPERATION(get_and_release, FEW),
+    OPERATION(get_many_and_hold, FEW),
     OPERATION(release_all, FEW),
     OPERATION(fork_and_release_in_parent, FEW),
 };
@@ -202,6 +247,9 @@ static const struct operation writing[] = {
     OPERATION(remove_and_reuse, FEW),
     OPERATION(remove_and_put_again, FEW),
     OPERATION(remove_and_reserve_again, FEW),
+    OPERATION(remove_and_put_a_dead_one, FEW),
+    OPERATION(clear_and_reuse, FEW),
+    OPERATION(clear_and_put_again, FEW),
     OPERATION(evict_all, FEW),
     OPERATION(grow_index, FULL_INDEX - 2),
     OPERATION(grow_and_put_again, FULL_INDEX - 2),
@@ -221,7 +269,7 @@ static void stop_here(void) {
 
 static void begin(uint64_t fillers, int held) {
     format_arena(&world.arena, world.memory, world.fd, world.control, BUDGET, 1);
-    REQUIRE(mgc_map_attach(&world.map, world.memory, world.arena.header->size) == 0, "attach");
+    REQUIRE(mgc_map_attach(&world.map, world.control->base, world.memory, world.arena.header->size) == 0, "attach");
     replace();
     if (held) /* a version that the operations do not find any more */
         get_and_hold_with(world.parent, 3);
@@ -241,6 +289,14 @@ static void end(void) {
     mgc_arena_sweep(&world.arena);
     require_sound(&world.arena);
     REQUIRE(world.arena.limbo.count == 0, "%zu blocks in limbo that nobody has pinned", world.arena.limbo.count);
+    replace();
+    /* Nothing of what there was when an era ended is found by a get that begins later. */
+    atomic_store(&world.arena.header->era, atomic_load(&world.arena.header->era) + 1);
+    if (atomic_load(&world.arena.header->index) != 0) {
+        get_and_hold();
+        get_many_and_hold();
+    }
+    REQUIRE(world.view_count == 0, "a value that was cleared");
     erase_arena(&world.arena);
     mgc_arena_close(&world.arena);
 }

@@ -216,6 +216,39 @@ static void reap(void) {
     (void)atomic_load_explicit(&deaths, memory_order_acquire);
 }
 
+/* Ages of some ms: entries are stale, dead and gone while they are read. */
+static int put_some(struct mgc_arena *arena, uint64_t key, uint64_t words) {
+    struct mgc_traits traits = {.flags = below(&writer.random, 8) ? MGC_MAIN : MGC_HOT};
+    if (below(&writer.random, 4) == 0) {
+        traits.flags |= MGC_AGED | (below(&writer.random, 2) ? MGC_COPY : 0);
+        traits.fresh = (int64_t)below(&writer.random, 20000000);
+        traits.dead = (int64_t)below(&writer.random, 40000000);
+    }
+    return put_with(arena, key, ++writer.version, words, &traits);
+}
+
+static void change_some(struct mgc_arena *arena) {
+    uint8_t bytes[32];
+    size_t length = make_key(random_key(), bytes);
+    int more;
+    switch (below(&writer.random, 64)) {
+    case 0:
+        mgc_arena_clear(arena);
+        break;
+    case 1:
+        mgc_arena_reclaim(arena, below(&writer.random, 1000), &more);
+        break;
+    case 2:
+        mgc_arena_revive(arena, bytes, length, 1000000);
+        break;
+    case 3:
+        mgc_arena_put_off(arena, bytes, length, 1000000);
+        break;
+    default:
+        mgc_arena_touch(arena, bytes, length, (int64_t)below(&writer.random, 20000000), 40000000);
+    }
+}
+
 static void insert_many(struct mgc_arena *arena) {
     struct {
         struct mgc_reservation reservation;
@@ -224,16 +257,17 @@ static void insert_many(struct mgc_arena *arena) {
     uint32_t open_count = 0;
     for (uint32_t n = 0; n < INSERTS_PER_ARENA && !atomic_load_explicit(&stopping, memory_order_relaxed); n++) {
         uint64_t key = random_key(), words = key < HOT_KEYS ? 8 : random_words(arena), descriptor = arena->descriptor;
-        uint8_t bytes[32];
         if (below(&writer.random, 16) == 0) {
-            mgc_arena_remove(arena, bytes, make_key(key, bytes));
+            remove_key(arena, key);
+        } else if (below(&writer.random, 32) == 0) {
+            change_some(arena);
         } else if (open_count < OPEN_RESERVATIONS && below(&writer.random, 16) == 0) {
-            if (mgc_arena_reserve(arena, bytes, make_key(key, bytes), words * 8, MGC_HOT, &open[open_count].reservation) == 0) {
+            if (reserve(arena, key, words * 8, MGC_HOT, &open[open_count].reservation)) {
                 open[open_count].key = key;
                 open[open_count].version = ++writer.version;
                 open[open_count++].words = words;
             }
-        } else if (put(arena, key, ++writer.version, words, below(&writer.random, 8) ? MGC_MAIN : MGC_HOT)) {
+        } else if (put_some(arena, key, words)) {
             writer.inserts++;
         } else {
             writer.refused++;
@@ -263,7 +297,8 @@ static void insert_many(struct mgc_arena *arena) {
 static void open_generation(uint32_t number) {
     struct generation *generation = &generations[number];
     generation->arena = open_arena(control, BUDGET, number);
-    REQUIRE(mgc_map_attach(&generation->map, generation->arena->base, generation->arena->header->size) == 0, "attach");
+    const struct mgc_arena *arena = generation->arena;
+    REQUIRE(mgc_map_attach(&generation->map, control->base, arena->base, arena->header->size) == 0, "attach");
     atomic_store(&current, number);
 }
 

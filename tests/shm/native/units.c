@@ -9,7 +9,7 @@ static void hits_in_immediate_succession_keep_their_order(void) {
     struct mgc_region *region = region_of(control, 0);
     struct mgc_map map;
     uint8_t key[32];
-    REQUIRE(mgc_map_attach(&map, arena->base, arena->header->size) == 0, "attach");
+    REQUIRE(mgc_map_attach(&map, control->base, arena->base, arena->header->size) == 0, "attach");
     uint64_t random = 1;
     for (int round = 0; round < 1000; round++) {
         uint64_t order[ENTRIES];
@@ -264,7 +264,7 @@ static void hit(struct mgc_arena *arena, struct mgc_region *region, uint64_t num
     struct mgc_map map;
     struct mgc_hit found;
     uint8_t key[32];
-    REQUIRE(mgc_map_attach(&map, arena->base, arena->header->size) == 0, "attach");
+    REQUIRE(mgc_map_attach(&map, control->base, arena->base, arena->header->size) == 0, "attach");
     for (; times > 0; times--) {
         REQUIRE(mgc_get(&map, region, 1, key, make_key(number, key), &found) == MGC_HIT, "a miss");
         mgc_unpin(region, 1);
@@ -274,8 +274,7 @@ static void hit(struct mgc_arena *arena, struct mgc_region *region, uint64_t num
 /* Whatever the LRU list makes of them, and whichever region they come from. */
 static void every_touch_that_is_drained_is_counted(void) {
     struct mgc_arena *arena = open_arena(control, 1 << 20, 0);
-    const uint8_t *value;
-    uint64_t length;
+    struct mgc_found found;
     uint8_t key[32];
     double qps;
     for (uint64_t number = 0; number < 3; number++)
@@ -284,16 +283,16 @@ static void every_touch_that_is_drained_is_counted(void) {
         hit(arena, region_of(control, region), 0, 50);
     hit(arena, region_of(control, 0), 1, 100);
     REQUIRE(rate_of(arena, 0) == 0, "counted before the drain");
-    REQUIRE(mgc_arena_find(arena, key, make_key(0, key), &value, &length), "a miss"); /* newer than its touches */
+    REQUIRE(mgc_arena_find(arena, key, make_key(0, key), &found), "a miss"); /* newer than its touches */
     REQUIRE(mgc_control_drain(control) == 250, "touches were lost");
     REQUIRE(apart(requests_of(arena, 0), 150) < 1e-5 && apart(requests_of(arena, 1), 100) < 1e-5, "%g, %g",
             requests_of(arena, 0), requests_of(arena, 1));
     for (int times = 1; times <= 5; times++) {
-        REQUIRE(mgc_arena_serve(arena, key, make_key(2, key), &value, &length, &qps), "a miss");
+        REQUIRE(mgc_arena_serve(arena, key, make_key(2, key), &found, &qps), "a miss");
         REQUIRE(apart(requests_of(arena, 2), times) < 1e-5 && qps == mgc_rate_round(rate_of(arena, 2)), "%g", qps);
         REQUIRE(qps > 0 && apart(qps, rate_of(arena, 2)) <= 1.0 / 32, "%g", qps);
     }
-    REQUIRE(!mgc_arena_serve(arena, key, make_key(3, key), &value, &length, &qps) && rate_of(arena, 3) == 0, "a hit");
+    REQUIRE(!mgc_arena_serve(arena, key, make_key(3, key), &found, &qps) && rate_of(arena, 3) == 0, "a hit");
     require_sound(arena);
     close_arena(arena);
 }
@@ -314,7 +313,6 @@ static void touches_that_were_lost_are_made_up_for(void) {
 
 static void a_rate_is_its_keys_while_that_is_cached(void) {
     struct mgc_arena *arena = open_arena(control, 1 << 20, 0);
-    uint8_t key[32];
     control->now = 1000;
     REQUIRE(put(arena, 0, 1, 4, MGC_MAIN), "no room");
     hit(arena, region_of(control, 0), 0, 20);
@@ -326,7 +324,7 @@ static void a_rate_is_its_keys_while_that_is_cached(void) {
     REQUIRE(put(arena, 0, 2, 8, MGC_HOT) && rate_of(arena, 0) == before, "a new value: %g", rate_of(arena, 0));
     mgc_control_drain(control);
     REQUIRE(rate_of(arena, 0) == before, "a touch of a block that is gone");
-    REQUIRE(mgc_arena_remove(arena, key, make_key(0, key)) && rate_of(arena, 0) == 0, "removed");
+    REQUIRE(remove_key(arena, 0) && rate_of(arena, 0) == 0, "removed");
     REQUIRE(put(arena, 1, 1, 4, MGC_MAIN) && rate_of(arena, 1) == 0, "another key in its slot: %g", rate_of(arena, 1));
     REQUIRE(put(arena, 0, 3, 4, MGC_MAIN) && rate_of(arena, 0) == 0, "the key again: %g", rate_of(arena, 0));
     control->now = 0;
@@ -387,7 +385,7 @@ static int is_cached(struct mgc_arena *arena, uint64_t number) { /* without a to
     struct mgc_map map;
     struct mgc_hit found;
     uint8_t key[32];
-    REQUIRE(mgc_map_attach(&map, arena->base, arena->header->size) == 0, "attach");
+    REQUIRE(mgc_map_attach(&map, control->base, arena->base, arena->header->size) == 0, "attach");
     if (mgc_get(&map, region_of(control, 0), 1, key, make_key(25 * number, key), &found) != MGC_HIT)
         return 0;
     mgc_unpin(region_of(control, 0), 1);
@@ -474,8 +472,30 @@ static void drains_are_put_off_beside_many_busy_workers_and_come_again(void) {
     close_arena(arena);
 }
 
+static uint64_t boot_time(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_BOOTTIME, &time);
+    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
+/* Whoever reads an age by it takes nothing for dead that the coordinator does not. */
+static void the_coarse_clock_is_not_ahead(void) {
+    struct mgc_control_header *header = (struct mgc_control_header *)(void *)control->base;
+    for (uint64_t begun = boot_time(), now = begun, last = 0; now < begun + 250 * MILLISECOND; now = boot_time()) {
+        uint64_t coarse = mgc_host_now();
+        REQUIRE(coarse >= last, "it went back");
+        REQUIRE(coarse <= boot_time(), "it is ahead");
+        REQUIRE(coarse + 1000 * MILLISECOND > now, "it is a second behind");
+        last = coarse;
+    }
+    uint64_t before = mgc_now(header);
+    atomic_store(&header->clock_offset, atomic_load(&header->clock_offset) + (1ull << 62));
+    REQUIRE(mgc_now(header) - before - (1ull << 62) < 60000ull * MILLISECOND, "a change of the offset does not show");
+}
+
 int main(void) {
     control = open_control();
+    the_coarse_clock_is_not_ahead();
     hits_in_immediate_succession_keep_their_order();
     chosen_keys_do_not_grow_the_index();
     constants_in_keys_do_not_collide();

@@ -142,14 +142,31 @@ static inline void require_sound(const struct mgc_arena *arena) {
     REQUIRE(mgc_arena_check(arena, report_fault, NULL) == 0, "the arena is not sound");
 }
 
-static inline int put(struct mgc_arena *arena, uint64_t key, uint64_t version, uint64_t words, uint32_t list) {
+/* Room for a value of a list that is for ever. */
+static inline int reserve(struct mgc_arena *arena, uint64_t key, uint64_t bytes, uint32_t list,
+                          struct mgc_reservation *reservation) {
+    struct mgc_traits traits = {.flags = list};
+    uint8_t name[32];
+    return mgc_arena_reserve(arena, name, make_key(key, name), bytes, &traits, reservation) == 0;
+}
+
+static inline int put_with(struct mgc_arena *arena, uint64_t key, uint64_t version, uint64_t words,
+                           const struct mgc_traits *traits) {
     struct mgc_reservation reservation;
     uint8_t bytes[32];
-    if (mgc_arena_reserve(arena, bytes, make_key(key, bytes), words * 8, list, &reservation) != 0)
+    if (mgc_arena_reserve(arena, bytes, make_key(key, bytes), words * 8, traits, &reservation) != 0)
         return 0;
     fill_value(reservation.value, key, version, words);
-    mgc_arena_publish(arena, &reservation);
-    return 1;
+    return mgc_arena_publish(arena, &reservation);
+}
+
+static inline int put(struct mgc_arena *arena, uint64_t key, uint64_t version, uint64_t words, uint32_t list) {
+    return put_with(arena, key, version, words, &(struct mgc_traits){.flags = list});
+}
+
+static inline int remove_key(struct mgc_arena *arena, uint64_t key) {
+    uint8_t bytes[32];
+    return mgc_arena_remove(arena, bytes, make_key(key, bytes), 0);
 }
 
 static inline struct mgc_region *region_of(const struct mgc_control *control, int number) {

@@ -1,0 +1,95 @@
+"""Loads in the place of stale values, and loads that failed: who is to try again, and when."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from mpgroupcache.coordinator.connection import Connection
+from mpgroupcache.coordinator.flights import Action, FlightTable
+from mpgroupcache.coordinator.hostgroups import Groups, HostGroup, Life
+from mpgroupcache.coordinator.liveness import Liveness
+from mpgroupcache.coordinator.peering import Peering
+from mpgroupcache.coordinator.roster import Roster
+from mpgroupcache.coordinator.stores import Delivery
+from mpgroupcache.coordinator.waiters import Flight, Waiter
+from mpgroupcache.counters import Counter
+from mpgroupcache.ipc import memfd
+from mpgroupcache.ipc.messages import INLINE_BYTES, Refresh
+from mpgroupcache.shm._control import Control
+from mpgroupcache.shm._writer import Found
+
+logger = logging.getLogger(__name__)
+
+FIRST_PAUSE, LAST_PAUSE = 1.0, 60.0  # s between two tries to refresh what fails ...
+PAUSE_SHARE = 0.5  # ... and in between, of the time for which it is stale: so pauses grow, and nobody has to count
+
+
+class Refreshes:
+    """Begins them, and puts them off."""
+
+    def __init__(
+        self,
+        groups: Groups,
+        control: Control,
+        peering: Peering,
+        workers: Roster,
+        liveness: Liveness,
+        flights: FlightTable,
+        carry_out: Callable[[list[Action]], None],
+    ) -> None:
+        self._groups = groups
+        self._control = control
+        self._peering = peering
+        self._workers = workers
+        self._liveness = liveness
+        self._flights = flights
+        self._carry_out = carry_out
+
+    def hear(self, connection: Connection, _: int, message: Refresh) -> None:
+        """A worker had a stale value: it is to load it anew, but not in the request that had it."""
+        group = self._groups.get(message.group)
+        if group is None or group.arena is None or group.picks or self._workers.service(connection.worker) is None:
+            return
+        found = group.arena.find(message.key)
+        if found is not None and found.refresh_due:  # else another process was faster
+            ring = self._peering.ring
+            peer = None if ring is None else ring.owner(message.key)
+            self._carry_out(self.begin(group, message.key, Waiter(connection), peer))
+
+    def begin(self, group: HostGroup, key: bytes, waiter: Waiter, peer: object = None) -> list[Action]:
+        """Have a waiter load a value anew, or the key's owner; []: somebody is at it."""
+        assert group.arena is not None
+        # Until then no stale hit asks again. A time, and not a mark, which the death of who loads would leave for ever.
+        group.arena.put_off(key, int(self._liveness.lease_timeout * 1e9))
+        actions = self._flights.begin((group, key), waiter, peer)
+        if actions:
+            self._control.count(group.id, Counter.REFRESHES)
+        return actions
+
+    def fail(self, flight: Flight) -> Delivery | None:
+        """A load failed. What its waiters are given in the place of its error: the old value, where that may be."""
+        group, key = flight.key
+        if flight.overtaken or group.arena is None or (kept := group.arena.find_kept(key)) is None or kept.absent:
+            return None
+        self._control.count(group.id, Counter.REFRESH_ERRORS)
+        stale_for = 0.0 if kept.fresh is None else -kept.fresh / 1e9
+        pause = int(min(max(stale_for * PAUSE_SHARE, FIRST_PAUSE), LAST_PAUSE) * 1e9)
+        delivery = _delivery_of(kept) if flight.waiters else None
+        if kept.dead is not None and kept.dead <= 0:
+            group.arena.revive(key, pause)
+        else:
+            group.arena.put_off(key, pause)
+        return delivery
+
+
+def _delivery_of(kept: Found) -> Delivery | None:
+    """The old value, as it is sent; its descriptor is the caller's. None: it cannot be sent."""
+    size, life = len(kept.value), Life(kept.fresh, kept.dead)
+    if size <= INLINE_BYTES:
+        return Delivery(bytes(kept.value), version=kept.version, life=life)
+    try:
+        return Delivery(size, memfd.make(kept.value), version=kept.version, life=life)
+    except OSError as error:
+        logger.error("an old value of %d bytes cannot be sent, and its load has failed: %s", size, error)
+        return None
