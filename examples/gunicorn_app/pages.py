@@ -30,8 +30,9 @@ def reply(path: str) -> Reply:
         content_type, body = _FILES[path]
         return _reply(200, content_type, body)
     if path == "/stats":
-        return json_reply({"groups": cache.stats(), "thumbnails": list(pictures.PLATES)})
-    return _reply(404, "text/plain", b"no such page\n")
+        ages = {"ttl": cache.TTL, "stale": cache.STALE}
+        return json_reply({"groups": cache.stats(), "thumbnails": list(pictures.PLATES), "ages": ages})
+    return NOT_FOUND
 
 
 def json_reply(content: Any) -> Reply:
@@ -42,3 +43,6 @@ def json_reply(content: Any) -> Reply:
 def _reply(status: int, content_type: str, body: bytes) -> Reply:
     headers = [("Content-Type", content_type), ("Content-Length", str(len(body))), ("Cache-Control", "no-store")]
     return Reply(status, headers, body)
+
+
+NOT_FOUND = _reply(404, "text/plain", b"no such page\n")

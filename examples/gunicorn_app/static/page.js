@@ -3,12 +3,13 @@
 
 const TILE = 200; // CSS pixels; a tile has 256, for sharper screens
 const MAX_ZOOM = 40;
-const HOWS = ["hit", "load", "wait"];
+const HOWS = ["hit", "stale", "load", "wait"];
+const REFRESH = 1000; // ms after which a picture that is being refreshed is asked for again
 const $ = (id) => document.getElementById(id);
 
 // ---- Pictures
 
-const times = { hit: [], load: [], wait: [] };
+const times = { hit: [], stale: [], load: [], wait: [] };
 const workers = new Map();
 
 function duration(milliseconds) {
@@ -18,19 +19,25 @@ function duration(milliseconds) {
 
 function note({ how, milliseconds, worker }) {
   times[how].push(milliseconds);
-  if (!workers.has(worker)) workers.set(worker, { hit: 0, load: 0, wait: 0 });
+  if (!workers.has(worker)) workers.set(worker, { hit: 0, stale: 0, load: 0, wait: 0 });
   workers.get(worker)[how] += 1;
 }
 
 function makePicture(path) {
   const figure = document.createElement("figure");
-  figure.append(new Image(), document.createElement("figcaption"));
+  const age = document.createElement("span");
+  age.className = "age";
+  const button = document.createElement("button");
+  [button.className, button.title, button.textContent] = ["remove", "remove from the cache", "×"];
+  button.onclick = () => remove(figure);
+  figure.append(new Image(), document.createElement("figcaption"), age, button);
   figure.path = path;
   ask(figure);
   return figure;
 }
 
 async function ask(figure) {
+  clearTimeout(figure.askingAgain);
   figure.classList.add("asking");
   figure.leave = new AbortController();
   try {
@@ -38,10 +45,11 @@ async function ask(figure) {
     const [, how, milliseconds] = response.headers.get("Server-Timing").match(/desc=(\w+);dur=([\d.]+)/);
     const answer = { how, milliseconds: Number(milliseconds), worker: response.headers.get("X-Worker") };
     show(figure, answer, await response.blob());
+    setAge(figure, response.headers);
     note(answer);
     drawOwn();
   } catch (error) {
-    if (error.name !== "AbortError") figure.className = "failed";
+    if (error.name !== "AbortError") [figure.className, figure.refreshing] = ["failed", false];
   }
   figure.classList.remove("asking");
 }
@@ -54,6 +62,66 @@ function show(figure, { how, milliseconds, worker }, blob) {
   figure.className = how;
   caption.innerHTML = `${how} ${duration(milliseconds)} <small>by ${worker}</small>`;
 }
+
+// ---- Their ages
+
+let ages = { ttl: Infinity, stale: Infinity }; // s, until the server has told
+
+function setAge(figure, headers) {
+  const left = headers.has("X-Fresh-For") ? Number(headers.get("X-Fresh-For")) : Infinity;
+  const version = headers.get("ETag");
+  figure.classList.toggle("renewed", Boolean(figure.version) && version !== figure.version);
+  figure.version = version;
+  figure.freshUntil = performance.now() / 1000 + left;
+  figure.refreshing = left <= 0; // to ask for what is stale begins that
+  if (figure.refreshing) figure.askingAgain = setTimeout(ask, REFRESH, figure);
+  drawAge(figure);
+}
+
+function drawAge(figure) {
+  if (figure.freshUntil === undefined) return;
+  const left = figure.freshUntil - performance.now() / 1000;
+  const age = left > 0 ? "fresh" : left > -ages.stale ? "stale" : "dead";
+  figure.dataset.age = age;
+  figure.querySelector(".age").textContent =
+    left === Infinity ? "" :
+    age === "fresh" ? `fresh ${Math.round(left)} s` :
+    figure.refreshing ? "being refreshed" :
+    age === "stale" ? `stale ${Math.round(left + ages.stale)} s` : "dead";
+}
+
+function drawAges() {
+  document.querySelectorAll("figure").forEach(drawAge);
+}
+
+function leave(figure) {
+  clearTimeout(figure.askingAgain);
+  figure.leave.abort(); // a load that has begun goes on: the next one who asks finds its result
+  figure.remove();
+}
+
+// ---- Changes
+
+async function change(path, describe) {
+  try {
+    const response = await fetch(path, { method: "POST" });
+    $("changed").textContent = response.ok ? describe(await response.json()) : `${path} failed: ${response.status} ${response.statusText}`;
+  } catch (error) {
+    $("changed").textContent = `${path} failed: ${error.message}`;
+  }
+}
+
+async function remove(figure) {
+  await change(`remove/${figure.path}`, ({ removed }) => `${figure.path} ${removed ? "was removed" : "was not there"}.`);
+  ask(figure);
+}
+
+async function clear({ target: { value: kind } }) {
+  await change(`clear/${kind}`, ({ cleared }) => `All ${cleared}s were removed.`);
+  document.querySelectorAll("figure").forEach((figure) => figure.path.startsWith(kind) && ask(figure));
+}
+
+document.querySelectorAll(".clear").forEach((button) => (button.onclick = clear));
 
 // ---- The map
 
@@ -85,8 +153,7 @@ function drawMap() {
   }
   for (const [path, figure] of tiles) {
     if (!wanted.has(path)) {
-      figure.leave.abort(); // a load that has begun goes on: the next one who asks finds its result
-      figure.remove();
+      leave(figure);
       tiles.delete(path);
     }
   }
@@ -107,8 +174,9 @@ function zoom(step, event) {
   drawMap();
 }
 
-map.addEventListener("dblclick", (event) => zoom(event.shiftKey ? -1 : 1, event));
-map.addEventListener("pointerdown", (event) => map.setPointerCapture(event.pointerId));
+const isButton = (event) => event.target.matches("button");
+map.addEventListener("dblclick", (event) => isButton(event) || zoom(event.shiftKey ? -1 : 1, event));
+map.addEventListener("pointerdown", (event) => isButton(event) || map.setPointerCapture(event.pointerId));
 map.addEventListener("pointermove", (event) => {
   if (!event.buttons) return;
   view.x -= event.movementX / TILE;
@@ -159,7 +227,10 @@ function drawOwn() {
 
 async function drawTotals() {
   if (document.hidden) return;
-  const { groups, thumbnails } = await (await fetch("stats")).json();
+  const stats = await (await fetch("stats")).json();
+  const { groups, thumbnails } = stats;
+  ({ ages } = stats);
+  $("ages").textContent = `It is fresh for ${ages.ttl} s, then stale for ${ages.stale} s, then dead.`;
   if (!$("thumbnails").children.length) $("thumbnails").append(...thumbnails.map((name) => makePicture(`thumbnail/${name}.jpg`)));
   const both = [groups.tile, groups.thumbnail];
   const number = (n) => n.toLocaleString("en");
@@ -167,16 +238,21 @@ async function drawTotals() {
   const row = (how, text, value) => [how, text, ...both.map(value)];
   fill("totals", [
     row("", "gets", (g) => number(g.gets)),
-    row("hit", "hits", (g) => number(g.cache_hits)),
+    row("hit", "fresh hits", (g) => number(g.cache_hits - g.stale_hits)),
+    row("stale", "stale hits", (g) => number(g.stale_hits)),
     row("load", "loads", (g) => number(g.local_loads)),
+    row("", "of them refreshes", (g) => number(g.refreshes)),
     row("wait", "deduplicated waits", (g) => number(g.loads_deduped)),
+    row("", "removed", (g) => number(g.removals)),
+    row("", "expired", (g) => number(g.expired)),
     row("", "pictures held", (g) => number(g.main_items)),
     row("", "bytes held", (g) => bytes(g.main_bytes)),
     row("", "of a budget of", (g) => bytes(g.budget)),
     row("", "evicted", (g) => number(g.main_evictions)),
   ]);
   const sum = (name) => both.reduce((total, group) => total + group[name], 0);
-  ["cache_hits", "local_loads", "loads_deduped"].forEach((name, at) => ($("share").children[at].style.flexGrow = sum(name)));
+  const shares = [sum("cache_hits") - sum("stale_hits"), sum("stale_hits"), sum("loads") - sum("loads_deduped"), sum("loads_deduped")];
+  shares.forEach((share, at) => ($("share").children[at].style.flexGrow = share));
 }
 
 // ---- The storm
@@ -210,3 +286,4 @@ drawMap();
 drawOwn();
 drawTotals();
 setInterval(drawTotals, 1000);
+setInterval(drawAges, 500);
