@@ -2,7 +2,35 @@
 
 from __future__ import annotations
 
-from benchmarks import contention, coordinate, evictions, fetch, footprint, hit, memory, miss, peer, promotion, startup
+from benchmarks import (
+    change,
+    contention,
+    coordinate,
+    evictions,
+    fetch,
+    footprint,
+    hit,
+    many,
+    memory,
+    miss,
+    peer,
+    promotion,
+    startup,
+)
 
-for module in (hit, contention, evictions, miss, coordinate, peer, fetch, memory, footprint, promotion, startup):
+for module in (
+    hit,
+    many,
+    change,
+    contention,
+    evictions,
+    miss,
+    coordinate,
+    peer,
+    fetch,
+    memory,
+    footprint,
+    promotion,
+    startup,
+):
     module.main([])
