@@ -27,6 +27,7 @@ from mpgroupcache.coordinator.stores import Delivery, Stored, Stores
 from mpgroupcache.coordinator.waiters import Lease, Waiter
 from mpgroupcache.errors import ProtocolError, describe_cycle
 from mpgroupcache.ipc import memfd, messages
+from mpgroupcache.ipc.frame import MAX_REQUEST
 from mpgroupcache.shm._control import Control
 from mpgroupcache.shm._writer import Found
 
@@ -161,6 +162,10 @@ class Misses:
         if group is None:
             connection.refuse(request_id, f"group {message.group}: no such group; DECLARE it first")
             return
+        if request_id + len(message.keys) > MAX_REQUEST:  # else its answers would fail, in the steps of others
+            raise ProtocolError(
+                f"ASK_MANY: got id {request_id} of {len(message.keys)} keys, expected room for their ids"
+            )
         batch = Batch(connection, request_id + 1)
         arena, ring = group.arena, self._peering.ring
         for place, key in enumerate(message.keys):

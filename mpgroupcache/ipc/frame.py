@@ -38,6 +38,7 @@ _MAGIC: Final = b"mg"
 _START: Final = _MAGIC + bytes([VERSION])  # of every frame that we understand
 _HEADER: Final = struct.Struct(">4sII")  # a frame's start and type are one word here: to know it is one look-up
 _HEADER_BYTES: Final = _HEADER.size
+MAX_REQUEST: Final = 0xFFFFFFFF  # the highest request id
 _unpack_header: Final = _HEADER.unpack_from
 ID_AT: Final = 4  # where a frame has its request id
 

@@ -174,3 +174,14 @@ def test_lives_of_any_length(hands: HandWorker, others: Worker, ttl: float, stal
     waiting = others.begin_waiting("k1")
     hands.send(messages.Store(lease, b"value", False, None, ttl, stale, False))
     assert waiting.result(30) == others.get("k1") == b"value"
+
+
+def test_ids_that_have_no_room_for_their_keys(hands: HandWorker, others: Worker) -> None:
+    loading = others.begin_loading("hold:a:k")
+    group = hands.declare()
+    hands.sock.sendall(frame.encode(messages.AskMany(group, (b"hold:a:k",), (), True, False, True), 0xFFFFFFFF))
+    refused(hands)
+    others.release("a")
+    assert loading.result(30) == value_of("hold:a:k")
+    others.do("flush")
+    assert others.do("lookup", "hold:a:k") == value_of("hold:a:k")

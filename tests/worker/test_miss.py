@@ -7,6 +7,7 @@ import gc
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from workers import PATIENCE, Daemon, Worker, count_asks, value_of, wait_until, 
 
 import mpgroupcache
 from mpgroupcache import LoadCycleError, LoadError, Sink
+from mpgroupcache.worker.miss import changes_of
 
 TASKS = 2000
 
@@ -112,3 +114,11 @@ def test_an_error_keeps_no_frames(here: Daemon, tmp_path: Any, there: bool) -> N
         gc.set_debug(flags)
         gc.garbage.clear()
     assert left == []
+
+
+def test_where_the_change_count_cannot_be_seen_nobody_shares_anything() -> None:
+    """A change may have come in between, of which this process has not heard."""
+    seen: Any = SimpleNamespace(changes=5)
+    assert changes_of(seen) == changes_of(seen) == 5
+    unseen: Any = SimpleNamespace(changes=-1)
+    assert len({changes_of(unseen) for _ in range(10)} - {changes_of(seen)}) == 10
