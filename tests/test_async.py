@@ -419,38 +419,3 @@ def test_a_refresh_for_a_loop_that_is_closed_runs_in_a_thread_of_ours(here: Daem
         here.send(signal.SIGCONT)
     wait_until(lambda: group.get("k") == "2", "a refresh")
     assert getter.threads[1].startswith("mpgroupcache-load")
-
-
-def test_a_loop_that_is_closed_before_it_comes_to_a_refresh_gives_its_lease_back(
-    here: Daemon, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    getter = Aging()
-    group = declare_aging(getter)
-    loop = asyncio.new_event_loop()
-    handed = threading.Event()
-    hand = loop.call_soon_threadsafe
-
-    def note(*arguments: Any, **options: Any) -> asyncio.Handle:
-        try:
-            return hand(*arguments, **options)
-        finally:
-            handed.set()
-
-    try:
-        assert loop.run_until_complete(group.aget("k")) == "1"
-        become_stale(here, group, "k")
-        monkeypatch.setattr(loop, "call_soon_threadsafe", note)
-        here.send(signal.SIGSTOP)
-        assert loop.run_until_complete(group.aget("k")) == "1"
-        here.send(signal.SIGCONT)
-        assert handed.wait(PATIENCE)
-    finally:
-        here.send(signal.SIGCONT)
-        loop.close()
-    flush()
-    assert len(getter.loops) == 1
-    advance(here.socket, 61)  # more than the time for which a refresh is taken to be under way
-    group._asked.clear()  # of which this process would be reminded for 2 s of real time
-    assert group.get("k") == "1"
-    wait_until(lambda: group.get("k") == "2", "the next refresh")
-    assert getter.threads[1].startswith("mpgroupcache-load")

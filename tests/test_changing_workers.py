@@ -101,6 +101,22 @@ def test_a_refresh_goes_on_when_its_worker_dies(daemon: Daemon, spawn_on: SpawnO
     wait_until(lambda: len(second.loads) == loads + 1, "the next refresh")
 
 
+def test_a_refresh_does_not_wait_for_a_worker_that_is_stopped(daemon: Daemon, spawn_on: SpawnOn) -> None:
+    first, second = workers_of(spawn_on, daemon, ttl=60, stale=600)
+    key = "hold:a:k"
+    second.release("a")
+    second.get(key)
+    second.do("flush")
+    advance(daemon.socket, 61)
+    assert first.get(key) == value_of(key)
+    first.wait_load(key)
+    first.send(signal.SIGSTOP)
+    loads = len(second.loads)
+    advance(daemon.socket, 100)
+    assert second.get(key) == value_of(key)
+    wait_until(lambda: len(second.loads) == loads + 1, "the next refresh")
+
+
 def test_a_dead_coordinator_serves_nothing_that_is_dead(daemon: Daemon, spawn_on: SpawnOn) -> None:
     (worker,) = workers_of(spawn_on, daemon, 1, ttl=60)
     worker.do("call", "set", "k", b"set")

@@ -376,3 +376,20 @@ def test_a_batch_that_fails_gives_what_is_kept_for_that(here: Daemon) -> None:
     group.set("raise:1", "old")
     advance(here.socket, 20)
     assert group.get_many(["raise:1", "raise:2"], return_exceptions=True)["raise:1"] == "old"
+
+
+@pytest.mark.parametrize("kind", [Batches, SinglesAlone])
+def test_the_timeout_does_not_count_what_the_caller_loads(here: Daemon, kind: type[Batches]) -> None:
+    class Slow(kind):  # type: ignore[misc,valid-type]
+        def set(self, key: str, dest: Sink) -> None:
+            threading.Event().wait(0.15)
+            dest.set_string(f"value of {key}")
+
+    group = declare(Slow())
+    keys = [f"k{i}" for i in range(5)]
+    assert group.get_many(keys, timeout=0.5) == values(keys)
+
+    async def main() -> dict[str | bytes, Any]:
+        return await group.aget_many([f"a{i}" for i in range(5)], timeout=0.5)
+
+    assert len(asyncio.run(main())) == 5

@@ -535,6 +535,25 @@ def test_of_large_changes_with_a_condition_that_come_together_one_is_done(here: 
         assert len(group.get(f"k{turn}")) == len((large, small)[done.index(True)])
 
 
+def test_a_refresh_that_fails_raises_what_its_loader_did(
+    here: Daemon, declare: Callable[..., Group], source: Source
+) -> None:
+    """Though a get would return the old value then."""
+    group = declare(ttl=60, stale_if_error=600)
+    group.set("k", b"old")
+    source.failing = ValueError("down")
+    with pytest.raises(ValueError, match="down"):
+        group.refresh("k")
+    assert group.get("k") == b"old"
+
+
+def test_a_change_of_a_process_that_has_left_fails_at_once(declare: Callable[..., Group]) -> None:
+    group = declare()
+    process.current().close()
+    with pytest.raises(ChangeError, match="no coordinator has answered"):
+        group.set("k", b"v", timeout=None)
+
+
 def test_many_keys_in_many_frames(declare: Callable[..., Group], source: Source) -> None:
     group = mpgroupcache.new_group("many", "64MiB")
     values = {f"k{i}": b"v" * (i * 37 % 5000) for i in range(5000)} | {"large": b"x" * 100_000, "last": b"y"}

@@ -62,6 +62,14 @@ class Refreshes:
         assert group.arena is not None
         # Until then no stale hit asks again. A time, and not a mark, which the death of who loads would leave for ever.
         group.arena.put_off(key, int(self._liveness.lease_timeout * 1e9))
+        if (
+            (flight := self._flights.flight((group, key))) is not None
+            and flight.lease is not None
+            and not flight.waiters
+        ):
+            # The last one's time has passed, and nobody waits, so that nobody looks whether it lives. Its value is not
+            # waited for any more.
+            self._carry_out(self._flights.revoke(flight.lease.id))
         actions = self._flights.begin((group, key), waiter, peer)
         if actions:
             self._control.count(group.id, Counter.REFRESHES)

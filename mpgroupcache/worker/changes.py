@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from mpgroupcache.ages import FOREVER
 from mpgroupcache.errors import (
     ChangeError,
     CoordinatorUnavailable,
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 BATCH_BYTES: Final = 128 << 10  # of keys and values in a frame
 FOREVER_NS: Final = (1 << 63) - 1
+AGAIN: Final = 0.05  # s until a refresh is asked for again that a coordinator has refused
 
 
 class Asked(Struct, frozen=True):
@@ -88,7 +90,7 @@ def change(hold: Hold, process: LocalProcess, group: LocalGroup, asked: Asked, t
     result = 0
     refused: list[tuple[bytes, FailureCode, str]] = []
     unreached: dict[str, str] = {}
-    parts = list(asked.parts())
+    parts, done = list(asked.parts()), False
     while parts:
         link = yield from _linked(process, group, asked.what, deadline)
         sent: list[Request] = []
@@ -98,7 +100,8 @@ def change(hold: Hold, process: LocalProcess, group: LocalGroup, asked: Asked, t
             for request in sent:
                 answer = yield request
                 request.settle()
-                changed = _expect(answer, asked.what)
+                changed = _expect(answer, asked.what, unknown=done)
+                done = True
                 _warn_of_another_application(group, asked, changed)
                 result += changed.result
                 keys = parts.pop(0).keys
@@ -133,6 +136,11 @@ def refresh(
         try:
             request = link.ask(hold, group.name, seat, key, True, True, "refresh")
             answer = yield request
+            if type(answer) is Failed and answer.code is FailureCode.REFUSED:  # it is about to end: the next one does
+                request.settle()
+                seat.leave()
+                yield Until(Attempt(time.monotonic()), time.monotonic() + AGAIN)
+                continue
             if type(answer) is not Lease:
                 request.settle()
                 raise _unreached("refresh", dict(_expect(answer, "refresh").unreached))
@@ -176,7 +184,8 @@ def _deadline(timeout: float | None) -> float | None:
 
 def _linked(process: LocalProcess, group: LocalGroup, what: str, deadline: float | None) -> Steps[Link]:
     """Wait for a coordinator, until the deadline; at once in vain where none has answered for that long."""
-    if deadline is not None and group.ready_link() is None and process.alone_for >= deadline - time.monotonic():
+    left = FOREVER if deadline is None else deadline - time.monotonic()
+    if group.ready_link() is None and process.alone_for >= left:
         raise ChangeError(f"{what}: no coordinator has answered for {process.alone_for:.1f} s, nothing was changed")
     try:
         while (link := group.ready_link()) is None:
@@ -215,14 +224,13 @@ def _send(hold: Hold, link: Link, group: LocalGroup, part: Asked, deadline: floa
         raise ChangeError(f"{part.what}: a value of {len(part.values[0])} bytes cannot be sent: {error}") from error
 
 
-def _expect(answer: Any, what: str) -> Changed:
+def _expect(answer: Any, what: str, *, unknown: bool = False) -> Changed:
+    """``unknown``: whether a part of it was done before."""
     match answer:
         case Changed():
             return answer
-        case Failed(code=FailureCode.TOO_LATE, message=message):
-            raise ChangeError(f"{what}: {message}")
-        case Failed(code=FailureCode.REFUSED):
-            raise ChangeError(f"{what}: {answer.message}")
+        case Failed(code=FailureCode.TOO_LATE | FailureCode.REFUSED, message=message):
+            raise ChangeError(f"{what}: {message}" + ("; a part of it was done" if unknown else ""), unknown=unknown)
         case Failed():
             raise answer.exception()
         case other:

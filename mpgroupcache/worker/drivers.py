@@ -22,13 +22,15 @@ T = TypeVar("T")
 def run(program: Callable[..., Steps[T]], *arguments: Any, timeout: float | None = None) -> T:
     """Run a program to its end. ``timeout``: seconds that it may wait for others; then ``DeadlineExceeded``."""
     deadline = None if timeout is None else time.monotonic() + timeout
-    result: T = guarded(_run, program, arguments, deadline, None)
+    result: T
+    result, _ = guarded(_run, program, arguments, deadline, None)
     return result
 
 
 def run_with(runner: asyncio.Runner, program: Callable[..., Steps[T]], *arguments: Any) -> T:
     """Run a program in a thread that has a loop of its own, for makers that are async."""
-    result: T = guarded(_run, program, arguments, None, runner)
+    result: T
+    result, _ = guarded(_run, program, arguments, None, runner)
     return result
 
 
@@ -38,7 +40,8 @@ def _run(
     arguments: tuple[Any, ...],
     deadline: float | None,
     runner: asyncio.Runner | None,
-) -> T:
+) -> tuple[T, float | None]:
+    """Its result, and the deadline, which its makers have put off."""
     steps = program(hold, *arguments)
     step: Callable[[Any], Any] = steps.send
     outcome: Any = None
@@ -46,8 +49,7 @@ def _run(
         try:
             wait = step(outcome)
         except StopIteration as end:
-            result: T = end.value
-            return result
+            return end.value, deadline
         except RuntimeError as error:
             # A loader's StopIteration, which no generator may raise.
             if type(outcome) is StopIteration and error.__cause__ is outcome:
@@ -67,7 +69,7 @@ def _run(
                 with waiting():
                     outcome = wait.exchange.wait(hold, wait, deadline)
             elif isinstance(wait, Apart):
-                outcome = _run(hold, wait.program, wait.arguments, deadline, runner)
+                outcome, deadline = _run(hold, wait.program, wait.arguments, deadline, runner)
             elif isinstance(wait, Seat):
                 with waiting():
                     _sit(wait, deadline)

@@ -42,20 +42,21 @@ async def run(program: Callable[..., Steps[T]], *arguments: Any, timeout: float 
     hold = Hold()
     try:
         deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
-        return await _run(hold, program(hold, *arguments), deadline)
+        result, _ = await _run(hold, program(hold, *arguments), deadline)
+        return result
     finally:
         hold.end()
 
 
-async def _run(hold: Hold, steps: Steps[T], deadline: float | None) -> T:
+async def _run(hold: Hold, steps: Steps[T], deadline: float | None) -> tuple[T, float | None]:
+    """Its result, and the deadline, which its makers have put off."""
     step: Callable[[Any], Any] = steps.send
     outcome: Any = None
     while True:
         try:
             wait = step(outcome)
         except StopIteration as end:
-            result: T = end.value
-            return result
+            return end.value, deadline
         finally:
             outcome = None  # an exception here would keep this frame, and this frame the exception
         step = steps.send
@@ -68,7 +69,7 @@ async def _run(hold: Hold, steps: Steps[T], deadline: float | None) -> T:
                     deadline = None if deadline is None else deadline + time.monotonic() - began
             elif isinstance(wait, Apart):
                 with waiting():
-                    outcome = await _run_apart(hold, wait, deadline)
+                    outcome, deadline = await _run_apart(hold, wait, deadline)
             elif deadline is None:
                 with waiting():
                     outcome = await _wait(wait)

@@ -310,7 +310,7 @@ def load(
             raise
         except Exception as error:  # the key's own failure, and every waiter's
             group.count(Counter.LOCAL_LOAD_ERRS)
-            kept = kept_for(group, key, error)
+            kept = None if waits else kept_for(group, key, error)  # who wants a new one is told that there is none
             port.end(request, seat, error)
             if kept is not None:
                 seat.settle(Given(bytes(kept), Origin.FLIGHT, kept.version, kept.ttl))

@@ -170,6 +170,8 @@ class Process:
     @property
     def alone_for(self) -> float:
         """For how many seconds no coordinator has answered."""
+        if self._closed.is_set():  # there will be none any more
+            return float("inf")
         since = self._missed_since
         return 0.0 if since is None or self.working_link is not None else time.monotonic() - since
 
