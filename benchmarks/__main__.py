@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from benchmarks import (
+    ages,
+    batch,
     change,
     contention,
     coordinate,
@@ -19,6 +21,8 @@ from benchmarks import (
 )
 
 for module in (
+    ages,
+    batch,
     hit,
     many,
     change,
