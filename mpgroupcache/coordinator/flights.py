@@ -107,14 +107,15 @@ class FlightTable:
     the flights that wait for each other, and for ``clear``.
     """
 
-    __slots__ = ("_apart", "_fetches", "_flights", "_last_id", "_leases", "_owners", "_replaced")
+    __slots__ = ("_apart", "_fetches", "_flights", "_last_id", "_leases", "_owners", "_refreshes", "_replaced")
 
     def __init__(self, last_id: int = 0) -> None:
         """``last_id``: leases are numbered from the next on."""
         self._flights: dict[Hashable, Flight] = {}  # those that load here
         self._fetches: dict[Hashable, Flight] = {}  # those that ask a peer, or whose holder does
         self._apart: dict[Flight, None] = {}  # those of either kind that are under their keys no more
-        self._replaced: dict[Hashable, list[Flight]] = {}  # of these, by key and in order, those not overtaken
+        self._replaced: dict[Hashable, list[Flight]] = {}  # of these, by key, those not overtaken
+        self._refreshes = 0  # that there were
         self._leases: dict[int, Lease] = {}  # the live ones, and the revoked ones of flights that last
         self._owners: dict[Hashable, dict[Waiter, None]] = {}  # all waiters that are in a flight
         self._last_id = last_id
@@ -177,6 +178,7 @@ class FlightTable:
         for flight in (self._flights.get(key), self._fetches.get(key)):
             if flight is not None and (circle := find_circle(flight, held)):
                 return [Cycle(waiter, circle)]
+        self._refreshes += 1
         for flights in (self._flights, self._fetches):
             if (flight := flights.get(key)) is not None:
                 self._fire(("replace", "nobody"), flight, _NOBODY)
@@ -369,7 +371,7 @@ class FlightTable:
 
     def _replace(self, flight: Flight, _: Waiter, __: Any) -> list[Action]:
         self._leave_place(flight)
-        flight.replaced = True
+        flight.replaced = self._refreshes
         self._replaced.setdefault(flight.key, []).append(flight)
         return []
 
@@ -424,11 +426,13 @@ class FlightTable:
             del self._replaced[flight.key]
 
     def _outdo(self, flight: Flight) -> None:
-        """Its value is there: what those bring that it has replaced is older."""
-        for earlier in list(self._replaced.get(flight.key, ())):
-            if earlier is flight:
-                break
-            self._fire(("change", "nobody"), earlier, _NOBODY)
+        """Its value is there: what those bring that were replaced before it began is older.
+
+        Of a load and a fetch that one refresh has replaced neither is the later one.
+        """
+        for other in list(self._replaced.get(flight.key, ())):
+            if not flight.replaced or other.replaced < flight.replaced:
+                self._fire(("change", "nobody"), other, _NOBODY)
 
     def _end(self, flight: Flight) -> None:
         if flight in self._apart:  # under its key may be its successor

@@ -61,7 +61,7 @@ class Flight(Struct, eq=False):
     waiters: OrderedDict[Waiter, None] = field(default_factory=OrderedDict)
     revoked: dict[Waiter, None] = field(default_factory=dict)  # their values are still welcome
     sought: int = 0  # the driver's own: how often it has looked for a loader
-    replaced: bool = False  # by another one, under its key: nobody finds it there
+    replaced: int = 0  # by which refresh: under its key nobody finds it any more; 0: by none
     overtaken: bool = False  # by a change of its key: its value is for its waiters, and is not published
 
     def __repr__(self) -> str:

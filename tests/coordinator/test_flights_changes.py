@@ -152,6 +152,14 @@ def test_what_was_replaced_is_good_until_a_later_one_is_there(flights: FlightTab
     assert_nothing_left(flights)
 
 
+def test_of_a_load_and_a_fetch_that_one_refresh_has_replaced_neither_is_later(flights: FlightTable) -> None:
+    far, here = fetch(flights, K), seek(flights, K)
+    flights.refresh(K, Waiter("worker"))
+    flights.fetched(far, "value")
+    assert not here.overtaken
+    assert flights.check() == []
+
+
 def test_clear_overtakes_what_was_replaced(flights: FlightTable) -> None:
     lease = load(flights, K)
     flights.refresh(K, Waiter("worker"))
