@@ -61,7 +61,7 @@ def together(rounds: int) -> None:
 def _work(path: str, number: int, start: Any, results: Any) -> None:
     mpgroupcache.configure(socket=path)
     group = mpgroupcache.new_group("batch", "256MiB", Getter())
-    mpgroupcache.connect()
+    assert mpgroupcache.connect()
     start.wait()
     done, until = 0, time.perf_counter() + SECONDS
     while time.perf_counter() < until:

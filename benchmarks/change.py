@@ -213,6 +213,8 @@ def ends() -> None:
     with coordinator("--max-value-share", "0.5") as (path, _):
         mpgroupcache.configure(socket=path)
         group = mpgroupcache.new_group("ends", "512MiB")
+        while not mpgroupcache.connect():  # this process had another coordinator, and waits before it tries again
+            time.sleep(0.01)
         for what in ("nothing", "clear", "deaths"):
             if what != "nothing":
                 _fill(group, ttl=None if what == "clear" else 60.0)
