@@ -368,11 +368,18 @@ class _Service:
         self._thread = threading.Thread(target=self._run, name="mpgroupcache-service", daemon=True)
 
     def start(self) -> None:
-        """Raises ``RuntimeError`` where the process may have no further thread."""
+        """Raises ``CoordinatorUnavailable``, and ``RuntimeError`` where the process may have no further thread.
+
+        HELLO goes out from here: a group that is declared behind it can be loaded for peers at once, however late the
+        thread comes to run.
+        """
         try:
+            self._sock.sendall(encode(_hello("service", self._token), 1))
             self._thread.start()
-        except BaseException:
+        except BaseException as error:
             self._sock.close()  # else the thread does, at its end
+            if isinstance(error, OSError):
+                raise CoordinatorUnavailable(f"service connection: {error}") from None
             raise
 
     def abandon(self) -> None:
@@ -391,7 +398,6 @@ class _Service:
         reason = "the coordinator closed the service connection"
         try:
             self._sock.settimeout(None)
-            self._sock.sendall(encode(_hello("service", self._token), 1))
             decoder = Decoder()
             while data := self._receive():
                 decoder.feed(data)
