@@ -111,22 +111,17 @@ class Group(ChangingGroup):
 
     # ---- Many keys
 
-    def get_many(
+    def _load_many(
         self,
-        keys: Iterable[str | bytes],
-        *,
-        return_exceptions: bool = False,
-        ctx: Any = None,
-        timeout: float | None = None,
+        asked: tuple[str | bytes, ...],
+        found: dict[Any, ByteView],
+        missing: list[str | bytes],
+        absent: dict[Any, str],
+        return_exceptions: bool,
+        ctx: Any,
+        timeout: float | None,
     ) -> dict[str | bytes, Any]:
-        """Return the values of many keys, in their order, without those that are `NotFound`.
-
-        One look at shared memory, then one message for all that are missing. A getter with a ``get_many`` loads them in
-        one call. Where loads failed: `LoadErrors`, when all are done; with ``return_exceptions``, each error is in the
-        dict (``NotFound`` too). ``ctx``, ``timeout``: as ``get`` has them. Go has no counterpart.
-        """
-        asked = list(dict.fromkeys(keys))
-        found, missing, absent = self.find_many(asked)
+        """``get_many``, from its first miss on."""
         loaded: Outcomes = {}
         if missing:
             if self.getter is not None and self.getter.is_async:
@@ -146,8 +141,10 @@ class Group(ChangingGroup):
         timeout: float | None = None,
     ) -> dict[str | bytes, Any]:
         """``get_many`` for asyncio: where all are hits it does not suspend. Go has no counterpart."""
-        asked = list(dict.fromkeys(keys))
+        asked = tuple(keys)
         found, missing, absent = self.find_many(asked)
+        if not (missing or absent):
+            return found
         loaded: Outcomes = {}
         if missing:
             with importing:
@@ -226,7 +223,7 @@ class Group(ChangingGroup):
 
 
 def _collect(
-    asked: list[str | bytes],
+    asked: tuple[str | bytes, ...],
     found: Mapping[Any, ByteView],
     absent: Mapping[Any, str],
     loaded: Outcomes,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from mpgroupcache.shm._group import SharedCounter
+from mpgroupcache.shm._reader import SharedCounter
 
 
 @dataclass(frozen=True, slots=True)

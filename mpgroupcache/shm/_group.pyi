@@ -12,7 +12,7 @@ K = TypeVar("K", bound=str | bytes)
 class GroupCore:
     """What of ``Group`` is native: ``get`` up to the hit.
 
-    The subclass gives ``_load``, which runs on every miss, and ``_stale``, which asks for a refresh.
+    The subclass gives ``_load`` and ``_load_many``, which run on misses, and ``_stale``, which asks for a refresh.
     """
 
     def attach(self, reader: Reader, group: int, arena_path: str | None) -> None:
@@ -82,6 +82,16 @@ class GroupCore:
         counts and asks for refreshes as ``find``, and raises for keys as ``get``.
         """
 
+    def get_many(
+        self,
+        keys: Iterable[str | bytes],
+        *,
+        return_exceptions: bool = False,
+        ctx: Any = None,
+        timeout: float | None = None,
+    ) -> dict[str | bytes, Any]:
+        """Return the values of many keys, in their order, without those that are `NotFound`."""
+
     @overload
     def get(self, key: str | bytes, dest: None = None, *, ctx: Any = None, timeout: float | None = None) -> ByteView:
         """Return the value of ``key``, loading it if no cache of the ring has it (Go: ``Group.Get``)."""
@@ -92,12 +102,3 @@ class GroupCore:
 
 def with_own_get(subclass: type[T]) -> type[T]:
     """Decorate a subclass of ``GroupCore``, whose instances' ``get`` it becomes."""
-
-class SharedCounter:
-    """A 64-bit counter in a page that children inherit: threads and processes add to it atomically."""
-
-    def add(self, n: int) -> None:
-        """Add ``n``, which may be negative; wraps around."""
-
-    def get(self) -> int:
-        """The sum so far."""

@@ -12,11 +12,10 @@ from posix.fcntl cimport O_RDONLY
 from posix.unistd cimport close as posix_close
 
 from mpgroupcache.shm._core cimport (
-    MAP_ANONYMOUS, MAP_FAILED, MAP_SHARED, MGC_ABSENT_HIT, MGC_COPY_PIN, MGC_COUNTERS, MGC_DETACHED, MGC_FOREVER,
-    MGC_HIT, MGC_MAX_GROUPS, MGC_MAX_KEY, MGC_PAGE, MGC_STALE_HIT, PROT_READ, PROT_WRITE, atomic64,
-    mgc_arena_header, mgc_block, mgc_changes, mgc_count, mgc_counters, mgc_fresh_until, mgc_get, mgc_get_kept,
-    mgc_get_many, mgc_hit, mgc_list_stats, mgc_look, mgc_map, mgc_map_attach, mgc_pinned_block, mgc_unpin, mgc_version,
-    mmap, munmap,
+    MGC_ABSENT_HIT, MGC_COPY_PIN, MGC_COUNTERS, MGC_DETACHED, MGC_FOREVER, MGC_HIT, MGC_MAX_GROUPS, MGC_MAX_KEY,
+    MGC_STALE_HIT, atomic64, mgc_arena_header, mgc_block, mgc_changes, mgc_count, mgc_counters, mgc_fresh_until, mgc_get,
+    mgc_get_kept, mgc_get_many, mgc_hit, mgc_list_stats, mgc_look, mgc_map, mgc_map_attach, mgc_pinned_block, mgc_unpin,
+    mgc_version,
 )
 from mpgroupcache.shm._reader cimport Mapping, Reader, open_file, process_epoch
 from mpgroupcache.shm._view cimport ByteView, numbered_view, pinned_view, view_of_pin
@@ -54,14 +53,6 @@ cdef extern from "Python.h":
         PyMethodDef *d_method
     object PyDescr_NewMethod(type, PyMethodDef *)
 
-cdef extern from *:
-    """
-    static uint64_t mgc_shared_add(void *counter, uint64_t n) {
-        return atomic_fetch_add_explicit((_Atomic uint64_t *)counter, n, memory_order_relaxed);
-    }
-    """
-    uint64_t mgc_shared_add(void *, uint64_t) nogil
-
 
 cdef inline bint key_of(object key, const uint8_t **data, Py_ssize_t *length) noexcept:
     """Whether this may be a key, and its bytes. ``encode_key`` says what is wrong with others."""
@@ -86,8 +77,8 @@ cdef class GroupCore:
     """What of ``Group`` is native: ``get`` up to the hit.
 
     The subclass gives ``_load(key, ctx, timeout)``, which is called on every miss, before the group is attached, in a
-    child that has not attached yet, and for keys of a wrong type, for which it raises; and ``_stale(key)``, which is called
-    at a hit whose refresh is due, and asks for it.
+    child that has not attached yet, and for keys of a wrong type, for which it raises; ``_load_many``, which is the rest
+    of `get_many` where not all are hits; and ``_stale(key)``, which is called at a hit whose refresh is due, and asks for it.
     """
 
     cdef Reader reader
@@ -257,13 +248,31 @@ cdef class GroupCore:
         """
         cdef tuple wanted = tuple(keys)
         cdef dict found = new_dict(len(wanted)), absent = {}
+        return found, self._find_all(wanted, found, absent), absent
+
+    def get_many(self, keys, *, return_exceptions=False, ctx=None, timeout=None):
+        """Return the values of many keys, in their order, without those that are `NotFound`.
+
+        One look at shared memory, then one message for all that are missing. A getter with a ``get_many`` loads them in
+        one call. Where loads failed: `LoadErrors`, when all are done; with ``return_exceptions``, each error is in the
+        dict (``NotFound`` too). ``ctx``, ``timeout``: as ``get`` has them. Go has no counterpart.
+        """
+        cdef tuple wanted = tuple(keys)
+        cdef dict found = new_dict(len(wanted)), absent = {}
+        missing = self._find_all(wanted, found, absent)
+        if not missing and not absent:
+            return found
+        return self._load_many(wanted, found, missing, absent, return_exceptions, ctx, timeout)
+
+    cdef list _find_all(self, tuple wanted, dict found, dict absent):
+        """`find_many`; what is missing is returned."""
         cdef list missing = []
         cdef Py_ssize_t begin = 0
         while begin < len(wanted):
             begin += self._find_some(wanted, begin, found, missing, absent)
         if missing:  # of a key that came twice, the second may have been published meanwhile
             missing = [key for key in dict.fromkeys(missing) if key not in found and key not in absent]
-        return found, missing, absent
+        return missing
 
     cdef Py_ssize_t _find_some(self, tuple wanted, Py_ssize_t begin, dict found, list missing, dict absent) except -1:
         """`find_many` of some keys, from ``begin`` on; returns of how many."""
@@ -466,25 +475,3 @@ def with_own_get(type subclass not None):
         raise TypeError(f"with_own_get: got {subclass.__name__}, expected a subclass of GroupCore")
     subclass.get = PyDescr_NewMethod(subclass, &quick_get)
     return subclass
-
-
-cdef class SharedCounter:
-    """A 64-bit counter in a page that children inherit: threads and processes add to it atomically."""
-
-    cdef uint64_t *page
-
-    def __cinit__(self):
-        self.page = <uint64_t *> mmap(NULL, MGC_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)
-        if self.page == MAP_FAILED:
-            self.page = NULL
-            raise MemoryError("no page for a shared counter")
-
-    def __dealloc__(self):
-        if self.page != NULL:
-            munmap(self.page, MGC_PAGE)
-
-    def add(self, int64_t n) -> None:
-        mgc_shared_add(self.page, <uint64_t> n)
-
-    def get(self) -> int:
-        return <int64_t> mgc_shared_add(self.page, 0)

@@ -117,3 +117,12 @@ class Reader:
 
     def after_fork_in_child(self, who: int) -> None:
         """Take over the copied pins; ``renew_epoch`` comes first."""
+
+class SharedCounter:
+    """A 64-bit counter in a page that children inherit: threads and processes add to it atomically."""
+
+    def add(self, n: int) -> None:
+        """Add ``n``, which may be negative; wraps around."""
+
+    def get(self) -> int:
+        """The sum so far."""

@@ -355,3 +355,36 @@ cdef class Reader:
         self.deferred_count = 0
         for i in range(count):
             self.give_pin(self.deferred[i])
+
+
+# ---- Shared by a process and its children ---------------------------------------------------------------------------
+
+cdef extern from *:
+    """
+    static uint64_t mgc_shared_add(void *counter, uint64_t n) {
+        return atomic_fetch_add_explicit((_Atomic uint64_t *)counter, n, memory_order_relaxed);
+    }
+    """
+    uint64_t mgc_shared_add(void *, uint64_t) nogil
+
+
+cdef class SharedCounter:
+    """A 64-bit counter in a page that children inherit: threads and processes add to it atomically."""
+
+    cdef uint64_t *page
+
+    def __cinit__(self):
+        self.page = <uint64_t *> mmap(NULL, MGC_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)
+        if self.page == MAP_FAILED:
+            self.page = NULL
+            raise MemoryError("no page for a shared counter")
+
+    def __dealloc__(self):
+        if self.page != NULL:
+            munmap(self.page, MGC_PAGE)
+
+    def add(self, int64_t n) -> None:
+        mgc_shared_add(self.page, <uint64_t> n)
+
+    def get(self) -> int:
+        return <int64_t> mgc_shared_add(self.page, 0)

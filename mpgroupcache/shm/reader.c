@@ -66,6 +66,15 @@ uint64_t mgc_host_now(void) {
     return now + suspended;
 }
 
+struct mgc_reading mgc_last_reading = {1ull << 63, 0};
+
+uint64_t mgc_read_clock(uint64_t ticks) {
+    uint64_t now = mgc_host_now();
+    atomic_store_explicit(&mgc_last_reading.now, now, memory_order_relaxed);
+    atomic_store_explicit(&mgc_last_reading.at, ticks, memory_order_release); /* last: who sees it sees no older clock */
+    return now;
+}
+
 /* Whether an entry is to be found, and whether it is stale. */
 static int is_found(const struct mgc_ages *ages, uint64_t now, uint64_t grace, int *stale) {
     uint64_t fresh_until = atomic_load_explicit(&ages->fresh_until, memory_order_relaxed);
@@ -78,7 +87,7 @@ __attribute__((cold, noinline)) int mgc_cold_hit(const struct mgc_map *map, stru
                                                  const struct mgc_block *block, uint64_t word, uint64_t ticks,
                                                  uint64_t grace) {
     const struct mgc_ages *ages = block->flags & MGC_AGED ? mgc_ages_of(block) : NULL;
-    uint64_t now = ages ? mgc_now(map->control) : 0;
+    uint64_t now = ages ? mgc_now_at(map->control, ticks) : 0;
     int stale = 0;
     if (block->era != atomic_load_explicit(&mgc_header(map)->era, memory_order_relaxed) ||
         (ages && !is_found(ages, now, grace, &stale))) {
@@ -145,15 +154,27 @@ int mgc_search(const struct mgc_map *map, struct mgc_region *region, uint32_t pi
 
 int mgc_get_kept(const struct mgc_map *map, struct mgc_region *region, uint32_t pin, const uint8_t *key, size_t key_length,
                  uint64_t grace, struct mgc_hit *hit) {
-    return mgc_search(map, region, pin, key, key_length, mgc_hash(map->seed, key, key_length), 0, grace, hit);
+    return mgc_search(map, region, pin, key, key_length, mgc_hash(map->seed, key, key_length), mgc_ticks(), grace, hit);
 }
 
-/* Loads the word of a look, and stores its pin. Of what is not near its home, `word` is 0: it is searched for later. */
-static void pin_look(const struct mgc_map *map, struct mgc_region *region, struct mgc_look *look) {
+/* Loads the word of a look, and stores its pin. `word` is 0 of what is not there: it is searched for later. */
+static void pin_look(const struct mgc_map *map, struct mgc_region *region, struct mgc_look *look, uint64_t descriptor) {
+    uint64_t tag = mgc_tag(look->hash);
     look->place = mgc_near(*(mgc_bucket *)look->place, look->hash);
     look->word = atomic_load_explicit(look->place, memory_order_acquire); /* pairs with the release of publish() */
-    if (look->word >> MGC_TAG_SHIFT != mgc_tag(look->hash))
+    if (MGC_UNLIKELY(look->word >> MGC_TAG_SHIFT != tag)) {
+        mgc_bucket *buckets[2];
+        mgc_buckets(map->base, descriptor, look->hash, buckets);
+        unsigned matches = matches_in(buckets[0], tag) | matches_in(buckets[1], tag) << MGC_BUCKET_WORDS;
         look->word = 0;
+        if (matches == 0)
+            return;
+        unsigned i = (unsigned)__builtin_ctz(matches);
+        look->place = &(*buckets[i / MGC_BUCKET_WORDS])[i % MGC_BUCKET_WORDS];
+        look->word = atomic_load_explicit(look->place, memory_order_acquire);
+        if (look->word >> MGC_TAG_SHIFT != tag)
+            look->word = 0;
+    }
     if (look->word == 0)
         return;
     mgc_prefetch_entry(map, look->word, look->key_length);
@@ -174,7 +195,7 @@ void mgc_get_many(const struct mgc_map *map, struct mgc_region *region, struct m
     if (descriptor == 0)
         return;
     for (struct mgc_look *look = looks; look < looks + count; look++)
-        pin_look(map, region, look);
+        pin_look(map, region, look, descriptor);
     atomic_thread_fence(memory_order_seq_cst); /* as in mgc_pin_entry(), for each pin */
     for (struct mgc_look *look = looks; look < looks + count; look++) {
         look->found = MGC_MISS;

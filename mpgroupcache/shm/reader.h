@@ -1,7 +1,7 @@
 /* What a worker does with the segments: find a region of its own, and get().
  *
  * Guarantees: a hit's bytes do not change and are not reused until its pin is released; a key's whole bytes were
- * compared; no memory beyond what is committed is touched; what was dead before a get began is no hit of it.
+ * compared; no memory beyond what is committed is touched; what was dead before a get began, by mgc_now_at(), is no hit.
  * This code assumes that calls on one region do not overlap (the binding holds the GIL), and that nobody but the
  * coordinator writes to an arena.
  */
@@ -74,11 +74,43 @@ static inline void mgc_count_hit(const struct mgc_map *map, struct mgc_region *r
     mgc_count(block->flags & MGC_HOT ? &counters->hot_hits : &counters->main_hits, 1);
 }
 
+/* CLOCK_BOOTTIME in ns, for less than that takes, and never ahead of it. It is behind by up to a step of the kernel's coarse
+ * clock, 1 to 10 ms; and for 100 ms after the host was suspended, by as long as that was. */
+uint64_t mgc_host_now(void);
+
+/* The same on the instance's clock: see layout.h. */
+static inline uint64_t mgc_now(const struct mgc_control_header *control) {
+    return mgc_host_now() + atomic_load_explicit(&control->clock_offset, memory_order_relaxed);
+}
+
+/* The clock as a get of this process read it last, and its ticks then. */
+struct mgc_reading {
+    _Atomic uint64_t at, now;
+};
+
+extern struct mgc_reading mgc_last_reading;
+
+uint64_t mgc_read_clock(uint64_t ticks);
+
+/* mgc_now() of a get, less than a millisecond older than its `ticks`: to read a clock costs a tenth of a hit. */
+static inline uint64_t mgc_now_at(const struct mgc_control_header *control, uint64_t ticks) {
+    /* On a processor whose ticks are behind this is a large number, too. */
+    uint64_t passed = ticks - atomic_load_explicit(&mgc_last_reading.at, memory_order_acquire);
+    uint64_t now = MGC_LIKELY(passed < MGC_TICKS_MS) ? atomic_load_explicit(&mgc_last_reading.now, memory_order_relaxed)
+                                                     : mgc_read_clock(ticks);
+    return now + atomic_load_explicit(&control->clock_offset, memory_order_relaxed);
+}
+
 /* What a get says of its key's entry, which is pinned, where that may be dead or has one of MGC_COLD's flags: as
  * mgc_pin_entry(). `grace`: 0 for a get. Else what is dead is found, too, until so many ns after it was fresh, and nothing is
  * counted: it is for a get that was counted when it missed. */
 int mgc_cold_hit(const struct mgc_map *map, struct mgc_region *region, uint32_t pin, const struct mgc_block *block,
                  uint64_t word, uint64_t ticks, uint64_t grace);
+
+/* Of an aged entry. */
+static inline int mgc_is_fresh(const struct mgc_block *block, uint64_t now) {
+    return now < atomic_load_explicit(&mgc_ages_of(block)->fresh_until, memory_order_relaxed);
+}
 
 /* Stores a pin. It holds behind a fence, if the word is then still there: mgc_pinned_entry(). */
 static inline void mgc_pin(const struct mgc_map *map, struct mgc_region *region, uint32_t pin, uint64_t word) {
@@ -107,8 +139,11 @@ static inline int mgc_pinned_entry(const struct mgc_map *map, struct mgc_region 
             hit->value = map->base + value;
             hit->length = block->value_length;
             /* Behind the fence: what was cleared before this get began is of another era than the one that is seen here. */
-            uint32_t other_era = block->era ^ atomic_load_explicit(&mgc_header(map)->era, memory_order_relaxed);
-            if (MGC_UNLIKELY(other_era | (block->flags & MGC_COLD) | grace))
+            uint64_t other = (block->era ^ atomic_load_explicit(&mgc_header(map)->era, memory_order_relaxed)) | grace;
+            unsigned cold = block->flags & MGC_COLD;
+            /* Ages are read behind the pin: before it they could be those of another entry, or no ages at all. */
+            if (MGC_UNLIKELY(other | cold) &&
+                !(other == 0 && cold == MGC_AGED && mgc_is_fresh(block, mgc_now_at(map->control, ticks))))
                 return mgc_cold_hit(map, region, pin, block, word, ticks, grace);
             mgc_count_hit(map, region, block, word, ticks);
             return MGC_HIT;
@@ -193,15 +228,6 @@ struct mgc_look {
 
 /* mgc_get() of many keys: one fence orders all their pins, and their cache lines come side by side. */
 void mgc_get_many(const struct mgc_map *map, struct mgc_region *region, struct mgc_look *looks, size_t count);
-
-/* CLOCK_BOOTTIME in ns, for less than that takes, and never ahead of it. It is behind by up to a step of the kernel's coarse
- * clock, 1 to 10 ms; and for 100 ms after the host was suspended, by as long as that was. */
-uint64_t mgc_host_now(void);
-
-/* The same on the instance's clock: see layout.h. */
-static inline uint64_t mgc_now(const struct mgc_control_header *control) {
-    return mgc_host_now() + atomic_load_explicit(&control->clock_offset, memory_order_relaxed);
-}
 
 /* The block that a pin of an arena mapped at `base` names. */
 static inline const struct mgc_block *mgc_pinned_block(const struct mgc_region *region, uint32_t pin, const uint8_t *base) {

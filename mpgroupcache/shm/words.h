@@ -31,7 +31,8 @@ static inline uint64_t mgc_nanoseconds(void) {
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* A cheap time that all processors of the host share. It only orders touches: where it is wrong, LRU is a little off. */
+/* A cheap time that all processors of the host share. It orders touches: where it is wrong, LRU is a little off; and says
+ * whether a clock that was read is still good. */
 static inline uint64_t mgc_ticks(void) {
 #if defined(__x86_64__) || defined(__i386__)
     return __rdtsc();
@@ -43,6 +44,8 @@ static inline uint64_t mgc_ticks(void) {
     return mgc_nanoseconds() << 2;
 #endif
 }
+
+#define MGC_TICKS_MS (1u << 20) /* no more than a millisecond: nowhere less than 2^30 of them are a second */
 
 static inline uint64_t mgc_read64(const uint8_t *p) {
     uint64_t word;
