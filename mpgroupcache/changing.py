@@ -7,7 +7,7 @@ in any process of this host, sees it or a later one. Commit to your database fir
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from mpgroupcache.ages import UNSET, stale_of, ttl_of
 from mpgroupcache.getters import MomentGetter
@@ -16,7 +16,8 @@ from mpgroupcache.late import importing
 from mpgroupcache.shm._view import ByteView
 from mpgroupcache.sinks import ProtoMessage, encode_value
 from mpgroupcache.worker import drivers
-from mpgroupcache.worker.changes import Asked, change, refresh, renew
+from mpgroupcache.worker.asked import Asked
+from mpgroupcache.worker.changes import change, refresh, renew
 from mpgroupcache.worker.declared import DeclaredGroup
 from mpgroupcache.worker.miss import miss
 from mpgroupcache.worker.process import current
@@ -94,7 +95,7 @@ class ChangingGroup(DeclaredGroup):
         Raises ``ChangeError``; ``ValueError`` for a ``ttl`` of 0 or less, and for a value over its share of the cache.
         In the latter case, and where there is no room, the old value is gone all the same.
         """
-        return bool(self._change(_set("set", {key: value}, ttl, stale, if_version), timeout))
+        return bool(self._change(_put("set", key, value, ttl, stale, if_version), timeout))
 
     async def aset(
         self,
@@ -107,7 +108,7 @@ class ChangingGroup(DeclaredGroup):
         timeout: Timeout = TIMEOUT,
     ) -> bool:
         """``set`` for a coroutine."""
-        return bool(await self._achange(_set("set", {key: value}, ttl, stale, if_version), timeout))
+        return bool(await self._achange(_put("set", key, value, ttl, stale, if_version), timeout))
 
     def set_many(
         self,
@@ -118,7 +119,7 @@ class ChangingGroup(DeclaredGroup):
         timeout: Timeout = TIMEOUT,
     ) -> None:
         """``set`` each of these keys. What ``set`` raises for the first that failed comes after all others were set."""
-        self._change(_set("set", values, ttl, stale), timeout)
+        self._change(_put_many(values, ttl, stale), timeout)
 
     async def aset_many(
         self,
@@ -129,7 +130,7 @@ class ChangingGroup(DeclaredGroup):
         timeout: Timeout = TIMEOUT,
     ) -> None:
         """``set_many`` for a coroutine."""
-        await self._achange(_set("set", values, ttl, stale), timeout)
+        await self._achange(_put_many(values, ttl, stale), timeout)
 
     def add(
         self,
@@ -144,7 +145,7 @@ class ChangingGroup(DeclaredGroup):
 
         A kept absence is no value, a stale value is one. Options and errors are those of ``set``.
         """
-        return bool(self._change(_set("add", {key: value}, ttl, stale), timeout))
+        return bool(self._change(_put("add", key, value, ttl, stale), timeout))
 
     async def aadd(
         self,
@@ -156,7 +157,7 @@ class ChangingGroup(DeclaredGroup):
         timeout: Timeout = TIMEOUT,
     ) -> bool:
         """``add`` for a coroutine."""
-        return bool(await self._achange(_set("add", {key: value}, ttl, stale), timeout))
+        return bool(await self._achange(_put("add", key, value, ttl, stale), timeout))
 
     def touch(self, key: Key, ttl: Ttl = UNSET, *, stale: Seconds | Unset = UNSET, timeout: Timeout = TIMEOUT) -> bool:
         """Have a value live as if it were put there now. Returns whether there was one. It keeps its version.
@@ -303,11 +304,15 @@ def _remove(keys: Iterable[Key], version: int | None = None) -> Asked:
     return Asked("remove", tuple(dict.fromkeys(map(encode_key, keys))), version=version)
 
 
-def _set(
-    what: Any, values: Mapping[Key, Contents], ttl: Ttl, stale: Seconds | Unset, version: int | None = None
+def _put(
+    what: Literal["set", "add"], key: Key, value: Contents, ttl: Ttl, stale: Seconds | Unset, version: int | None = None
 ) -> Asked:
+    return Asked(what, (encode_key(key),), (encode_value(value),), ttl_of(ttl), stale_of(stale), version)
+
+
+def _put_many(values: Mapping[Key, Contents], ttl: Ttl, stale: Seconds | Unset) -> Asked:
     encoded = {encode_key(key): encode_value(value) for key, value in values.items()}
-    return Asked(what, tuple(encoded), tuple(encoded.values()), ttl_of(ttl), stale_of(stale), version)
+    return Asked("set", tuple(encoded), tuple(encoded.values()), ttl_of(ttl), stale_of(stale))
 
 
 def _touch(key: Key, ttl: Ttl, stale: Seconds | Unset) -> Asked:

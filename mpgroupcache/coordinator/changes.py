@@ -24,7 +24,6 @@ from mpgroupcache.coordinator.stores import Stores
 from mpgroupcache.counters import Counter
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.messages import Change, Changed, Failed, FailureCode
-from mpgroupcache.product import Product
 from mpgroupcache.shm._control import Control
 from mpgroupcache.shm._writer import Found
 from mpgroupcache.sizes import format_size
@@ -109,7 +108,8 @@ class Changes:
             return Failed(FailureCode.TOO_LATE, "", "its timeout had passed when the coordinator came to it")
         if (unreached := self.refusal(group)) is not None:
             return Changed(0, (), unreached, False)
-        alone = self._is_alone(group)
+        # Of these a worker is told, since they tell it that it may have the wrong coordinator.
+        alone = message.what in ("remove", "clear") and self._is_alone(group)
         if message.what == "clear":
             self._clear(group)
             return Changed(0, (), (), alone)
@@ -128,7 +128,7 @@ class Changes:
             else:
                 code, text = outcome
                 refused.append((place, code, "" if refused else text))  # a thousand texts have no room in a frame
-        return Changed(done, tuple(refused), (), alone and message.what == "remove")
+        return Changed(done, tuple(refused), (), alone)
 
     def _is_alone(self, group: HostGroup) -> bool:
         """Whether nothing of the group is here, and no worker but the one who asks."""
@@ -165,7 +165,7 @@ class Changes:
             group.arena.clear()
 
     def _touch(self, group: HostGroup, key: bytes, message: Change) -> bool:
-        life = group.life(_lived(message))
+        life = group.life(message)
         if (found := self._find(group, key)) is None or life is None or found.absent or group.arena is None:
             return False
         return group.arena.touch(key, life.fresh, life.dead)
@@ -175,7 +175,7 @@ class Changes:
         if not self._may_put(group, key, message):
             return False
         self._begin(group, key)
-        if group.put(key, value, group.life(_lived(message))):
+        if group.put(key, value, group.life(message)):
             return True
         return self._unkept(group, key, len(value))
 
@@ -216,7 +216,7 @@ class Changes:
             text = f"incr: group {group.name!r} has no value of {key[:100]!r}, and got no initial"
             return _refused(FailureCode.NOT_FOUND, text)
         else:
-            number, life = message.initial, group.life(_lived(message))
+            number, life = message.initial, group.life(message)
         if not LEAST <= number <= MOST:
             return _refused(FailureCode.OVERFLOW, f"incr: got a sum of {number}, expected one of 64 bits")
         self._begin(group, key)
@@ -251,7 +251,7 @@ class Changes:
 
         kept = False
         try:
-            if (life := group.life(_lived(message))) is not None:
+            if (life := group.life(message)) is not None:
                 kept = await group.put_from(key, fd, size, life, takes_effect)
         except (OSError, BufferError) as error:  # a BufferError: the coordinator ended meanwhile
             logger.error("group %r: a value of %d bytes was not set: %s", group.name, size, error)
@@ -262,11 +262,6 @@ class Changes:
         if not kept and holds and group.clears == clears and takes_effect():
             refused = ((0, *self._unkept(group, key, size)),)
         connection.send(Changed(int(holds and not refused), refused, (), False), request_id)
-
-
-def _lived(message: Change) -> Product:
-    """What a change says of how long its values live."""
-    return Product(b"", ttl=message.ttl, stale=message.stale)
 
 
 def _number(found: Found) -> int | None:

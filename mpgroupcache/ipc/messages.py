@@ -295,6 +295,8 @@ class Refresh(Message, frozen=True):
 
 
 class Change(Message, frozen=True):
+    absent: ClassVar[bool] = False  # a change puts no absence
+
     group: Id
     what: What
     keys: Keys

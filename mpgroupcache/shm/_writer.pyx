@@ -178,6 +178,9 @@ cdef class Arena:
     def reserve(self, bytes key not None, uint64_t size, bint hot=False, *, uint64_t version=0, fresh=None, dead=None,
                 bint absent=False, copy=None):
         """Make room for a value of ``size`` bytes and return a ``Reservation``; None when it cannot be cached now."""
+        return self._reserve(key, size, hot, version, fresh, dead, absent, copy)
+
+    cdef Reservation _reserve(self, bytes key, uint64_t size, bint hot, uint64_t version, fresh, dead, bint absent, copy):
         cdef Reservation reservation = Reservation.__new__(Reservation)
         cdef mgc_traits traits
         self.check_open()
@@ -200,10 +203,10 @@ cdef class Arena:
             copy=None) -> bool:
         """Cache a value (bytes-like), in place of the key's old one. False when it cannot be cached now."""
         cdef Py_buffer source
-        PyObject_GetBuffer(value, &source, 0)
         cdef Reservation reservation
+        PyObject_GetBuffer(value, &source, 0)
         try:
-            reservation = self.reserve(key, source.len, hot, version=version, fresh=fresh, dead=dead, absent=absent, copy=copy)
+            reservation = self._reserve(key, source.len, hot, version, fresh, dead, absent, copy)
             if reservation is None:
                 return False
             memcpy(reservation.reserved.value, source.buf, source.len)

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
-
-from msgspec import Struct
 
 from mpgroupcache.ages import FOREVER
 from mpgroupcache.errors import (
@@ -23,11 +21,12 @@ from mpgroupcache.errors import (
     ProtocolError,
     describe_error,
 )
-from mpgroupcache.ipc.messages import INLINE_BYTES, MAX_KEYS, Changed, Failed, FailureCode, Lease, What
+from mpgroupcache.ipc.messages import Changed, Failed, FailureCode, Lease
 from mpgroupcache.limits import APPLICATION_VARIABLE, SOCKET_VARIABLE
 from mpgroupcache.shm._hold import Hold
 from mpgroupcache.shm._view import ByteView
 from mpgroupcache.worker import config
+from mpgroupcache.worker.asked import Asked
 from mpgroupcache.worker.link import Link
 from mpgroupcache.worker.miss import LocalGroup, LocalProcess, attached, blind, load
 from mpgroupcache.worker.nesting import held
@@ -35,49 +34,8 @@ from mpgroupcache.worker.waits import Apart, Attempt, Maker, Request, Steps, Unt
 
 logger = logging.getLogger(__name__)
 
-BATCH_BYTES: Final = 128 << 10  # of keys and values in a frame
 FOREVER_NS: Final = (1 << 63) - 1
 AGAIN: Final = 0.05  # s until a refresh is asked for again that a coordinator has refused
-
-
-class Asked(Struct, frozen=True):
-    """A change, as it is asked for."""
-
-    what: What
-    keys: tuple[bytes, ...] = ()
-    values: tuple[bytes, ...] = ()
-    ttl: float | None = None
-    stale: float | None = None
-    version: int | None = None
-    amount: int = 0
-    initial: int | None = None
-
-    @property
-    def repeats(self) -> bool:
-        """Whether it may be done twice: then it is, where its answer was lost."""
-        return self.what in ("remove", "clear") and self.version is None
-
-    def parts(self) -> Iterator[Asked]:
-        """What fits into a frame each: a large value has one of its own."""
-        if len(self.keys) <= 1:
-            yield self
-            return
-        begin = size = 0
-        for i, key in enumerate(self.keys):
-            value = len(self.values[i]) if self.values else 0
-            if i > begin and (size + len(key) + value > BATCH_BYTES or i - begin == MAX_KEYS or value > INLINE_BYTES):
-                yield self._part(begin, i)
-                begin, size = i, 0
-            size += len(key) + value
-            if value > INLINE_BYTES:
-                yield self._part(begin, i + 1)
-                begin, size = i + 1, 0
-        if begin < len(self.keys):
-            yield self._part(begin, len(self.keys))
-
-    def _part(self, begin: int, end: int) -> Asked:
-        values = self.values[begin:end]
-        return Asked(self.what, self.keys[begin:end], values, self.ttl, self.stale, self.version, self.amount)
 
 
 def change(hold: Hold, process: LocalProcess, group: LocalGroup, asked: Asked, timeout: float | None) -> Steps[int]:
@@ -92,7 +50,7 @@ def change(hold: Hold, process: LocalProcess, group: LocalGroup, asked: Asked, t
     unreached: dict[str, str] = {}
     parts, done = list(asked.parts()), False
     while parts:
-        link = yield from _linked(process, group, asked.what, deadline)
+        link = group.ready_link() or (yield from _linked(process, group, asked.what, deadline))
         sent: list[Request] = []
         try:
             for part in parts:
@@ -131,7 +89,7 @@ def refresh(
     """Load a value anew, whatever there is; it has ended when all see what it brought. Raises ``ChangeError``."""
     deadline = _deadline(timeout)
     while True:
-        link = yield from _linked(process, group, "refresh", deadline)
+        link = group.ready_link() or (yield from _linked(process, group, "refresh", deadline))
         seat = hold.board(process.flights, (group.name, key, True), blind(), held())  # nobody joins it
         try:
             request = link.ask(hold, group.name, seat, key, True, True, "refresh")
@@ -185,7 +143,7 @@ def _deadline(timeout: float | None) -> float | None:
 def _linked(process: LocalProcess, group: LocalGroup, what: str, deadline: float | None) -> Steps[Link]:
     """Wait for a coordinator, until the deadline; at once in vain where none has answered for that long."""
     left = FOREVER if deadline is None else deadline - time.monotonic()
-    if group.ready_link() is None and process.alone_for >= left:
+    if process.alone_for >= left:
         raise ChangeError(f"{what}: no coordinator has answered for {process.alone_for:.1f} s, nothing was changed")
     try:
         while (link := group.ready_link()) is None:
@@ -207,34 +165,20 @@ def _send(hold: Hold, link: Link, group: LocalGroup, part: Asked, deadline: floa
         left = max(deadline - time.monotonic(), 0.0)
         latest = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + int(left * 1e9)
     try:
-        return link.change(
-            hold,
-            group.name,
-            part.what,
-            part.keys,
-            part.values,
-            part.ttl,
-            part.stale,
-            part.version,
-            part.amount,
-            part.initial,
-            latest,
-        )
+        return link.change(hold, group.name, part, latest)
     except OSError as error:
         raise ChangeError(f"{part.what}: a value of {len(part.values[0])} bytes cannot be sent: {error}") from error
 
 
 def _expect(answer: Any, what: str, *, unknown: bool = False) -> Changed:
     """``unknown``: whether a part of it was done before."""
-    match answer:
-        case Changed():
-            return answer
-        case Failed(code=FailureCode.TOO_LATE | FailureCode.REFUSED, message=message):
-            raise ChangeError(f"{what}: {message}" + ("; a part of it was done" if unknown else ""), unknown=unknown)
-        case Failed():
-            raise answer.exception()
-        case other:
-            raise ProtocolError(f"answer to CHANGE: got {other}, expected CHANGED")
+    if type(answer) is Changed:
+        return answer
+    if type(answer) is not Failed:
+        raise ProtocolError(f"answer to CHANGE: got {answer}, expected CHANGED")
+    if answer.code not in (FailureCode.TOO_LATE, FailureCode.REFUSED):
+        raise answer.exception()
+    raise ChangeError(f"{what}: {answer.message}" + ("; a part of it was done" if unknown else ""), unknown=unknown)
 
 
 def _raise_refused(refused: Sequence[tuple[bytes, FailureCode, str]]) -> None:

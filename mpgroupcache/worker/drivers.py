@@ -59,15 +59,15 @@ def _run(
             outcome = None  # an exception here would keep this frame, and this frame the exception
         step = steps.send
         try:
-            if isinstance(wait, Make | MakeMany):
+            if isinstance(wait, Request):  # the others are dearer
+                with waiting():
+                    outcome = wait.exchange.wait(hold, wait, deadline)
+            elif isinstance(wait, Make | MakeMany):
                 began = time.monotonic()
                 try:
                     outcome = _make(wait, runner)
                 finally:
                     deadline = None if deadline is None else deadline + time.monotonic() - began
-            elif isinstance(wait, Request):
-                with waiting():
-                    outcome = wait.exchange.wait(hold, wait, deadline)
             elif isinstance(wait, Apart):
                 outcome, deadline = _run(hold, wait.program, wait.arguments, deadline, runner)
             elif isinstance(wait, Seat):

@@ -45,13 +45,13 @@ from mpgroupcache.ipc.messages import (
     StoreMany,
     Waiting,
     Welcome,
-    What,
 )
 from mpgroupcache.product import Product
 from mpgroupcache.shm._exchange import Descriptor, Request, sealed
 from mpgroupcache.shm._hold import Hold, Seat
 from mpgroupcache.shm._reader import LAYOUT_VERSION, Reader
 from mpgroupcache.shm.segment import segment_path
+from mpgroupcache.worker.asked import Asked
 from mpgroupcache.worker.channel import LIVENESS_TIMEOUT, Channel
 from mpgroupcache.worker.port import check_circle
 
@@ -273,27 +273,28 @@ class Link:
         """A stale value was met."""
         self.channel.post(encode(Refresh(self._declared[group].group, key)))
 
-    def change(
-        self,
-        hold: Hold,
-        group: str,
-        what: What,
-        keys: tuple[bytes, ...],
-        values: tuple[bytes, ...] = (),
-        ttl: float | None = None,
-        stale: float | None = None,
-        version: int | None = None,
-        amount: int = 0,
-        initial: int | None = None,
-        deadline: int = 0,
-    ) -> Request:
-        """Ask for a change, which is answered by CHANGED. Raises ``OSError``: out of descriptors or memory."""
-        carried, descriptor = values, None
-        if len(values) == 1 and len(values[0]) > INLINE_BYTES:
-            descriptor = sealed(values[0])
-            carried = (len(values[0]),)  # type: ignore[assignment]
+    def change(self, hold: Hold, group: str, asked: Asked, deadline: int) -> Request:
+        """Ask for a change, which is answered by CHANGED. Raises ``OSError``: out of descriptors or memory.
+
+        ``deadline``: of the host's clock, in ns; the coordinator does nothing after it.
+        """
+        values: tuple[bytes | int, ...] = asked.values
+        descriptor = None
+        if len(values) == 1 and len(value := asked.values[0]) > INLINE_BYTES:
+            values, descriptor = (len(value),), sealed(value)
         group_id = self._declared[group].group
-        message = Change(group_id, what, keys, carried, ttl, stale, version, amount, initial, deadline)
+        message = Change(
+            group_id,
+            asked.what,
+            asked.keys,
+            values,
+            asked.ttl,
+            asked.stale,
+            asked.version,
+            asked.amount,
+            asked.initial,
+            deadline,
+        )
         return self.channel.ask(hold, message, descriptor)
 
     # ---- Ends

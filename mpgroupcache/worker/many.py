@@ -22,7 +22,7 @@ from mpgroupcache.limits import MAX_ABSENT_TEXT
 from mpgroupcache.product import Product
 from mpgroupcache.shm._hold import Hold, Seat
 from mpgroupcache.shm._view import ByteView
-from mpgroupcache.worker.changes import BATCH_BYTES
+from mpgroupcache.worker.asked import BATCH_BYTES
 from mpgroupcache.worker.link import Link
 from mpgroupcache.worker.miss import (
     UNSERVED,
