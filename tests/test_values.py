@@ -90,14 +90,18 @@ def test_a_value_is_fresh_then_dead(here: Daemon, declare: Callable[..., Group],
     assert view == "first"  # a view stays what it is
 
 
-def test_a_short_life_in_real_time(declare: Callable[..., Group]) -> None:
-    """By the clock as it runs, which nobody moves."""
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_short_life_in_real_time(here: Daemon, declare: Callable[..., Group], stopped: bool) -> None:
+    """By the clock as it runs, which nobody moves, whether or not somebody takes away what is dead."""
     group = declare(ttl=0.05)
     began = time.monotonic()
     group.set("k", b"v")
+    if stopped:
+        here.send(signal.SIGSTOP)
     assert group.lookup("k") == b"v" or time.monotonic() - began > 0.04  # a reader's clock is some ms off
     wait_until(lambda: group.lookup("k") is None, "its death")
     assert time.monotonic() - began > 0.04
+    here.send(signal.SIGCONT)
 
 
 def test_a_group_without_ages_keeps_its_values_for_ever(

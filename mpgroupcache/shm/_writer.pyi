@@ -88,12 +88,14 @@ class Arena:
         dead: int | None = None,
         absent: bool = False,
         copy: int | None = None,
+        aligned: bool = False,
     ) -> Reservation | None:
         """Make room for a value of ``size`` bytes; None when it cannot be cached now.
 
         ``version``: of ``new_version``; 0: the next. ``fresh``: how long it is, from publication on, and then stale;
         ``dead``: when it is dead. Where one of them is None, it is the other. ``absent``: the value is the text of a
         ``NotFound``. ``copy``: another host owns the key, and this is its version of the value; 0: it gave none.
+        ``aligned``: it begins at a multiple of 64 bytes, else of 8.
         """
 
     def put(
@@ -107,6 +109,7 @@ class Arena:
         dead: int | None = None,
         absent: bool = False,
         copy: int | None = None,
+        aligned: bool = False,
     ) -> bool:
         """Cache a value, in place of the key's old one. False when it cannot be cached now."""
 
@@ -183,6 +186,10 @@ class Found:
     @property
     def dead(self) -> int | None:
         """How long it is not dead yet, in ns; less than 0: since when it is, or 0; None: for ever."""
+
+    @property
+    def aligned(self) -> bool:
+        """It begins at a multiple of 64 bytes."""
 
     @property
     def absent(self) -> bool:

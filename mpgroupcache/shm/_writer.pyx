@@ -12,12 +12,12 @@ from libc.string cimport memcpy
 
 from mpgroupcache.shm._control cimport Control
 from mpgroupcache.shm._corewriter cimport (
-    MGC_ABSENT, MGC_AGED, MGC_COPY, MGC_EVER, MGC_HOT, MGC_LONGEST, MGC_MAX_ARENA, MGC_MAX_GROUPS, mgc_adopted, mgc_arena,
-    mgc_arena_abandon, mgc_arena_adopt, mgc_arena_check, mgc_arena_clear, mgc_arena_close, mgc_arena_find,
-    mgc_arena_find_kept, mgc_arena_format, mgc_arena_minute_qps, mgc_arena_next_death, mgc_arena_options,
-    mgc_arena_publish, mgc_arena_put_off, mgc_arena_reclaim, mgc_arena_remove, mgc_arena_reserve, mgc_arena_retire,
-    mgc_arena_revive, mgc_arena_serve, mgc_arena_size, mgc_arena_sweep, mgc_arena_touch, mgc_found, mgc_list_stats,
-    mgc_new_version, mgc_reservation, mgc_traits,
+    MGC_ABSENT, MGC_AGED, MGC_ALIGNED, MGC_COPY, MGC_EVER, MGC_HOT, MGC_LONGEST, MGC_MAX_ARENA, MGC_MAX_GROUPS,
+    mgc_adopted, mgc_arena, mgc_arena_abandon, mgc_arena_adopt, mgc_arena_check, mgc_arena_clear, mgc_arena_close,
+    mgc_arena_find, mgc_arena_find_kept, mgc_arena_format, mgc_arena_minute_qps, mgc_arena_next_death,
+    mgc_arena_options, mgc_arena_publish, mgc_arena_put_off, mgc_arena_reclaim, mgc_arena_remove, mgc_arena_reserve,
+    mgc_arena_retire, mgc_arena_revive, mgc_arena_serve, mgc_arena_size, mgc_arena_sweep, mgc_arena_touch, mgc_found,
+    mgc_list_stats, mgc_new_version, mgc_reservation, mgc_traits,
 )
 
 import os
@@ -76,6 +76,11 @@ cdef class Found:
     def copy(self) -> bool:
         """Another host owns the key."""
         return self.flags & MGC_COPY != 0
+
+    @property
+    def aligned(self) -> bool:
+        """The value begins at a multiple of a cache line."""
+        return self.flags & MGC_ALIGNED != 0
 
 
 cdef Found as_found(const mgc_found *got):
@@ -176,11 +181,12 @@ cdef class Arena:
         mgc_arena_retire(&self.arena)
 
     def reserve(self, bytes key not None, uint64_t size, bint hot=False, *, uint64_t version=0, fresh=None, dead=None,
-                bint absent=False, copy=None):
+                bint absent=False, copy=None, bint aligned=False):
         """Make room for a value of ``size`` bytes and return a ``Reservation``; None when it cannot be cached now."""
-        return self._reserve(key, size, hot, version, fresh, dead, absent, copy)
+        return self._reserve(key, size, hot, version, fresh, dead, absent, copy, aligned)
 
-    cdef Reservation _reserve(self, bytes key, uint64_t size, bint hot, uint64_t version, fresh, dead, bint absent, copy):
+    cdef Reservation _reserve(self, bytes key, uint64_t size, bint hot, uint64_t version, fresh, dead, bint absent, copy,
+                              bint aligned):
         cdef Reservation reservation = Reservation.__new__(Reservation)
         cdef mgc_traits traits
         self.check_open()
@@ -190,6 +196,8 @@ cdef class Arena:
         if copy is not None:
             traits.flags |= MGC_COPY
             traits.owners_version = copy
+        if aligned:
+            traits.flags |= MGC_ALIGNED
         traits.fresh, traits.dead = ages_of(fresh, dead)
         if traits.fresh != MGC_EVER or traits.dead != MGC_EVER:
             traits.flags |= MGC_AGED
@@ -200,13 +208,13 @@ cdef class Arena:
         return reservation
 
     def put(self, bytes key not None, value, bint hot=False, *, uint64_t version=0, fresh=None, dead=None, bint absent=False,
-            copy=None) -> bool:
+            copy=None, bint aligned=False) -> bool:
         """Cache a value (bytes-like), in place of the key's old one. False when it cannot be cached now."""
         cdef Py_buffer source
         cdef Reservation reservation
         PyObject_GetBuffer(value, &source, 0)
         try:
-            reservation = self._reserve(key, source.len, hot, version, fresh, dead, absent, copy)
+            reservation = self._reserve(key, source.len, hot, version, fresh, dead, absent, copy, aligned)
             if reservation is None:
                 return False
             memcpy(reservation.reserved.value, source.buf, source.len)

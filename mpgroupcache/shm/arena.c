@@ -147,7 +147,8 @@ int mgc_arena_reserve(struct mgc_arena *arena, const uint8_t *key, size_t key_le
         keep = MGC_NO_SLOT;
     }
     /* It may come to be due while room is made, and go then: publish() looks again for what it replaces. */
-    int error = make_room(arena, bytes, MGC_VALUE_OFFSET(key_length, traits->flags) + value_length, keep, &offset, &slot);
+    int error = make_room(arena, bytes, MGC_VALUE_OFFSET(key_length, traits->flags) + MGC_PADDING(traits->flags) + value_length,
+                          keep, &offset, &slot);
     if (error)
         return error;
     struct mgc_block *block = mgc_heap_block(&arena->heap, offset);

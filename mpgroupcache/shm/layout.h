@@ -57,7 +57,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MGC_LAYOUT_VERSION 5u
+#define MGC_LAYOUT_VERSION 6u
 #define MGC_CONTROL_MAGIC 0x6c72746e6f63676dull /* "mgcontrl" */
 #define MGC_ARENA_MAGIC 0x616e65726163676dull   /* "mgcarena" */
 
@@ -243,7 +243,8 @@ struct mgc_slot {
 #define MGC_AGED 2u   /* struct mgc_ages lies behind the key */
 #define MGC_ABSENT 4u /* there is no such value: what lies here is the text of the NotFound */
 #define MGC_COPY 8u   /* another host owns the key; behind the ages lies its version of the value, 8 bytes, 0: it gave none */
-#define MGC_COLD (MGC_AGED | MGC_ABSENT | MGC_COPY) /* what a get has to look at */
+#define MGC_ALIGNED 16u /* the value begins at a multiple of MGC_LINE in its segment: its padding is more than to 8 */
+#define MGC_COLD (MGC_AGED | MGC_ABSENT | MGC_COPY | MGC_ALIGNED) /* what a get has to look at */
 #define MGC_FLAGS (MGC_HOT | MGC_COLD)
 
 #define MGC_FOREVER UINT64_MAX
@@ -276,13 +277,14 @@ struct mgc_block {
         };
         uint64_t prev_free; /* ... and back */
     };
-    /* key_length bytes of key, padding to 8, what the flags say, value_length bytes of value */
+    /* key_length bytes of key, padding to 8, what the flags say, padding if the value is aligned, value_length bytes of value */
 };
 
 #define MGC_KEY_OFFSET sizeof(struct mgc_block)
 #define MGC_AGES_OFFSET(key_length) ((MGC_KEY_OFFSET + (size_t)(key_length) + 7) & ~(size_t)7)
 #define MGC_COPY_OFFSET(key_length, flags) (MGC_AGES_OFFSET(key_length) + ((flags) & MGC_AGED ? sizeof(struct mgc_ages) : 0))
 #define MGC_VALUE_OFFSET(key_length, flags) (MGC_COPY_OFFSET(key_length, flags) + ((flags) & MGC_COPY ? sizeof(uint64_t) : 0))
+#define MGC_PADDING(flags) ((flags) & MGC_ALIGNED ? MGC_LINE - 8 : 0) /* at most, behind that offset */
 
 _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2, "words shared between processes must be lock-free");
 _Static_assert(sizeof(_Atomic uint64_t) == 8 && sizeof(_Atomic uint32_t) == 4, "atomics are bare words");

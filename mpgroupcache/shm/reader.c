@@ -85,10 +85,17 @@ static int is_found(const struct mgc_ages *ages, uint64_t now, uint64_t grace, i
 /* Ages are read behind the pin: before it they could be those of another entry, or no ages at all. */
 __attribute__((cold, noinline)) int mgc_cold_hit(const struct mgc_map *map, struct mgc_region *region, uint32_t pin,
                                                  const struct mgc_block *block, uint64_t word, uint64_t ticks,
-                                                 uint64_t grace) {
+                                                 uint64_t grace, struct mgc_hit *hit) {
     const struct mgc_ages *ages = block->flags & MGC_AGED ? mgc_ages_of(block) : NULL;
     uint64_t now = ages ? mgc_now_at(map->control, ticks) : 0;
     int stale = 0;
+    hit->value = (const uint8_t *)block + mgc_value_offset(block);
+    uint64_t end = atomic_load_explicit(&mgc_header(map)->entries_end, memory_order_relaxed);
+    uint64_t value = (uint64_t)(hit->value - map->base);
+    if (value > end || hit->length > end - value) { /* a damaged word: as in mgc_pinned_entry() */
+        mgc_unpin(region, pin);
+        return MGC_MISS;
+    }
     if (block->era != atomic_load_explicit(&mgc_header(map)->era, memory_order_relaxed) ||
         (ages && !is_found(ages, now, grace, &stale))) {
         mgc_unpin(region, pin);

@@ -103,9 +103,9 @@ static inline uint64_t mgc_now_at(const struct mgc_control_header *control, uint
 
 /* What a get says of its key's entry, which is pinned, where that may be dead or has one of MGC_COLD's flags: as
  * mgc_pin_entry(). `grace`: 0 for a get. Else what is dead is found, too, until so many ns after it was fresh, and nothing is
- * counted: it is for a get that was counted when it missed. */
+ * counted: it is for a get that was counted when it missed. `hit`: filled in, but for the value's padding. */
 int mgc_cold_hit(const struct mgc_map *map, struct mgc_region *region, uint32_t pin, const struct mgc_block *block,
-                 uint64_t word, uint64_t ticks, uint64_t grace);
+                 uint64_t word, uint64_t ticks, uint64_t grace, struct mgc_hit *hit);
 
 /* Of an aged entry. */
 static inline int mgc_is_fresh(const struct mgc_block *block, uint64_t now) {
@@ -133,7 +133,7 @@ static inline int mgc_pinned_entry(const struct mgc_map *map, struct mgc_region 
      * a read outside of committed memory, which is a SIGBUS. */
     uint64_t end = atomic_load_explicit(&mgc_header(map)->entries_end, memory_order_relaxed);
     if (MGC_LIKELY(offset >= map->entries_offset && offset + sizeof *block <= end)) {
-        uint64_t value = offset + mgc_value_offset(block);
+        uint64_t value = offset + MGC_VALUE_OFFSET(block->key_length, block->flags);
         if (MGC_LIKELY(block->key_length == key_length && value <= end && block->value_length <= end - value &&
                        mgc_same_key((const uint8_t *)block + MGC_KEY_OFFSET, key, key_length))) {
             hit->value = map->base + value;
@@ -144,7 +144,7 @@ static inline int mgc_pinned_entry(const struct mgc_map *map, struct mgc_region 
             /* Ages are read behind the pin: before it they could be those of another entry, or no ages at all. */
             if (MGC_UNLIKELY(other | cold) &&
                 !(other == 0 && cold == MGC_AGED && mgc_is_fresh(block, mgc_now_at(map->control, ticks))))
-                return mgc_cold_hit(map, region, pin, block, word, ticks, grace);
+                return mgc_cold_hit(map, region, pin, block, word, ticks, grace, hit);
             mgc_count_hit(map, region, block, word, ticks);
             return MGC_HIT;
         }

@@ -146,7 +146,10 @@ static inline uint64_t *mgc_owners_version(const struct mgc_block *block) {
 
 /* Where the value lies, counted from the block's beginning. */
 static inline size_t mgc_value_offset(const struct mgc_block *block) {
-    return MGC_VALUE_OFFSET(block->key_length, block->flags);
+    size_t offset = MGC_VALUE_OFFSET(block->key_length, block->flags);
+    if (!(block->flags & MGC_ALIGNED))
+        return offset;
+    return offset + (-((uintptr_t)block + offset) & (MGC_LINE - 1)); /* segments are mapped at multiples of pages */
 }
 
 /* The bytes of a block that readers compare and adoption verifies: the header and the key, and of a copy its owner's version. */
