@@ -35,7 +35,7 @@ import msgspec
 from workers import PATIENCE, Daemon
 
 from mpgroupcache.ages import Ages
-from mpgroupcache.ipc import frame, memfd, messages
+from mpgroupcache.ipc import fields, frame, memfd, messages
 from mpgroupcache.ipc.messages import (
     Answers,
     Ask,
@@ -72,7 +72,7 @@ CONVERSATIONS = Path(__file__).parent / "ipc" / "conversations"
 HEADER_BYTES = 12
 PING, PONG = (bytes.fromhex(f"6d6702{number} 00000000 00000001 90") for number in ("21", "22"))
 VALUE = b"value"
-LARGE = messages.INLINE_BYTES + 1
+LARGE = fields.INLINE_BYTES + 1
 TOKEN = bytes(range(16))
 CLOCK = "{clock}"
 
@@ -375,7 +375,7 @@ def ask(key: str, group: int = 0, held: tuple[int, ...] = (), *, copy: bool = Fa
     return Ask(group, key.encode(), held, copy, here, "get")
 
 
-def hello(role: messages.Role, lowest: int, highest: int) -> Hello:
+def hello(role: fields.Role, lowest: int, highest: int) -> Hello:
     return Hello(role, 4242, TOKEN, lowest, highest, (), clock())
 
 
@@ -383,9 +383,7 @@ def look(key: str) -> Ask:
     return Ask(0, key.encode(), (), False, False, "look")
 
 
-def change(
-    what: messages.What, *keys: str, values: tuple[bytes | int, ...] = (), group: int = 0, **more: Any
-) -> Change:
+def change(what: fields.What, *keys: str, values: tuple[bytes | int, ...] = (), group: int = 0, **more: Any) -> Change:
     fields = {"ttl": None, "stale": None, "version": None, "amount": 0, "initial": None, "deadline": (1 << 63) - 1}
     return Change(group, what, tuple(key.encode() for key in keys), values, **(fields | more))
 
@@ -561,7 +559,7 @@ def converse(at: Recorder) -> None:
     at.ask("service", Ping())
 
     at.note("Who has no version in common.")
-    at.ask("stranger", hello("call", messages.MAX_VERSION, messages.MAX_VERSION))
+    at.ask("stranger", hello("call", fields.MAX_VERSION, fields.MAX_VERSION))
     at.hear_end("stranger")
 
 

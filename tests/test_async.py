@@ -14,7 +14,7 @@ from workers import PATIENCE, Daemon, advance, flush, value_of, wait_until, wait
 
 import mpgroupcache
 from mpgroupcache import BytesSink, DeadlineExceeded, LoadCycleError, LoadError, Sink
-from mpgroupcache.ipc.messages import MAX_HELD
+from mpgroupcache.ipc.fields import MAX_HELD
 from mpgroupcache.worker import process
 
 

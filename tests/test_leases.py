@@ -28,7 +28,7 @@ from workers import (
 
 import mpgroupcache
 from mpgroupcache import DeadlineExceeded, LoadCycleError, LoadError
-from mpgroupcache.ipc import memfd, messages
+from mpgroupcache.ipc import fields, memfd, messages
 from mpgroupcache.worker import link
 
 Spawn = Callable[..., Worker]
@@ -139,7 +139,7 @@ def test_a_lease_says_the_version_that_its_value_will_have(start_coordinator: Ca
             versions.append(lease.version)
             waiter.send(asking)
             assert waiter.ask(messages.Ping()) == messages.Pong()
-            if size > messages.INLINE_BYTES:
+            if size > fields.INLINE_BYTES:
                 fd = memfd.make(bytes(size))
                 holder.send(messages.Store(lease.lease, size, False, None, None, None, False), fd)
                 os.close(fd)

@@ -25,7 +25,7 @@ import msgspec
 import mpgroupcache
 from mpgroupcache import registry
 from mpgroupcache.ages import Ages
-from mpgroupcache.ipc import frame, memfd, messages
+from mpgroupcache.ipc import fields, frame, memfd, messages
 from mpgroupcache.shm._exchange import Descriptor, Request
 from mpgroupcache.shm._hold import Hold
 from mpgroupcache.shm.segment import DIRECTORY, control_name, instance_name, segment_path
@@ -293,7 +293,7 @@ class Worker:
 
 
 def hello(
-    role: messages.Role,
+    role: fields.Role,
     lowest: int = messages.LOWEST_VERSION,
     highest: int = messages.HIGHEST_VERSION,
     abilities: tuple[str, ...] = (),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from mpgroupcache.coordinator.connection import Connection
 from mpgroupcache.coordinator.flights import Action
-from mpgroupcache.ipc.messages import INLINE_BYTES, Answers, FailureCode
+from mpgroupcache.ipc.fields import INLINE_BYTES
+from mpgroupcache.ipc.messages import Answers, FailureCode
 from mpgroupcache.shm._writer import Found
 
 BATCH_BYTES = 128 << 10  # of values in one frame

@@ -16,8 +16,9 @@ from typing import Any, TypeAlias
 
 from mpgroupcache.errors import ProtocolError
 from mpgroupcache.ipc import memfd
+from mpgroupcache.ipc.fields import Role
 from mpgroupcache.ipc.frame import Decoder, Frame, encode
-from mpgroupcache.ipc.messages import Failed, FailureCode, Message, Role
+from mpgroupcache.ipc.messages import Failed, FailureCode, Message
 
 logger = logging.getLogger(__name__)
 

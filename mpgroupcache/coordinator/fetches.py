@@ -14,7 +14,7 @@ from mpgroupcache.coordinator.hostgroups import HostGroup
 from mpgroupcache.coordinator.stores import Delivery
 from mpgroupcache.counters import Counter
 from mpgroupcache.ipc import memfd
-from mpgroupcache.ipc.messages import INLINE_BYTES
+from mpgroupcache.ipc.fields import INLINE_BYTES
 from mpgroupcache.limits import MAX_ABSENT_TEXT
 from mpgroupcache.product import Product
 from mpgroupcache.shm._control import Control

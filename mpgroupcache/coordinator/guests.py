@@ -10,6 +10,7 @@ from mpgroupcache.coordinator.roster import Roster
 from mpgroupcache.coordinator.stores import Delivery
 from mpgroupcache.counters import Counter
 from mpgroupcache.ipc import memfd, messages
+from mpgroupcache.ipc.contexts import NO_CONTEXT
 from mpgroupcache.net.backend import NoSuchGroup, Served, Visitor
 from mpgroupcache.shm._control import Control
 
@@ -81,7 +82,7 @@ class Guests:
         packed = next(
             (waiter.owner.ctx for waiter in lease.flight.waiters if waiter.guest), b""
         )  # else it is a refresh
-        service.send(messages.Load(lease.id, group.name, key, packed or messages.NO_CONTEXT))
+        service.send(messages.Load(lease.id, group.name, key, packed or NO_CONTEXT))
 
     def answer(self, group: HostGroup, key: bytes, guests: list[Waiter], value: Delivery) -> None:
         """Send them a flight's value."""

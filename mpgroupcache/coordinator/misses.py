@@ -26,7 +26,7 @@ from mpgroupcache.coordinator.roster import Roster
 from mpgroupcache.coordinator.stores import Delivery, Stored, Stores
 from mpgroupcache.coordinator.waiters import Lease, Waiter
 from mpgroupcache.errors import ProtocolError, describe_cycle
-from mpgroupcache.ipc import memfd, messages
+from mpgroupcache.ipc import fields, memfd, messages
 from mpgroupcache.ipc.frame import MAX_REQUEST
 from mpgroupcache.shm._control import Control
 from mpgroupcache.shm._writer import Found
@@ -139,7 +139,7 @@ class Misses:
         version, fresh = found.version, None if found.fresh is None else found.fresh / 1e9
         if found.absent:
             self._tell_absent(connection, request_id, bytes(value))
-        elif size <= messages.INLINE_BYTES:
+        elif size <= fields.INLINE_BYTES:
             connection.send(messages.Value(bytes(value), messages.Origin.CACHE, version, fresh), request_id)
         elif not copy:
             connection.send(messages.Hit(), request_id)

@@ -15,7 +15,8 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from mpgroupcache.coordinator.options import Options
-from mpgroupcache.ipc.messages import SetPeers, pack_context
+from mpgroupcache.ipc.contexts import pack_context
+from mpgroupcache.ipc.messages import SetPeers
 from mpgroupcache.net.consistenthash import HASHES
 
 if TYPE_CHECKING:

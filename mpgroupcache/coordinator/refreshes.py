@@ -15,7 +15,8 @@ from mpgroupcache.coordinator.stores import Delivery
 from mpgroupcache.coordinator.waiters import Flight, Waiter
 from mpgroupcache.counters import Counter
 from mpgroupcache.ipc import memfd
-from mpgroupcache.ipc.messages import INLINE_BYTES, Refresh
+from mpgroupcache.ipc.fields import INLINE_BYTES
+from mpgroupcache.ipc.messages import Refresh
 from mpgroupcache.shm._control import Control
 from mpgroupcache.shm._writer import Found
 

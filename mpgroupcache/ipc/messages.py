@@ -1,8 +1,8 @@
 """What workers and the coordinator say to each other. frame.py makes frames of it.
 
 A message travels as the array of its fields, in the order of the table: all of them, and nothing behind them. Keys,
-values and tokens are msgpack ``bin``, names and texts are ``str``. What a field may hold is its annotation below: the
-decoder makes it true, the encoder trusts the project's own code.
+values and tokens are msgpack ``bin``, names and texts are ``str``. What a field may hold is its annotation (fields.py):
+the decoder makes it true, the encoder trusts the project's own code.
 
 Messages (w: worker, c: coordinator; ``*``: one-way; ``?``: may be nil)::
 
@@ -62,7 +62,7 @@ Messages (w: worker, c: coordinator; ``*``: one-way; ``?``: may be nil)::
     c>w    PEERS_SET                                 answers SET_PEERS
     c>w *  LOAD      lease, group, key, ctx          on a service connection: load for a peer's request, or in the place
                                                      of a stale value; the lease is ended on the call connection; ctx:
-                                                     what ``pack_context`` makes
+                                                     what contexts.py makes
     both   PING                                      are you alive?
     both   PONG                                      answers PING
 
@@ -76,42 +76,57 @@ from __future__ import annotations
 
 import reprlib
 from enum import IntEnum
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 import msgspec
 from msgspec import Meta, Struct
 
 from mpgroupcache.ages import Ages
 from mpgroupcache.errors import CacheError, CoordinatorError, LoadCycleError, LoadError, NotFound
-from mpgroupcache.keys import MAX_KEY_BYTES
-from mpgroupcache.limits import (
-    MAX_NAME_BYTES,
-    MAX_PEERS,
-    MAX_RATE,
-    MAX_REPLICAS,
-    MAX_SECONDS,
-    MAX_TEXT,
-    MAX_TYPE_NAME,
-    MAX_URL,
+from mpgroupcache.ipc.fields import (
+    MAX_CODE_NAME,
+    MAX_KEYS,
+    Abilities,
+    Carriage,
+    Carried,
+    CodeName,
+    Held,
+    Hooks,
+    Id,
+    Inline,
+    Key,
+    Keys,
+    LeaseId,
+    Left,
+    Lifetime,
+    Loads,
+    Mode,
+    Name,
+    Number,
+    Packed,
+    Pid,
+    Rate,
+    Replicas,
+    Role,
+    Seconds,
+    Size,
+    Text,
+    Token,
+    TypeName,
+    Url,
+    Urls,
+    ValueVersion,
+    Version,
+    What,
 )
+from mpgroupcache.limits import MAX_TEXT, MAX_TYPE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-INLINE_BYTES: Final = 64 << 10  # bytes of the largest value in a frame; above, a memfd costs less than the copies
-MAX_HELD: Final = 1024  # leases one caller may hold; Python's own recursion limit ends nested loaders before that
-MAX_CONTEXT: Final = 16 << 10  # bytes of what a loader is told of a peer's request: headers, not bodies
-TOKEN_BYTES: Final = 16  # of a worker's token: random, so that no two processes share one
 LOWEST_VERSION: Final = 2  # of the conversation, that this release speaks
 HIGHEST_VERSION: Final = 2
-MAX_VERSION: Final = 0xFFFF
 NO_LAYOUT: Final = 0  # of a shared memory that is not there
-MAX_CODE_NAME: Final = 200  # characters of a module's or a function's name; a longer one is cut
-MAX_KEYS: Final = 1024  # in one frame
-MAX_ABILITIES: Final = 64
-MAX_ABILITY: Final = 40  # characters of its name
-
-_MAX_INT: Final = (1 << 63) - 1  # what a C long holds on every platform we run on
 
 
 class MessageType(IntEnum):
@@ -163,44 +178,6 @@ class Origin(IntEnum):
     CACHE = 1
     FLIGHT = 2  # that another caller had opened
     PEER = 3  # which this caller's flight asked
-
-
-# A field's type tells both what a type checker believes and what the decoder makes true.
-Ability: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_ABILITY)]
-Abilities: TypeAlias = Annotated[tuple[Ability, ...], Meta(max_length=MAX_ABILITIES)]
-CodeName: TypeAlias = Annotated[str, Meta(max_length=MAX_CODE_NAME)]
-Hooks: TypeAlias = tuple[Literal["hash_fn", "transport"], ...]
-Id: TypeAlias = Annotated[int, Meta(ge=0, le=_MAX_INT)]
-Key: TypeAlias = Annotated[bytes, Meta(max_length=MAX_KEY_BYTES)]
-LeaseId: TypeAlias = Annotated[int, Meta(ge=1, le=_MAX_INT)]
-Held: TypeAlias = Annotated[tuple[LeaseId, ...], Meta(max_length=MAX_HELD)]
-Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_BYTES)]  # characters: no fewer than bytes
-Packed: TypeAlias = Annotated[bytes, Meta(min_length=1, max_length=MAX_CONTEXT)]
-Pid: TypeAlias = Annotated[int, Meta(ge=1, lt=1 << 31)]
-Rate: TypeAlias = Annotated[float, Meta(ge=0, le=MAX_RATE)]  # requests a minute
-Replicas: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_REPLICAS)]
-Role: TypeAlias = Literal["call", "service"]
-Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
-Size: TypeAlias = Annotated[int, Meta(ge=0, le=_MAX_INT)]
-Loads: TypeAlias = Annotated[tuple[tuple[LeaseId, Size], ...], Meta(max_length=MAX_HELD)]
-# A value has one way to travel: inline, or in a memfd, of which the frame has the size, since it is too large.
-MemfdSize: TypeAlias = Annotated[int, Meta(gt=INLINE_BYTES, le=_MAX_INT)]
-Inline: TypeAlias = Annotated[bytes, Meta(max_length=INLINE_BYTES)]
-Carried: TypeAlias = Inline | MemfdSize
-Text: TypeAlias = Annotated[str, Meta(max_length=MAX_TEXT)]
-Token: TypeAlias = Annotated[bytes, Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
-Version: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_VERSION)]
-Mode: TypeAlias = Literal["get", "look", "refresh", "renew"]
-Lifetime: TypeAlias = Annotated[float, Meta(ge=0)] | None  # s; infinite: for ever; None: as the group says
-Left: TypeAlias = float | None  # s, below 0 where it is over; None: for ever
-Number: TypeAlias = Annotated[int, Meta(ge=-(1 << 63), le=_MAX_INT)]
-ValueVersion: TypeAlias = Annotated[int, Meta(ge=1, le=_MAX_INT)]
-What: TypeAlias = Literal["remove", "set", "add", "touch", "incr", "clear"]
-Url: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_URL)]
-Urls: TypeAlias = Annotated[tuple[Url, ...], Meta(max_length=MAX_PEERS)]
-Keys: TypeAlias = Annotated[tuple[Key, ...], Meta(max_length=MAX_KEYS)]
-Carriage: TypeAlias = Annotated[tuple[Carried, ...], Meta(max_length=MAX_KEYS)]
-TypeName: TypeAlias = Annotated[str, Meta(max_length=MAX_TYPE_NAME)]
 
 
 # gc=False: what a message holds refers to nothing, so the collector need not know of it.
@@ -463,8 +440,6 @@ MESSAGES: Final[Mapping[MessageType, type[Message]]] = {
     MessageType.PONG: Pong,
 }
 
-_pack: Final = msgspec.msgpack.Encoder().encode
-
 
 def _short(value: object) -> str:
     """``repr``, but keys and values are cut: these texts end in logs."""
@@ -482,26 +457,6 @@ def _cut_texts(message: Message, /, **limits: int) -> None:
             fitting = fitting[: limit - 3] + "..."
         if fitting != text:
             msgspec.structs.force_setattr(message, name, fitting)
-
-
-def pack_context(ctx: object) -> bytes:
-    """Return a loader's ``ctx`` as it travels. Raises ``ValueError`` for what is no plain data, or too much of it."""
-    try:
-        packed = _pack(ctx)
-    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
-        expected = "None, bool, numbers, str, bytes, and lists and dicts of these"
-        raise ValueError(f"context: got {_short(ctx)} ({error}), expected {expected}; loaders are processes") from None
-    if len(packed) > MAX_CONTEXT:
-        raise ValueError(f"context: got {len(packed)} bytes, expected at most {MAX_CONTEXT}; a loader can do without")
-    return packed
-
-
-NO_CONTEXT: Final = pack_context(None)
-
-
-def unpack_context(packed: bytes) -> Any:
-    """The same data again; a tuple is a list now."""
-    return msgspec.msgpack.decode(packed)
 
 
 FREE: Final = Return(1)

@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from mpgroupcache.ipc.messages import INLINE_BYTES, MAX_KEYS, What
+from mpgroupcache.ipc.fields import INLINE_BYTES, MAX_KEYS, What
 
 BATCH_BYTES: Final = 128 << 10  # of keys and values in a frame
 

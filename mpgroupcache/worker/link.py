@@ -13,14 +13,12 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final, TypeVar
 
 from mpgroupcache.errors import CacheError, CoordinatorUnavailable, ProtocolError, describe_error
+from mpgroupcache.ipc.fields import INLINE_BYTES, MAX_HELD, TOKEN_BYTES, Loads, Mode, Role
 from mpgroupcache.ipc.frame import Decoder, encode
 from mpgroupcache.ipc.messages import (
     HIGHEST_VERSION,
-    INLINE_BYTES,
     LOWEST_VERSION,
-    MAX_HELD,
     NO_LAYOUT,
-    TOKEN_BYTES,
     Ask,
     AskMany,
     Change,
@@ -30,15 +28,12 @@ from mpgroupcache.ipc.messages import (
     Failed,
     Hello,
     Load,
-    Loads,
     Message,
-    Mode,
     PeersSet,
     Ping,
     Pong,
     Refresh,
     Return,
-    Role,
     Served,
     SetPeers,
     Store,

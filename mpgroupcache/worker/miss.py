@@ -30,7 +30,8 @@ from mpgroupcache.errors import (
     describe_error,
 )
 from mpgroupcache.ipc import memfd
-from mpgroupcache.ipc.messages import Changed, Failed, FailureCode, Hit, Lease, Load, Origin, Value, unpack_context
+from mpgroupcache.ipc.contexts import unpack_context
+from mpgroupcache.ipc.messages import Changed, Failed, FailureCode, Hit, Lease, Load, Origin, Value
 from mpgroupcache.limits import MAX_ABSENT_TEXT
 from mpgroupcache.product import Product
 from mpgroupcache.shm._hold import Flights, Hold, Seat

@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable, Iterable
 
 from mpgroupcache.errors import CacheError, CoordinatorUnavailable, describe_error
-from mpgroupcache.ipc.messages import MAX_HELD, Loads
+from mpgroupcache.ipc.fields import MAX_HELD, Loads
 from mpgroupcache.late import importing
 from mpgroupcache.shm._hold import Flights
 from mpgroupcache.shm._reader import Reader, forked, renew_epoch

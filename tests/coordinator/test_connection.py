@@ -12,8 +12,9 @@ import pytest
 
 from mpgroupcache.coordinator.connection import CORKED_BYTES, Connection, Cork, Handlers
 from mpgroupcache.ipc import memfd
+from mpgroupcache.ipc.fields import INLINE_BYTES
 from mpgroupcache.ipc.frame import Decoder
-from mpgroupcache.ipc.messages import INLINE_BYTES, Lease, Message, Origin, Ping, Pong, Value
+from mpgroupcache.ipc.messages import Lease, Message, Origin, Ping, Pong, Value
 
 SIZE = INLINE_BYTES + 1
 

@@ -19,17 +19,9 @@ from workers import PATIENCE, Daemon, HandWorker, Worker, hello, value_of
 
 import mpgroupcache
 from mpgroupcache.ages import Ages
-from mpgroupcache.ipc import frame, messages
-from mpgroupcache.ipc.messages import (
-    HIGHEST_VERSION,
-    LOWEST_VERSION,
-    MAX_ABILITIES,
-    MAX_VERSION,
-    Failed,
-    FailureCode,
-    Hello,
-    Welcome,
-)
+from mpgroupcache.ipc import fields, frame, messages
+from mpgroupcache.ipc.fields import MAX_ABILITIES, MAX_VERSION
+from mpgroupcache.ipc.messages import HIGHEST_VERSION, LOWEST_VERSION, Failed, FailureCode, Hello, Welcome
 from mpgroupcache.shm._reader import LAYOUT_VERSION
 from mpgroupcache.shm.segment import instance_name
 from mpgroupcache.worker import link as link_module
@@ -73,7 +65,7 @@ def test_what_welcome_says(daemon: Daemon, mute: HandWorker) -> None:
 
 @pytest.mark.parametrize(("lowest", "highest"), [(LOWEST_VERSION, MAX_VERSION), (1, HIGHEST_VERSION), (1, MAX_VERSION)])
 @pytest.mark.parametrize("role", ["call", "service"])
-def test_the_highest_version_that_both_speak(mute: HandWorker, role: messages.Role, lowest: int, highest: int) -> None:
+def test_the_highest_version_that_both_speak(mute: HandWorker, role: fields.Role, lowest: int, highest: int) -> None:
     welcome = mute.ask(hello(role, lowest, highest))
     assert isinstance(welcome, Welcome)
     assert welcome.version == HIGHEST_VERSION
@@ -90,7 +82,7 @@ def test_the_highest_version_that_both_speak(mute: HandWorker, role: messages.Ro
     ],
 )
 @pytest.mark.parametrize("role", ["call", "service"])
-def test_no_version_in_common(daemon: Daemon, mute: HandWorker, role: messages.Role, lowest: int, highest: int) -> None:
+def test_no_version_in_common(daemon: Daemon, mute: HandWorker, role: fields.Role, lowest: int, highest: int) -> None:
     refusal = mute.ask(hello(role, lowest, highest))
     assert isinstance(refusal, Failed)
     assert refusal.code is FailureCode.REFUSED
@@ -122,7 +114,7 @@ def clock(hello: Hello, off: float) -> Hello:
 
 @pytest.mark.parametrize("off", [3600, -60])
 @pytest.mark.parametrize("role", ["call", "service"])
-def test_another_clock(daemon: Daemon, mute: HandWorker, role: messages.Role, off: int) -> None:
+def test_another_clock(daemon: Daemon, mute: HandWorker, role: fields.Role, off: int) -> None:
     """By it values would be stale that are fresh, or live that are dead."""
     refusal = mute.ask(clock(hello(role), off))
     assert isinstance(refusal, Failed)

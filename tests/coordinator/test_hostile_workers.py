@@ -14,7 +14,7 @@ import pytest
 from workers import Daemon, HandWorker, Worker, descriptors_of, segments_of, value_of, wait_until
 
 from mpgroupcache.coordinator.connection import MAX_BACKLOG
-from mpgroupcache.ipc import frame, memfd, messages
+from mpgroupcache.ipc import fields, frame, memfd, messages
 
 SIZE = 100_000
 
@@ -157,14 +157,14 @@ def test_a_worker_that_does_not_read_is_let_go_of(daemon: Daemon, hands: HandWor
     group = hands.declare()
     key = b"filler"
     lease = hands.lease(group, key)
-    hands.send(messages.Store(lease, bytes(messages.INLINE_BYTES), False, None, None, None, False))
+    hands.send(messages.Store(lease, bytes(fields.INLINE_BYTES), False, None, None, None, False))
     with contextlib.suppress(ConnectionError):
-        for _ in range(2 * MAX_BACKLOG // messages.INLINE_BYTES):
+        for _ in range(2 * MAX_BACKLOG // fields.INLINE_BYTES):
             hands.send(messages.Ask(group, key, (), True, False, "get"))
     received = 0
     with contextlib.suppress(EOFError, ConnectionError):
         while hands.receive():
-            received += messages.INLINE_BYTES
+            received += fields.INLINE_BYTES
     assert received < 2 * MAX_BACKLOG
 
 

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from mpgroupcache.ages import Ages
 from mpgroupcache.errors import CoordinatorError, LoadCycleError, LoadError, ProtocolError
-from mpgroupcache.ipc import frame, messages
+from mpgroupcache.ipc import fields, frame, messages
+from mpgroupcache.ipc.contexts import NO_CONTEXT
 from mpgroupcache.keys import MAX_KEY_BYTES
+from mpgroupcache.limits import MAX_PEERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -26,7 +28,7 @@ INF, ZERO, HALF = b"\xcb\x7f\xf0" + bytes(6), b"\xcb" + bytes(8), b"\xcb\x3f\xf8
 MINUS = b"\xcb\xbf\xf8" + bytes(6)  # -1.5
 
 
-def change(what: messages.What, *keys: bytes, values: tuple[bytes | int, ...] = (), **more: Any) -> messages.Change:
+def change(what: fields.What, *keys: bytes, values: tuple[bytes | int, ...] = (), **more: Any) -> messages.Change:
     fields = {"ttl": None, "stale": None, "version": None, "amount": 0, "initial": None, "deadline": 5}
     return messages.Change(3, what, keys, values, **(fields | more))
 
@@ -245,7 +247,7 @@ GOLDEN: list[tuple[messages.Message, int, bytes, bytes]] = [
     ),
     (messages.Failed(messages.FailureCode.REFUSED, "", "m"), 4, b"mg\2\x16\0\0\0\4\0\0\0\5", b"\x93\x03\xa0\xa1m"),
     (
-        messages.Load(7, "g", b"k", messages.NO_CONTEXT),
+        messages.Load(7, "g", b"k", NO_CONTEXT),
         0,
         b"mg\2\x17\0\0\0\0\0\0\0\x0a",
         b"\x94\x07\xa1g\xc4\x01k\xc4\x01\xc0",
@@ -324,7 +326,7 @@ def test_a_decoded_failure_code_is_one() -> None:
 @pytest.mark.parametrize("message", [message for message, *_ in GOLDEN], ids=lambda message: type(message).__name__)
 def test_descriptors_come_with_values_that_are_not_inline(message: messages.Message) -> None:
     carried = message.values if isinstance(message, messages.Change) else (getattr(message, "value", b""),)
-    assert message.passes_descriptor == (carried == (messages.INLINE_BYTES + 1,))
+    assert message.passes_descriptor == (carried == (fields.INLINE_BYTES + 1,))
 
 
 def test_errors_behind_failure_codes() -> None:
@@ -350,11 +352,11 @@ def test_repr_cuts_values() -> None:
 
 
 def test_the_largest_messages_fit() -> None:
-    ids = tuple(range((1 << 63) - messages.MAX_HELD, 1 << 63))
+    ids = tuple(range((1 << 63) - fields.MAX_HELD, 1 << 63))
     largest: list[messages.Message] = [
         messages.Ask((1 << 63) - 1, b"k" * MAX_KEY_BYTES, ids, True, False, "get"),
-        messages.Store((1 << 63) - 1, b"v" * messages.INLINE_BYTES, False, None, None, None, False),
-        messages.Value(b"v" * messages.INLINE_BYTES, messages.Origin.CACHE, None, None),
+        messages.Store((1 << 63) - 1, b"v" * fields.INLINE_BYTES, False, None, None, None, False),
+        messages.Value(b"v" * fields.INLINE_BYTES, messages.Origin.CACHE, None, None),
         messages.Failed(
             messages.FailureCode.LOAD_ERROR, "\U0001f600" * messages.MAX_TYPE_NAME, "\U0001f600" * messages.MAX_TEXT
         ),
@@ -386,10 +388,10 @@ def test_over_long_names_of_code_are_made_fit() -> None:
     assert decode(frame.encode(message)) == [(0, message)]
 
 
-@pytest.mark.parametrize("size", [0, 1, messages.INLINE_BYTES, -1])
+@pytest.mark.parametrize("size", [0, 1, fields.INLINE_BYTES, -1])
 def test_a_value_has_one_way_to_travel(size: int) -> None:
     refused(raw_frame(messages.MessageType.VALUE, msgpack.packb((size, 1, None, None))))
-    refused(raw_frame(messages.MessageType.VALUE, msgpack.packb((bytes(messages.INLINE_BYTES + 1), 1, None, None))))
+    refused(raw_frame(messages.MessageType.VALUE, msgpack.packb((bytes(fields.INLINE_BYTES + 1), 1, None, None))))
 
 
 # Bad input
@@ -448,15 +450,15 @@ def test_text_that_is_not_utf8() -> None:
 
 
 NO_SECONDS: list[Any] = [-1.0, math.nan, -math.inf, True, "1"]
-NO_KEYS: list[Any] = [None, b"k", ("k",), (None,), (bytes(MAX_KEY_BYTES + 1),), (b"k",) * (messages.MAX_KEYS + 1)]
+NO_KEYS: list[Any] = [None, b"k", ("k",), (None,), (bytes(MAX_KEY_BYTES + 1),), (b"k",) * (fields.MAX_KEYS + 1)]
 
 WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
     messages.MessageType.HELLO: [
         ("role", ["admin", b"call", None, 1]),
         ("pid", [0, -1, 1 << 31, "1"]),
         ("worker", [TOKEN[1:], TOKEN + b"x", "sixteen letters!", None]),
-        ("lowest", [0, -1, messages.MAX_VERSION + 1, "2", None]),
-        ("highest", [0, -1, messages.MAX_VERSION + 1, "2", None]),
+        ("lowest", [0, -1, fields.MAX_VERSION + 1, "2", None]),
+        ("highest", [0, -1, fields.MAX_VERSION + 1, "2", None]),
         (
             "abilities",
             [
@@ -464,8 +466,8 @@ WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
                 "fly",
                 (b"fly",),
                 ("",),
-                ("f" * (messages.MAX_ABILITY + 1),),
-                ("f",) * (messages.MAX_ABILITIES + 1),
+                ("f" * (fields.MAX_ABILITY + 1),),
+                ("f",) * (fields.MAX_ABILITIES + 1),
             ],
         ),
         ("clock", [-1, 1 << 63, 1.5, True, None]),
@@ -492,7 +494,7 @@ WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
     messages.MessageType.ASK: [
         ("group", [-1, None, b"g"]),
         ("key", ["k", None, 1, bytes(MAX_KEY_BYTES + 1)]),
-        ("held", [None, 1, b"", (0,), (None,), (True,), ((),), (1,) * (messages.MAX_HELD + 1)]),
+        ("held", [None, 1, b"", (0,), (None,), (True,), ((),), (1,) * (fields.MAX_HELD + 1)]),
         ("copy", [0, 1, None]),
         ("here", [0, 1, None]),
         ("mode", ["peek", "", b"get", 0, None]),
@@ -500,7 +502,7 @@ WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
     messages.MessageType.ASK_MANY: [
         ("group", [-1, None, b"g"]),
         ("keys", NO_KEYS),
-        ("held", [None, (0,), (1,) * (messages.MAX_HELD + 1)]),
+        ("held", [None, (0,), (1,) * (fields.MAX_HELD + 1)]),
         ("copy", [0, 1, None]),
         ("here", [0, 1, None]),
         ("all", [0, 1, None]),
@@ -517,9 +519,9 @@ WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
                 b"v",
                 ("v",),
                 (None,),
-                (messages.INLINE_BYTES,),
-                (bytes(messages.INLINE_BYTES + 1),),
-                (b"",) * (messages.MAX_KEYS + 1),
+                (fields.INLINE_BYTES,),
+                (bytes(fields.INLINE_BYTES + 1),),
+                (b"",) * (fields.MAX_KEYS + 1),
             ],
         ),
         ("ttl", NO_SECONDS),
@@ -531,7 +533,7 @@ WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
     ],
     messages.MessageType.STORE: [
         ("lease", [0, None, (1 << 64) - 1]),
-        ("value", ["v", False, None, messages.INLINE_BYTES, bytes(messages.INLINE_BYTES + 1)]),
+        ("value", ["v", False, None, fields.INLINE_BYTES, bytes(fields.INLINE_BYTES + 1)]),
         ("picked", [0, 1, None]),
         ("minute_qps", [-1.0, 2e12, math.nan, math.inf, True]),
         ("ttl", NO_SECONDS),
@@ -547,12 +549,12 @@ WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
                 ((7, b"v", None, None),),
                 ((7, b"v", None, None, False, 0),),
                 ((0, b"v", None, None, False),),
-                ((7, messages.INLINE_BYTES + 1, None, None, False),),
-                ((7, bytes(messages.INLINE_BYTES + 1), None, None, False),),
+                ((7, fields.INLINE_BYTES + 1, None, None, False),),
+                ((7, bytes(fields.INLINE_BYTES + 1), None, None, False),),
                 *[((7, b"v", value, None, False),) for value in NO_SECONDS],
                 *[((7, b"v", None, value, False),) for value in NO_SECONDS],
                 ((7, b"v", None, None, 0),),
-                ((7, b"", None, None, False),) * (messages.MAX_KEYS + 1),
+                ((7, b"", None, None, False),) * (fields.MAX_KEYS + 1),
             ],
         )
     ],
@@ -590,7 +592,7 @@ WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
                 None,
                 ((0, b"v", 9),),
                 ((-1, b"v", 9, None),),
-                ((0, messages.INLINE_BYTES + 1, 9, None),),
+                ((0, fields.INLINE_BYTES + 1, 9, None),),
                 ((0, b"v", 0, None),),
                 ((0, b"v", 9, "1"),),
             ],
@@ -607,7 +609,7 @@ WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
     ],
     messages.MessageType.SET_PEERS: [
         ("self_url", ["", b"u", "u" * 2001]),
-        ("peers", [None, ("",), (b"u",), ("u",) * (messages.MAX_PEERS + 1)]),
+        ("peers", [None, ("",), (b"u",), ("u",) * (MAX_PEERS + 1)]),
         ("base_path", [""]),
         ("replicas", [0, 10_001]),
         ("hash", [""]),
@@ -617,7 +619,7 @@ WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
         ("lease", [0]),
         ("group", ["", b"g"]),
         ("key", ["k", None]),
-        ("ctx", ["", b"", None, bytes(messages.MAX_CONTEXT + 1)]),
+        ("ctx", ["", b"", None, bytes(fields.MAX_CONTEXT + 1)]),
     ],
     messages.MessageType.FAILED: [
         ("code", [0, 10, None, "1", True, 1.5]),
@@ -652,7 +654,7 @@ IN_FRAMES = "in frames where there are several"
         ("set", (b"k", b"l"), (b"v",), f"got 1 values for 2 keys, expected 2, {IN_FRAMES}"),
         ("set", (b"k",), (b"v", b"w"), f"got 2 values for 1 keys, expected 1, {IN_FRAMES}"),
         ("set", (b"k",), (), f"got 0 values for 1 keys, expected 1, {IN_FRAMES}"),
-        ("set", (b"k", b"l"), (b"v", messages.INLINE_BYTES + 1), f"got 2 values for 2 keys, expected 2, {IN_FRAMES}"),
+        ("set", (b"k", b"l"), (b"v", fields.INLINE_BYTES + 1), f"got 2 values for 2 keys, expected 2, {IN_FRAMES}"),
         ("set", (), (), "got 0 keys"),
         ("add", (b"k", b"l"), (b"v",), f"got 1 values for 2 keys, expected 2, {IN_FRAMES}"),
         ("add", (), (), "got 0 keys"),
@@ -668,7 +670,7 @@ IN_FRAMES = "in frames where there are several"
     ],
 )
 def test_changes_that_say_nothing_whole(
-    what: messages.What, keys: tuple[bytes, ...], values: tuple[bytes | int, ...], why: str
+    what: fields.What, keys: tuple[bytes, ...], values: tuple[bytes | int, ...], why: str
 ) -> None:
     """Each has the keys and the values that it is made of."""
     payload = msgpack.packb((3, what, keys, values, None, None, None, 0, None, 5))
@@ -721,10 +723,10 @@ texts = st.text(max_size=messages.MAX_TYPE_NAME)
 sizes = st.integers(0, (1 << 63) - 1)
 ids = st.integers(1, (1 << 63) - 1)
 pids = st.integers(1, (1 << 31) - 1)
-versions = st.integers(1, messages.MAX_VERSION)
-abilities = st.lists(st.text(min_size=1, max_size=messages.MAX_ABILITY), max_size=3).map(tuple)
+versions = st.integers(1, fields.MAX_VERSION)
+abilities = st.lists(st.text(min_size=1, max_size=fields.MAX_ABILITY), max_size=3).map(tuple)
 keys = st.binary(max_size=300)
-values = st.binary(max_size=300) | st.integers(messages.INLINE_BYTES + 1, (1 << 63) - 1)
+values = st.binary(max_size=300) | st.integers(fields.INLINE_BYTES + 1, (1 << 63) - 1)
 lifetimes = st.none() | st.floats(0)
 lefts = st.none() | st.floats(allow_nan=False)
 inline = st.binary(max_size=300)

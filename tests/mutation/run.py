@@ -49,6 +49,7 @@ TARGETS = {
     "flights-table": Target("mpgroupcache/coordinator/transitions.py", FLIGHTS, 95),
     "frame": Target("mpgroupcache/ipc/frame.py", ("tests/ipc/test_frame.py",), 95),
     "messages": Target("mpgroupcache/ipc/messages.py", ("tests/ipc/test_messages.py", "tests/ipc/test_frame.py"), 95),
+    "contexts": Target("mpgroupcache/ipc/contexts.py", ("tests/ipc/test_contexts.py",), 95),
     "breaker": Target("mpgroupcache/net/breaker.py", ("tests/net/test_breaker.py",), 85),
     "breaker-table": Target("mpgroupcache/net/breaker.py", ("tests/net/test_breaker.py",), 85),
     "membership": Target(

@@ -19,8 +19,9 @@ from workers import PATIENCE, Daemon, leave, wait_until
 
 import mpgroupcache
 from mpgroupcache import DeadlineExceeded, Sink
+from mpgroupcache.ipc.fields import INLINE_BYTES
 from mpgroupcache.ipc.frame import encode
-from mpgroupcache.ipc.messages import INLINE_BYTES, Store
+from mpgroupcache.ipc.messages import Store
 from mpgroupcache.worker import process
 from mpgroupcache.worker.channel import LIVENESS_TIMEOUT
 

@@ -14,8 +14,9 @@ from playing import ASK, Peer, in_thread
 from workers import PATIENCE, wait_until
 
 from mpgroupcache import CoordinatorUnavailable
+from mpgroupcache.ipc.fields import INLINE_BYTES
 from mpgroupcache.ipc.frame import encode
-from mpgroupcache.ipc.messages import INLINE_BYTES, Cancel, Hit, Message, Ping, Pong, Store, Value
+from mpgroupcache.ipc.messages import Cancel, Hit, Message, Ping, Pong, Store, Value
 from mpgroupcache.shm._exchange import Request
 from mpgroupcache.shm._hold import Hold
 from mpgroupcache.worker import channel as channel_module

@@ -15,8 +15,9 @@ from playing import ASK, Peer, in_thread
 from workers import PATIENCE
 
 from mpgroupcache import CoordinatorUnavailable, DeadlineExceeded
+from mpgroupcache.ipc.fields import INLINE_BYTES
 from mpgroupcache.ipc.frame import encode
-from mpgroupcache.ipc.messages import INLINE_BYTES, Cancel, Hit, Origin, Ping, Value
+from mpgroupcache.ipc.messages import Cancel, Hit, Origin, Ping, Value
 from mpgroupcache.shm._hold import Hold
 from mpgroupcache.worker import channel as channel_module
 from mpgroupcache.worker.channel import COARSE, LIVENESS_TIMEOUT, PING_AFTER, Channel, CoordinatorSilent

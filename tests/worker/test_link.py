@@ -22,11 +22,10 @@ from workers import PATIENCE, wait_until
 from mpgroupcache.ages import Ages
 from mpgroupcache.errors import CoordinatorError, CoordinatorUnavailable, LoadCycleError, ProtocolError
 from mpgroupcache.ipc import memfd
+from mpgroupcache.ipc.fields import INLINE_BYTES, MAX_HELD
 from mpgroupcache.ipc.messages import (
     HIGHEST_VERSION,
-    INLINE_BYTES,
     LOWEST_VERSION,
-    MAX_HELD,
     NO_LAYOUT,
     Ask,
     Declare,

@@ -14,7 +14,8 @@ from mpgroupcache.ages import Ages
 from mpgroupcache.counters import Counter
 from mpgroupcache.errors import CoordinatorUnavailable, LoadCycleError, LoadError, NotFound
 from mpgroupcache.ipc import memfd
-from mpgroupcache.ipc.messages import Failed, FailureCode, Hit, Lease, Load, Message, Origin, Pong, Value, pack_context
+from mpgroupcache.ipc.contexts import pack_context
+from mpgroupcache.ipc.messages import Failed, FailureCode, Hit, Lease, Load, Message, Origin, Pong, Value
 from mpgroupcache.product import Product
 from mpgroupcache.shm._exchange import Descriptor, sealed
 from mpgroupcache.shm._hold import Flights, Hold, Seat
