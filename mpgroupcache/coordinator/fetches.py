@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mpgroupcache.coordinator.flights import Action, Fetch, Flight, FlightTable
 from mpgroupcache.coordinator.hostgroups import HostGroup
+from mpgroupcache.coordinator.refreshes import Refreshes
 from mpgroupcache.coordinator.stores import Delivery
 from mpgroupcache.counters import Counter
 from mpgroupcache.ipc import memfd
@@ -31,9 +32,16 @@ REPORT_INTERVAL, REPORT_AGAIN = 10.0, 600.0  # s between two log messages on one
 class Fetches:
     """Asks owners, and tells the flights how that ended."""
 
-    def __init__(self, control: Control, flights: FlightTable, carry_out: Callable[[list[Action]], None]) -> None:
+    def __init__(
+        self,
+        control: Control,
+        flights: FlightTable,
+        refreshes: Refreshes,
+        carry_out: Callable[[list[Action]], None],
+    ) -> None:
         self._control = control
         self._flights = flights
+        self._refreshes = refreshes
         self._carry_out = carry_out
         self._useless: dict[str, tuple[str, float]] = {}  # by peer: what was said last of its answers, and when
 
@@ -75,10 +83,13 @@ class Fetches:
                 self._carry_out(self._flights.fetched(flight, Delivery(absence, life=life, absent=True)))
             case OwnerError(type_name=type_name, text=text):
                 self._control.count(group.id, Counter.PEER_ERRORS)
+                self._refreshes.put_off(flight)
                 self._carry_out(self._flights.refused(flight, (type_name, text)))
             case Unreached(reason=reason):
                 self._control.count(group.id, Counter.PEER_ERRORS)
                 self._report_useless(flight.peer, reason)
+                if not flight.waiters:  # else one of them goes on, and loads here
+                    self._refreshes.put_off(flight)
                 self._carry_out(self._flights.unreached(flight))
 
     def _keep(self, group: HostGroup, flight: Flight, fetched: Fetched) -> None:

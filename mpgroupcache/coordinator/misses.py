@@ -44,10 +44,10 @@ class Misses:
         # A loader that outlives an instance names its lease to the next one: there it must not be somebody else's.
         self._flights = flights.FlightTable(int.from_bytes(os.urandom(8)) >> 2)
         self._stores = Stores(self._flights, self._carry_out)
-        self._fetches = Fetches(control, self._flights, self._carry_out)
         self.guests: Final = Guests(groups, control, self._flights, workers, self._carry_out)
         self._changes = Changes(groups, control, peering, workers, self._flights, self._stores)
         self._refreshes = Refreshes(groups, control, peering, workers, liveness, self._flights, self._carry_out)
+        self._fetches = Fetches(control, self._flights, self._refreshes, self._carry_out)
         self.settle: Final = self._stores.settle
         self._draining = False
         self.handlers: Final[Mapping[type[messages.Message], Handler]] = {

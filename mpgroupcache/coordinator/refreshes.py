@@ -79,17 +79,33 @@ class Refreshes:
     def fail(self, flight: Flight) -> Delivery | None:
         """A load failed. What its waiters are given in the place of its error: the old value, where that may be."""
         group, key = flight.key
-        if flight.overtaken or group.arena is None or (kept := group.arena.find_kept(key)) is None or kept.absent:
+        if (kept := _kept(flight)) is None:
             return None
+        pause = self._note_failure(group, kept)
+        delivery = _delivery_of(kept) if flight.waiters else None
+        group.arena.revive(key, pause)
+        return delivery
+
+    def put_off(self, flight: Flight) -> None:
+        """A fetch failed. What is dead stays so: no copy is to outlive its time, and its owner has no better one."""
+        group, key = flight.key
+        if (kept := _kept(flight)) is not None and (kept.dead is None or kept.dead > 0):
+            group.arena.put_off(key, self._note_failure(group, kept))
+
+    def _note_failure(self, group: HostGroup, kept: Found) -> int:
+        """Count it; for how many ns the next try is put off."""
         self._control.count(group.id, Counter.REFRESH_ERRORS)
         stale_for = 0.0 if kept.fresh is None else -kept.fresh / 1e9
-        pause = int(min(max(stale_for * PAUSE_SHARE, FIRST_PAUSE), LAST_PAUSE) * 1e9)
-        delivery = _delivery_of(kept) if flight.waiters else None
-        if kept.dead is not None and kept.dead <= 0:
-            group.arena.revive(key, pause)
-        else:
-            group.arena.put_off(key, pause)
-        return delivery
+        return int(min(max(stale_for * PAUSE_SHARE, FIRST_PAUSE), LAST_PAUSE) * 1e9)
+
+
+def _kept(flight: Flight) -> Found | None:
+    """The value in whose place a flight was to bring another one; it is good until the arena's next call."""
+    group, key = flight.key
+    if flight.overtaken or group.arena is None or (kept := group.arena.find_kept(key)) is None or kept.absent:
+        return None
+    found: Found = kept
+    return found
 
 
 def _delivery_of(kept: Found) -> Delivery | None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
 
 from mpgroupcache.ages import Ages
 from mpgroupcache.coordinator.fetches import Fetches
 from mpgroupcache.coordinator.flights import Fetch, FlightTable, Waiter
 from mpgroupcache.coordinator.hostgroups import HostGroup, Life
+from mpgroupcache.coordinator.refreshes import Refreshes
 from mpgroupcache.counters import Counter
 from mpgroupcache.net.outcomes import Absent, Fetched, OwnerError, Unreached
 from mpgroupcache.shm._control import Control
@@ -19,9 +23,27 @@ if TYPE_CHECKING:
     from mpgroupcache.net.outcomes import Outcome
 
 
+SECOND = 10**9  # ns
+
+
+class Arena:
+    """One with a value that is stale since ``stale`` seconds, and dead in ``left``."""
+
+    def __init__(self, stale: float, left: float) -> None:
+        self._kept = SimpleNamespace(fresh=int(-stale * SECOND), dead=int(left * SECOND), absent=False)
+        self.pauses: list[float] = []
+
+    def find_kept(self, _key: bytes) -> Any:
+        return self._kept
+
+    def put_off(self, _key: bytes, pause: int) -> None:
+        self.pauses.append(pause / SECOND)
+
+
 class FakeGroup:
     ages = Ages(negative_ttl=5.0)
     life, copy_life = HostGroup.life, HostGroup.copy_life
+    arena: Arena | None = None
 
     def __init__(self, name: str, number: int) -> None:
         self.name, self.id = name, number
@@ -60,10 +82,17 @@ class FakeControl:
         self.counted.append((group, counter))
 
 
+def fetches_of(table: FlightTable, control: FakeControl, ended: list[Action]) -> Fetches:
+    groups, peering, workers, liveness = (cast("Any", None) for _ in range(4))
+    seen = cast("Control", control)
+    refreshes = Refreshes(groups, seen, peering, workers, liveness, table, ended.extend)
+    return Fetches(seen, table, refreshes, ended.extend)
+
+
 def test_each_peer_is_asked_once_for_a_group() -> None:
     table, control = FlightTable(), FakeControl()
     ended: list[Action] = []
-    fetches = Fetches(cast("Control", control), table, ended.extend)
+    fetches = fetches_of(table, control, ended)
     groups = [FakeGroup("one", 1), FakeGroup("two", 2)]
     peers = [FakePeer("http://a"), FakePeer("http://b")]
 
@@ -92,7 +121,7 @@ def test_what_a_change_overtook_is_not_kept() -> None:
     """A peer's answer, value or absence, is its waiters' all the same: they asked before."""
     table = FlightTable()
     ended: list[Action] = []
-    fetches = Fetches(cast("Control", FakeControl()), table, ended.extend)
+    fetches = fetches_of(table, FakeControl(), ended)
     group, peer = FakeGroup("one", 1), FakePeer("http://a")
     named = cast("HostGroup", group)
     actions = [action for key in (b"1", b"2") for action in table.ask((named, key), Waiter(object()), peer)]
@@ -107,3 +136,52 @@ def test_what_a_change_overtook_is_not_kept() -> None:
     assert group.absent == []
     assert [type(action).__name__ for action in ended] == ["Deliver", "Deliver"]
     assert table.check() == []
+
+
+@pytest.mark.parametrize("outcome", [OwnerError("E", "boom"), Unreached("http://a: gone")], ids=["error", "unreached"])
+@pytest.mark.parametrize(("stale", "pause"), [(0.5, 1.0), (10.0, 5.0), (1000.0, 60.0)])
+def test_a_refresh_that_its_owner_does_not_serve_is_tried_again_with_growing_pauses(
+    outcome: Outcome, stale: float, pause: float
+) -> None:
+    table, control = FlightTable(), FakeControl()
+    fetches = fetches_of(table, control, [])
+    group, peer = FakeGroup("one", 1), FakePeer("http://a")
+    arena = group.arena = Arena(stale, 1.0)
+    fetches.begin_many([begun_alone(table, group, peer)])
+    peer.asked[0][2](b"k", outcome)
+    assert arena.pauses == [pause]
+    assert [counter for _, counter in control.counted] == [Counter.PEER_ERRORS, Counter.REFRESH_ERRORS]
+
+
+@pytest.mark.parametrize("outcome", [OwnerError("E", "boom"), Unreached("http://a: gone")], ids=["error", "unreached"])
+def test_a_dead_copy_stays_dead_though_its_owner_fails(outcome: Outcome) -> None:
+    """It is not to outlive ``copy_ttl``, whatever is kept for ``stale_if_error``."""
+    table, control = FlightTable(), FakeControl()
+    fetches = fetches_of(table, control, [])
+    group, peer = FakeGroup("one", 1), FakePeer("http://a")
+    arena = group.arena = Arena(10.0, -1.0)
+    fetches.begin_many([begun_alone(table, group, peer)])
+    peer.asked[0][2](b"k", outcome)
+    assert arena.pauses == []
+    assert [counter for _, counter in control.counted] == [Counter.PEER_ERRORS]
+
+
+def test_who_waits_for_an_owner_that_is_not_reached_goes_on_in_its_place() -> None:
+    """Then it is no failure yet, and none to wait after."""
+    table, control = FlightTable(), FakeControl()
+    ended: list[Action] = []
+    fetches = fetches_of(table, control, ended)
+    group, peer = FakeGroup("one", 1), FakePeer("http://a")
+    arena = group.arena = Arena(10.0, 1.0)
+    fetches.begin_many([begun_alone(table, group, peer)])
+    assert table.ask((cast("HostGroup", group), b"k"), Waiter(object()), peer) == []
+    peer.asked[0][2](b"k", Unreached("http://a: gone"))
+    assert arena.pauses == []
+    assert [type(action).__name__ for action in ended] == ["Grant"]
+
+
+def begun_alone(table: FlightTable, group: FakeGroup, peer: FakePeer) -> Fetch:
+    """A fetch that nobody waits for."""
+    [action] = table.begin((cast("HostGroup", group), b"k"), Waiter(object()), peer)
+    assert isinstance(action, Fetch)
+    return action

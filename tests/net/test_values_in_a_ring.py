@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from children import Child, ChildError
-from rings import Ring
+from rings import Getting, Ring, value_of
 from workers import advance, wait_until
+
+import mpgroupcache
 
 KEYS = [b"%d" % i for i in range(40)]
 
@@ -16,6 +20,24 @@ KEYS = [b"%d" % i for i in range(40)]
 def ring() -> Iterator[Ring]:
     with Ring(2) as ring:
         yield ring
+
+
+class Failing(Getting):
+    """One whose loader fails from some time on."""
+
+    failing = False
+
+    def fail(self) -> None:
+        self.failing = True
+
+    def has(self, key: bytes) -> bool:
+        """Whether it is in shared memory."""
+        return self.group.lookup(key) is not None
+
+    def _load(self, ctx: Any, key: str | bytes, dest: mpgroupcache.Sink) -> None:
+        if self.failing:
+            raise ValueError("down")
+        super()._load(ctx, key, dest)
 
 
 def owner_of(key: bytes, workers: list[Child]) -> int:
@@ -49,6 +71,40 @@ def test_a_copy_lives_for_copy_ttl_at_most(ring: Ring) -> None:
         assert worker.call("wrong", KEYS) == []
     assert sum(worker.call("stats").server_requests for worker in workers) > sum(asked)
     assert sum(sum(worker.call("loads").values()) for worker in workers) == len(KEYS)  # the owners' live on
+
+
+@pytest.mark.parametrize("failure", ["unreached", "error"])
+def test_a_copy_whose_owner_fails_is_refreshed_again_soon(ring: Ring, failure: str) -> None:
+    """1. A copy is stale. 2. Its owner is gone, or its loader fails. 3. Another worker meets the copy some seconds
+    later, and asks again: after half the time since it was fresh, and not after the time that a load may take."""
+    ages = {"ttl": 60.0, "stale": 600.0, "copy_ttl": 60.0}
+    owning, copying = ring.hosts
+    owner, other, *others = (host.child(Failing, 64 << 20, None, ages) for host in (owning, *[copying] * 3))
+    key = next(key for key in KEYS if owner.call("get", key) and key in owner.call("loads"))
+    wait_until(lambda: owner.call("has", key), "its value")
+    advance(owning.socket, 50)
+
+    def copied() -> bool:
+        other.call("get", key)
+        return bool(other.call("hot_items"))
+
+    def failed() -> int:
+        errors: int = other.call("stats").refresh_errors
+        return errors
+
+    wait_until(copied, "a copy")
+    if failure == "unreached":
+        owning.daemon.send(signal.SIGKILL)
+        owning.daemon.wait()
+    else:
+        owner.call("fail")
+        advance(owning.socket, 1000)
+    advance(copying.socket, 20)  # stale since 10 s
+    for worker in others:
+        before = failed()
+        assert worker.call("get", key) == value_of(key)
+        wait_until(lambda before=before: failed() > before, "a refresh that has failed")
+        advance(copying.socket, 10)
 
 
 def test_absence_crosses_and_is_loaded_once(ring: Ring) -> None:
