@@ -399,7 +399,6 @@ def test_a_loop_that_asked_in_vain_is_not_taken_for_a_later_refresh(here: Daemon
     here.send(signal.SIGCONT)
     setting.join()
     become_stale(here, group, "k")
-    group._asked.clear()  # of which this process would be reminded for 2 s of real time
     assert group.get("k") == "set"
     wait_until(lambda: group.get("k") == "2", "a refresh")
     assert getter.threads[1].startswith("mpgroupcache-load")

@@ -193,6 +193,23 @@ def test_who_meets_a_value_that_is_being_refreshed_does_not_ask(
     source.held["k"].set()
 
 
+def test_a_value_that_is_stale_again_soon_is_loaded_anew_again(
+    here: Daemon, declare: Callable[..., Group], source: Source
+) -> None:
+    """1. A process has asked for a refresh. 2. It is done. 3. At once the new value is stale, too."""
+    group = declare(ttl=1, stale=600)
+    source.rows["k"] = "0"
+    group.get("k")
+    in_arena(group, "k")
+    for turn in range(1, 5):
+        source.rows["k"] = str(turn)
+        advance(here.socket, 2)
+        assert group.get("k") == str(turn - 1)
+        wait_until(lambda turn=turn: group.lookup("k") == str(turn), "the new value")
+    assert source.loads == ["k"] * 5
+    assert len(group._asked) == 4
+
+
 def test_a_refresh_does_not_wait_for_a_loop_that_stands_still(here: Daemon) -> None:
     loads: list[str] = []
 
@@ -691,6 +708,15 @@ def test_get_or_load_of_a_stale_value(here: Daemon, declare: Callable[..., Group
     thread.join(PATIENCE)
     assert first[0] == "new"
     assert in_arena(group, "k") == "new"
+
+
+def test_get_or_load_of_a_value_that_is_stale_again_soon(here: Daemon, declare: Callable[..., Group]) -> None:
+    declare()
+    group = mpgroupcache.new_group("plain", "1MiB", ttl=1, stale=600)
+    for turn in range(3):
+        assert group.get_or_load("k", lambda key, turn=turn: str(turn)) == str(turn)
+        assert in_arena(group, "k") == str(turn)
+        advance(here.socket, 2)
 
 
 def test_none_is_no_getter() -> None:

@@ -78,7 +78,8 @@ cdef class GroupCore:
 
     The subclass gives ``_load(key, ctx, timeout)``, which is called on every miss, before the group is attached, in a
     child that has not attached yet, and for keys of a wrong type, for which it raises; ``_load_many``, which is the rest
-    of `get_many` where not all are hits; and ``_stale(key)``, which is called at a hit whose refresh is due, and asks for it.
+    of `get_many` where not all are hits; and ``_stale(key, version)``, which is called at a hit whose refresh is due, and
+    asks for it.
     """
 
     cdef Reader reader
@@ -279,6 +280,7 @@ cdef class GroupCore:
         cdef mgc_look looks[MANY]
         cdef mgc_look *look
         cdef Py_ssize_t length, count = min(<Py_ssize_t> MANY, len(wanted) - begin), i, passed = 0
+        cdef uint64_t versions[MANY]
         cdef Reader reader = self.reader
         for i in range(count):
             if not key_of(wanted[begin + i], &looks[i].key, &length):
@@ -303,6 +305,7 @@ cdef class GroupCore:
                     passed += 1
                     absent[key] = text.decode(errors="replace")
                 elif look.found >= MGC_HIT:
+                    versions[passed] = self._stale_version(look.found, look.pin)
                     view = view_of_pin(reader, look.pin, look.hit.value, look.hit.length)
                     passed += 1
                     PyDict_SetDefault(found, key, view)
@@ -315,7 +318,7 @@ cdef class GroupCore:
                     reader.give_pin(looks[i].pin)
         for i in range(count):
             if looks[i].found == MGC_STALE_HIT:
-                self._refresh(wanted[begin + i])
+                self._refresh(wanted[begin + i], versions[i])
         return count
 
     cdef int _find_one(self, key, dict found, list missing, dict absent) except -1:
@@ -373,6 +376,7 @@ cdef class GroupCore:
 
     cdef object _found(self, int outcome, key, bint just_look, uint32_t pin, const mgc_hit *hit):
         """What was found, as an object; ``just_look``: and nothing else."""
+        cdef uint64_t version
         if outcome < MGC_HIT:
             if outcome == MGC_DETACHED:
                 self.detach()
@@ -382,11 +386,18 @@ cdef class GroupCore:
                 mgc_unpin(self.reader.region, pin)
                 return None
             raise NotFound(self._copied(pin, hit).decode(errors="replace"))
+        version = self._stale_version(outcome, pin)
         view = (pinned_view(self.reader, pin, hit.value, hit.length) if pin != MGC_COPY_PIN
                 else self._copy(hit))
         if outcome == MGC_STALE_HIT and not just_look:
-            self._refresh(key)
+            self._refresh(key, version)
         return view
+
+    cdef inline uint64_t _stale_version(self, int outcome, uint32_t pin) noexcept:
+        """What ``_stale`` is told; the pin is to be no view's yet."""
+        if outcome != MGC_STALE_HIT:
+            return 0
+        return mgc_version(mgc_pinned_block(self.reader.region, pin, self.map.base))
 
     cdef ByteView _copy(self, const mgc_hit *hit):
         """A view of what was found under the pin for that, apart from the arena."""
@@ -402,11 +413,11 @@ cdef class GroupCore:
         finally:
             mgc_unpin(self.reader.region, pin)
 
-    cdef _refresh(self, key):
+    cdef _refresh(self, key, uint64_t version):
         # The caller has its value. What goes wrong with a refresh is no business of its own, and would be raised at each hit
         # until the value is dead. What is no `Exception` is: it has nothing to do with the refresh.
         try:
-            self._stale(key)
+            self._stale(key, version)
         except Exception:
             logger.exception("the refresh of a stale value could not be asked for")
 

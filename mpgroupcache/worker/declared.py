@@ -24,10 +24,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ASK_AGAIN = (
-    2.0  # s after which a process asks again for a refresh of which nothing is seen: as long as a coordinator lives
-)
-MAX_ASKED = 4096  # keys of which it is remembered
+ASK_AGAIN = 2.0  # s after which a process asks again for a refresh of which nothing is seen
+MAX_ASKED = 4096  # values of which it is remembered
 BLAME_INTERVAL = 60.0  # s between two log messages on a group's own peers
 
 
@@ -59,8 +57,8 @@ class DeclaredGroup(GroupCore):
         self._source = source
         self.ages = ages
         self.stale_if_error = ages.stale_if_error
-        self._asked: dict[bytes, float] = {}  # by key: when this process asked for a refresh ...
-        self._loops: dict[bytes, weakref.ref[asyncio.AbstractEventLoop]] = {}  # ... and, of an async getter, where
+        self._asked: dict[int | None, float] = {}  # by version: when this process asked for a refresh
+        self._loops: dict[bytes, weakref.ref[asyncio.AbstractEventLoop]] = {}  # by key: of an async getter, where
         self.cache_bytes = cache_bytes
         self.budget: int | None = None  # in force on the host, in bytes; None: not known here
         self._load_timeout = load_timeout
@@ -103,15 +101,16 @@ class DeclaredGroup(GroupCore):
 
     # ---- Stale values
 
-    def _stale(self, key: str | bytes) -> None:
+    def _stale(self, key: str | bytes, version: int) -> None:
         """A get has met a value that somebody is to load anew: ask for that, once.
 
         It raises nothing: the get has its value. The coordinator notes in shared memory that a refresh is under way.
         What is kept here bridges the time until it does.
         """
         link = self.ready_link()
-        if link is None or self.getter is None or not self._may_ask(raw := encode_key(key)):
+        if link is None or self.getter is None or not self._may_ask(version):
             return
+        raw = encode_key(key)
         if self.getter.is_async:
             self._loops.pop(raw, None)  # that of one who asked in vain: it may not run any more
             if (loop := _running_loop()) is not None:
@@ -123,16 +122,20 @@ class DeclaredGroup(GroupCore):
         loop = self._loops.pop(key, None)
         return None if loop is None else loop()
 
-    def _may_ask(self, key: bytes) -> bool:
-        """Whether a stale value is to be asked for: not again by each of those who meet it meanwhile."""
+    def _may_ask(self, version: int | None) -> bool:
+        """Whether a refresh of this stale value is to be asked for: not again by each of those who meet it meanwhile.
+
+        What comes in its place has another version, and may be stale again soon. But a copy of which its owner has no
+        better one stays the same.
+        """
         now, asked = time.monotonic(), self._asked
         if len(asked) >= MAX_ASKED:
             asked, self._loops = {}, {}
             self._asked = asked
-        if (before := asked.setdefault(key, now)) is not now:
+        if (before := asked.setdefault(version, now)) is not now:
             if now - before < ASK_AGAIN:
                 return False
-            asked[key] = now
+            asked[version] = now
         return True
 
     # ---- Peers that this process picks

@@ -108,10 +108,12 @@ class NotingLookup(Lookup):
     def __init__(self, control_path: str, group: int, arena_path: str | None) -> None:
         super().__init__(control_path, group, arena_path)
         self.stale: list[str | bytes] = []
+        self.versions: list[int] = []
         self.trouble: BaseException | None = None
 
-    def _stale(self, key: str | bytes) -> None:
+    def _stale(self, key: str | bytes, version: int) -> None:
         self.stale.append(key)
+        self.versions.append(version)
         if self.trouble is not None:
             raise self.trouble
 

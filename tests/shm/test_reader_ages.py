@@ -99,6 +99,21 @@ def test_a_refresh_is_asked_for_when_it_is_due(poked: Poked, group: Lookup) -> N
     assert group.counted() == {"MAIN_HITS": 4, "STALE_HITS": 4}
 
 
+@pytest.mark.parametrize("copy", [None, 0, 7])
+def test_who_is_to_ask_for_a_refresh_is_told_of_which_value(
+    poked: Poked, group: Lookup, get: Get, copy: int | None
+) -> None:
+    """Of a copy its owner's number, if that gave one."""
+    seen: list[int | None] = []
+    for key in (b"one", b"two"):
+        poked.put(key, b"value", fresh=-1, dead=1000, copy=copy)
+        get(group, key)
+        found, _, _ = group.find_many([key])
+        seen += [found[key].version] * 2
+    assert group.versions == seen
+    assert len(set(seen)) == (1 if copy else 2)
+
+
 def test_a_refresh_that_cannot_be_asked_for_costs_no_hit(
     poked: Poked, group: Lookup, caplog: pytest.LogCaptureFixture
 ) -> None:
