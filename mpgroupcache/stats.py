@@ -75,9 +75,10 @@ class Stats:
     """Those of `cache_hits` that raised `NotFound`: it was cached that there is no value. Go: no counterpart."""
 
     refreshes: int = 0
-    """Loads that were begun in the place of stale values, in the background or by ``get_or_load``. Go: no counterpart.
+    """Loads that were begun though there may be a value. Go: no counterpart.
 
-    They are no gets. What ``refresh`` loads counts in `local_loads` alone.
+    In the place of stale values, in the background or by ``get_or_load``, and whatever there is, by ``refresh``. They
+    are no gets.
     """
 
     refresh_errors: int = 0

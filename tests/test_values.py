@@ -16,7 +16,7 @@ from workers import GROUP, PATIENCE, Daemon, HandWorker, advance, flush, wait_un
 
 import mpgroupcache
 from mpgroupcache import ByteView, ChangeError, Group, NotFound, Sink
-from mpgroupcache.errors import LoadError
+from mpgroupcache.errors import LoadCycleError, LoadError
 from mpgroupcache.worker import many, process
 from mpgroupcache.worker.link import Link
 
@@ -513,6 +513,19 @@ def test_refresh(declare: Callable[..., Group], source: Source) -> None:
     assert group.get("k") == "new"
     assert source.loads == ["k", "k"]
     assert source.threads[1] == threading.current_thread().name
+    assert group.stats.refreshes == 1
+
+
+def test_a_refresh_that_would_wait_for_itself_is_none(here: Daemon) -> None:
+    def load(_ctx: Any, key: str, dest: Sink) -> None:
+        with pytest.raises(LoadCycleError):
+            group.refresh(key)
+        dest.set_string("v")
+
+    group = mpgroupcache.new_group("g", "1MiB", load)
+    assert mpgroupcache.connect()
+    assert group.get("k") == "v"
+    assert group.stats.refreshes == 0
 
 
 @pytest.mark.parametrize("size", [10, 100_000])

@@ -83,6 +83,7 @@ class Misses:
     def drain(self) -> None:
         """Let what is under way end, and begin nothing: busy workers, which always ask, would have it never end."""
         self._draining = True
+        self._refreshes.drain()
 
     # ---- Messages become events
 
@@ -106,7 +107,7 @@ class Misses:
         if message.mode == "look":
             connection.send(messages.Failed(messages.FailureCode.NOT_FOUND, "", ""), request_id)
             return
-        if self._draining and self._flights.flight(key) is None:
+        if self._draining and (message.mode in ("refresh", "renew") or self._flights.flight(key) is None):
             connection.refuse(request_id, "the coordinator is about to end, and has no load begun")
             return
         waiter = Waiter(connection, message.held, request_id)
@@ -127,7 +128,7 @@ class Misses:
                 waiter.owner.send(messages.Changed(0, (), unreached, False), waiter.request)
                 return
             self._changes.begin_refresh(group, message.key)
-            self._carry_out(self._flights.refresh((group, message.key), waiter))
+            self._carry_out(self._refreshes.begin_now(group, message.key, waiter))
         elif group.arena is not None and (actions := self._refreshes.begin(group, message.key, waiter)):
             self._carry_out(actions)
         else:

@@ -46,11 +46,18 @@ class Refreshes:
         self._liveness = liveness
         self._flights = flights
         self._carry_out = carry_out
+        self._draining = False
+
+    def drain(self) -> None:
+        """Begin none any more: what is stale stays so until the next coordinator."""
+        self._draining = True
 
     def hear(self, connection: Connection, _: int, message: Refresh) -> None:
         """A worker had a stale value: it is to load it anew, but not in the request that had it."""
         group = self._groups.get(message.group)
-        if group is None or group.arena is None or group.picks or self._workers.service(connection.worker) is None:
+        if self._draining or group is None or group.arena is None:
+            return
+        if group.picks or self._workers.service(connection.worker) is None:
             return
         found = group.arena.find(message.key)
         if found is not None and found.refresh_due:  # else another process was faster
@@ -73,6 +80,13 @@ class Refreshes:
             self._carry_out(self._flights.revoke(flight.lease.id))
         actions = self._flights.begin((group, key), waiter, peer)
         if actions:
+            self._control.count(group.id, Counter.REFRESHES)
+        return actions
+
+    def begin_now(self, group: HostGroup, key: bytes, waiter: Waiter) -> list[Action]:
+        """Have a waiter load a value anew, whatever there is."""
+        actions = self._flights.refresh((group, key), waiter)
+        if waiter.lease is not None:  # else it would wait for itself
             self._control.count(group.id, Counter.REFRESHES)
         return actions
 

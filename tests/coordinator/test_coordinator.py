@@ -10,15 +10,16 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import pytest
-from workers import Daemon, HandWorker, Worker, segments_of, unversioned, value_of, wait_until
+from workers import Daemon, HandWorker, Worker, advance, segments_of, unversioned, value_of, wait_until
 
 from mpgroupcache.coordinator.instance import SPARE_DESCRIPTORS
 from mpgroupcache.coordinator.main import ExitCode
 from mpgroupcache.ipc import memfd
-from mpgroupcache.ipc.messages import Ask, Origin, Ping, Pong, Store, Value
+from mpgroupcache.ipc.messages import Ask, Failed, FailureCode, Origin, Ping, Pong, Store, Value
 from mpgroupcache.shm._control import sign_of_life
 from mpgroupcache.shm.segment import control_name, instance_name, segment_path
 from mpgroupcache.worker import process
@@ -68,6 +69,45 @@ def test_a_coordinator_that_is_about_to_end_begins_no_loads(start_coordinator: S
     wait_until(lambda: worker.do("connect"))
     assert worker.get("hold:a") == value_of("hold:a")
     assert worker.loads == ["hold:a", "c"]
+
+
+def test_a_coordinator_that_is_about_to_end_begins_no_refreshes(start_coordinator: Start, spawn_on: SpawnOn) -> None:
+    daemon = start_coordinator()
+    worker, other = (spawn_on(daemon.socket, ttl=60, stale=600) for _ in range(2))
+    assert worker.get("k") == value_of("k")
+    worker.do("flush")
+    advance(daemon.socket, 61)
+    loading = worker.begin_loading("hold:a")
+    waiting = other.begin_waiting("hold:a")
+    daemon.send(signal.SIGTERM)
+    wait_until(lambda: not os.path.exists(daemon.socket))
+    assert worker.get("k") == other.get("k") == value_of("k")
+    worker.do("flush")
+    other.do("flush")
+    worker.release("a")
+    assert loading.result(10) == waiting.result(10) == value_of("hold:a")
+    assert daemon.wait() == ExitCode.OK
+    assert (worker.loads, other.loads) == (["k", "hold:a"], [])
+    start_coordinator()  # to go on with the segments
+
+
+@pytest.mark.parametrize("mode", ["refresh", "renew"])
+def test_a_coordinator_that_is_about_to_end_grants_no_lease_for_what_is_under_way(
+    start_coordinator: Start, mode: Literal["refresh", "renew"]
+) -> None:
+    """An ASK joins a load of its key; these begin one."""
+    daemon = start_coordinator()
+    with contextlib.closing(HandWorker(daemon.socket)) as worker:
+        group = worker.declare()
+        worker.send(Store(worker.lease(group, b"stale"), b"v", False, None, 1e-9, 1e6, False))
+        worker.lease(group, b"loaded")
+        daemon.send(signal.SIGTERM)
+        wait_until(lambda: not os.path.exists(daemon.socket))
+        for key in (b"stale", b"loaded"):
+            answer = worker.ask(Ask(group, key, (), False, False, mode))
+            assert isinstance(answer, Failed)
+            assert answer.code is FailureCode.REFUSED
+    assert daemon.wait() == ExitCode.OK
 
 
 def test_sigterm_while_it_starts(socket_path: str) -> None:
