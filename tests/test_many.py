@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from workers import PATIENCE, Daemon, Worker, advance, flush, value_of, wait_until
+from workers import PATIENCE, Daemon, Worker, advance, flush, leave, value_of, wait_until
 
 import mpgroupcache
 from mpgroupcache import (
@@ -221,8 +221,9 @@ def test_a_key_of_its_own_batch_is_a_cycle(here: Daemon) -> None:
     assert {type(error) for error in caught.value.errors.values()} == {LoadCycleError}
 
 
-def test_the_timeout_bounds_the_waiting(here: Daemon) -> None:
-    getter = Batches()
+@pytest.mark.parametrize("kind", [Batches, SinglesAlone])
+def test_the_timeout_bounds_the_waiting(here: Daemon, kind: type[Batches]) -> None:
+    getter = kind()
     getter.held = {"x": threading.Event()}
     group = declare(getter)
     loading = threading.Thread(target=group.get, args=("hold:x",))
@@ -233,6 +234,40 @@ def test_the_timeout_bounds_the_waiting(here: Daemon) -> None:
     getter.held["x"].set()
     loading.join(PATIENCE)
     assert group.get("a") == "value of a"
+
+
+def test_a_timeout_within_a_load_is_its_keys_error(here: Daemon, asked: list[messages.Message]) -> None:
+    """One key's lease comes with the answer to all, the others are asked for alone: in both ways."""
+    held = threading.Event()
+
+    def load(_ctx: Any, _key: str, dest: Sink) -> None:
+        assert held.wait(PATIENCE)
+        dest.set_string("v")
+
+    slow = mpgroupcache.new_group("slow", "1MiB", load)
+
+    class Impatient(SinglesAlone):
+        def set(self, key: str, dest: Sink) -> None:
+            if key.startswith("slow"):
+                slow.get("k", timeout=0.01)
+            super().set(key, dest)
+
+    group = declare(Impatient())
+    loading = threading.Thread(target=slow.get, args=("k",))
+    loading.start()
+    wait_until(lambda: any(isinstance(message, messages.Ask) for message in asked), "a load")
+    try:
+        for suffix, get_many in enumerate((group.get_many, lambda keys: asyncio.run(group.aget_many(keys)))):
+            keys = [f"{name} {suffix}" for name in ("slow 1", "a", "slow 2", "b")]
+            with pytest.raises(LoadErrors) as caught:
+                get_many(keys)
+            assert caught.value.values == values(keys[1::2])
+            assert [(key, type(error)) for key, error in caught.value.errors.items()] == [
+                (key, DeadlineExceeded) for key in keys[::2]
+            ]
+    finally:
+        held.set()
+        loading.join(PATIENCE)
 
 
 def test_coroutines(here: Daemon) -> None:
@@ -287,8 +322,23 @@ def test_without_a_coordinator(socket_path: str) -> None:
     try:
         assert group.get_many(["a", "b"]) == values(["a", "b"])
     finally:
-        from workers import leave
+        leave()
 
+
+def test_the_timeout_bounds_the_waiting_without_a_coordinator(socket_path: str) -> None:
+    mpgroupcache.configure(socket=socket_path)
+    getter = SinglesAlone()
+    getter.held = {"x": threading.Event()}
+    group = mpgroupcache.new_group("alone", "1MiB", getter)
+    loading = threading.Thread(target=group.get, args=("hold:x",))
+    try:
+        loading.start()
+        wait_until(lambda: getter.singles, "a load")
+        with pytest.raises(DeadlineExceeded):
+            group.get_many(["a", "hold:x"], timeout=0.1)
+    finally:
+        getter.held["x"].set()
+        loading.join(PATIENCE)
         leave()
 
 

@@ -35,9 +35,9 @@ from mpgroupcache.worker.miss import (
     kept_for,
     load,
     look,
-    miss,
     outcome_of,
     settle,
+    up_to_load,
     view_of,
 )
 from mpgroupcache.worker.nesting import begin_loads, end_load, held
@@ -68,10 +68,7 @@ def miss_many(
                 break
     for key in keys:
         if key not in outcomes:
-            alone = (
-                look(hold, process, group, key) if group.getter is None else miss(hold, process, group, key, ctx, False)
-            )
-            yield from _note(outcomes, key, alone)
+            yield from _ask_alone(hold, process, group, key, ctx, outcomes)
     return outcomes
 
 
@@ -86,11 +83,34 @@ def _batches(keys: tuple[bytes, ...]) -> Iterator[tuple[bytes, ...]]:
     yield keys[begin:]
 
 
+def _ask_alone(
+    hold: Hold, process: LocalProcess, group: LocalGroup, key: bytes, ctx: Any, outcomes: Outcomes
+) -> Steps[None]:
+    found: ByteView | Apart
+    try:
+        if group.getter is None:
+            found = yield from look(hold, process, group, key)
+        else:
+            found = yield from up_to_load(hold, process, group, key, ctx, False)
+    except DeadlineExceeded:  # it is this get's own
+        raise
+    except Exception as error:
+        outcomes[key] = error
+        return
+    if isinstance(found, Apart):
+        yield from _note(outcomes, key, _run(found))
+    else:
+        outcomes[key] = found
+
+
+def _run(apart: Apart) -> Steps[ByteView]:
+    return cast("ByteView", (yield apart))
+
+
 def _note(outcomes: Outcomes, key: bytes, steps: Steps[ByteView]) -> Steps[None]:
+    """Load a key, which no deadline of this get ends: one that has passed is that of a get within the load."""
     try:
         outcomes[key] = yield from steps
-    except DeadlineExceeded:
-        raise
     except Exception as error:
         outcomes[key] = error
 

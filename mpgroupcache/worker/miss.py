@@ -16,7 +16,7 @@ import itertools
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from msgspec import Struct
 
@@ -168,6 +168,22 @@ def miss(
 
     ``maker``: who loads it, where that is not the group's getter.
     """
+    found = yield from up_to_load(hold, process, group, key, ctx, here, maker)
+    if isinstance(found, Apart):
+        found = yield found
+    return cast("ByteView", found)
+
+
+def up_to_load(
+    hold: Hold,
+    process: LocalProcess,
+    group: LocalGroup,
+    key: bytes,
+    ctx: Any,
+    here: bool,
+    maker: Maker | None = None,
+) -> Steps[ByteView | Apart]:
+    """Get what was not there, up to the load, which is returned where it is this caller's."""
     peer = None
     if not here and group.picks():
         peer = group.pick(key)
@@ -214,8 +230,7 @@ def miss(
     except BaseException:
         group.count(Counter.LOADS)  # it was a get all the same
         raise
-    loaded: ByteView = yield Apart(load, (group, port, seat, request, key, ctx, peer, maker or group.getter, version))
-    return loaded
+    return Apart(load, (group, port, seat, request, key, ctx, peer, maker or group.getter, version))
 
 
 def look(hold: Hold, process: LocalProcess, group: LocalGroup, key: bytes) -> Steps[ByteView]:
