@@ -39,20 +39,23 @@ Ttl: TypeAlias = "float | timedelta | Unset | None"
 
 
 class Ages(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    """How long a group's values live, in seconds."""
+    """How long a group's values live, in seconds. None has a default: a message says all of them."""
 
-    ttl: Span = FOREVER
+    ttl: Span
     """A value is fresh for so long ..."""
-    stale: Span = 0.0
+    stale: Span
     """... then stale, and returned while it is refreshed; then dead."""
-    stale_if_error: Span = 0.0
+    stale_if_error: Span
     """Since it was fresh: for so long a dead one is kept, for when its load fails."""
-    copy_ttl: Span = FOREVER
+    copy_ttl: Span
     """For so long a host keeps what another one owns."""
-    negative_ttl: Span = 0.0
+    negative_ttl: Span
     """For so long it is kept that there is no value."""
-    jitter: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    jitter: Annotated[float, Meta(ge=0, lt=1)]
     """The part of its ttl by which a value's is shortened at random, at most."""
+
+
+AGELESS: Final = Ages(FOREVER, 0.0, 0.0, FOREVER, 0.0, 0.0)
 
 
 class Lived(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, overload
 
-from mpgroupcache.ages import Ages
+from mpgroupcache.ages import AGELESS, Ages
 from mpgroupcache.changing import ChangingGroup
 from mpgroupcache.counters import Counter
 from mpgroupcache.errors import LoadErrors, NotFound
@@ -25,8 +25,6 @@ from mpgroupcache.worker import drivers
 from mpgroupcache.worker.many import Outcomes, miss_many
 from mpgroupcache.worker.miss import glance, look, miss, serve
 from mpgroupcache.worker.process import current
-
-AGELESS = Ages()
 
 
 @with_own_get

@@ -34,7 +34,7 @@ import msgpack
 import msgspec
 from workers import PATIENCE, Daemon
 
-from mpgroupcache.ages import Ages
+from mpgroupcache.ages import AGELESS, Ages
 from mpgroupcache.ipc import fields, frame, memfd, messages
 from mpgroupcache.ipc.messages import (
     Answers,
@@ -398,9 +398,9 @@ def converse(at: Recorder) -> None:
     at.ask("service", Ping())
 
     at.note("Groups: one with a cache, one without, one whose workers pick peers themselves, one without a loader.")
-    at.ask("call", Declare("group", 8 << 20, None, False, "app", "load", True, Ages()))
-    at.ask("call", Declare("uncached", 0, 90.0, False, "app", "Pages.load", True, Ages()))
-    at.ask("call", Declare("picked", 8 << 20, None, True, "", "", True, Ages()))
+    at.ask("call", Declare("group", 8 << 20, None, False, "app", "load", True, AGELESS))
+    at.ask("call", Declare("uncached", 0, 90.0, False, "app", "Pages.load", True, AGELESS))
+    at.ask("call", Declare("picked", 8 << 20, None, True, "", "", True, AGELESS))
 
     at.ask("call", Declare("plain", 8 << 20, None, False, "", "", False, Ages(60.0, 10.0, 600.0, 5.0, 1.0, 0.1)))
 

@@ -24,7 +24,7 @@ import msgspec
 
 import mpgroupcache
 from mpgroupcache import registry
-from mpgroupcache.ages import Ages
+from mpgroupcache.ages import AGELESS
 from mpgroupcache.ipc import fields, frame, memfd, messages
 from mpgroupcache.shm._exchange import Descriptor, Request
 from mpgroupcache.shm._hold import Hold
@@ -359,7 +359,7 @@ class HandWorker:
 
     def declare(self, cache_bytes: int = BUDGET, picks: bool = False) -> int:
         """Declare the group and return its id."""
-        answer = self.ask(messages.Declare(GROUP, cache_bytes, None, picks, "", "", True, Ages()))
+        answer = self.ask(messages.Declare(GROUP, cache_bytes, None, picks, "", "", True, AGELESS))
         assert isinstance(answer, messages.Declared)
         return answer.group
 

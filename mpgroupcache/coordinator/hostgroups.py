@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 from msgspec import Struct, field
 
-from mpgroupcache.ages import FOREVER, Ages, Lived, fresh_for, stale_for
+from mpgroupcache.ages import AGELESS, FOREVER, Ages, Lived, fresh_for, stale_for
 from mpgroupcache.counters import Counter
 from mpgroupcache.errors import ArenaError
 from mpgroupcache.ipc.messages import Declare
@@ -62,7 +62,7 @@ class HostGroup(Struct, eq=False):
     picks: bool  # its workers pick peers themselves
     module: str = ""  # where the first getter that was named is written, and ...
     getter: str = ""  # ... its name
-    ages: Ages = Ages()  # of the last declaration
+    ages: Ages = AGELESS  # of the last declaration
     loads: bool = True  # its last declaration had a getter
     declared: bool = True  # else a dead coordinator knew of it
     arena: Arena | None = None

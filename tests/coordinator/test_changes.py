@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 import pytest
 from workers import Daemon, HandWorker
 
-from mpgroupcache.ages import Ages
+from mpgroupcache.ages import AGELESS
 from mpgroupcache.coordinator.changes import Changes
 from mpgroupcache.coordinator.connection import Connection
 from mpgroupcache.coordinator.flights import FlightTable
@@ -42,7 +42,7 @@ class Noting:
     """A group with an arena, the control segment and a connection: in which order a change comes to them."""
 
     id, name, loads, items, cache_bytes = 1, "g", False, 1, 1 << 20
-    ages = Ages()
+    ages = AGELESS
     life = HostGroup.life
 
     def __init__(self) -> None:

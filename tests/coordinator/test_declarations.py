@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from workers import PATIENCE, Daemon, HandWorker
 
-from mpgroupcache.ages import Ages
+from mpgroupcache.ages import AGELESS
 from mpgroupcache.coordinator.hostgroups import MAX_TOLD
 from mpgroupcache.ipc.messages import Declare, Declared, Ping, Pong
 
@@ -90,10 +90,10 @@ def test_a_script_is_its_module(start_coordinator: Start, first: str, second: st
     daemon = start_coordinator()
     with contextlib.closing(HandWorker(daemon.socket)) as worker:
         for module, getter in ((first, "load"), (second, "load"), ("", "")):
-            assert isinstance(worker.ask(Declare("g", 0, None, False, module, getter, True, Ages())), Declared)
+            assert isinstance(worker.ask(Declare("g", 0, None, False, module, getter, True, AGELESS)), Declared)
         assert worker.ask(Ping()) == Pong()
         assert getters_in(daemon) == []
-        assert isinstance(worker.ask(Declare("g", 0, None, False, second, "other", True, Ages())), Declared)
+        assert isinstance(worker.ask(Declare("g", 0, None, False, second, "other", True, AGELESS)), Declared)
         daemon.wait_says(f"with the getter {second}.other, the first one was with {first}.load")
 
 
@@ -101,13 +101,13 @@ def test_differences_are_said_once_and_not_without_end(start_coordinator: Start)
     daemon = start_coordinator()
     with contextlib.closing(HandWorker(daemon.socket)) as worker:
         for size in (1 << 20, *(2 << 20,) * 3):
-            worker.ask(Declare("g", size, None, False, "app", "load", True, Ages()))
+            worker.ask(Declare("g", size, None, False, "app", "load", True, AGELESS))
         daemon.wait_says("group 'g': got cache_bytes of 2 MiB, the first declaration said 1 MiB")
         for number in range(2 * MAX_TOLD):
-            worker.ask(Declare("g", 1 << 20, None, False, "app", f"load_{number}", True, Ages()))
+            worker.ask(Declare("g", 1 << 20, None, False, "app", f"load_{number}", True, AGELESS))
         daemon.wait_says("with the getter", MAX_TOLD - 1)
-        worker.ask(Declare("last", 0, None, False, "", "", True, Ages()))
-        worker.ask(Declare("last", 1, None, False, "", "", True, Ages()))
+        worker.ask(Declare("last", 0, None, False, "", "", True, AGELESS))
+        worker.ask(Declare("last", 1, None, False, "", "", True, AGELESS))
         daemon.wait_says("group 'last': got cache_bytes")
     log = "".join(daemon.log)
     assert log.count("got cache_bytes of 2 MiB") == 1

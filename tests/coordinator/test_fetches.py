@@ -5,9 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 import pytest
 
-from mpgroupcache.ages import Ages
+from mpgroupcache.ages import AGELESS
 from mpgroupcache.coordinator.fetches import Fetches
 from mpgroupcache.coordinator.flights import Fetch, FlightTable, Waiter
 from mpgroupcache.coordinator.hostgroups import HostGroup, Life
@@ -41,7 +42,7 @@ class Arena:
 
 
 class FakeGroup:
-    ages = Ages(negative_ttl=5.0)
+    ages = msgspec.structs.replace(AGELESS, negative_ttl=5.0)
     life, copy_life = HostGroup.life, HostGroup.copy_life
     arena: Arena | None = None
 

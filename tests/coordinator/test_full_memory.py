@@ -18,7 +18,7 @@ from tools import missing
 from workers import Daemon, HandWorker, hello, leave, segments_of, unversioned, value_of, wait_until
 
 import mpgroupcache
-from mpgroupcache.ages import Ages
+from mpgroupcache.ages import AGELESS
 from mpgroupcache.coordinator.main import ExitCode
 from mpgroupcache.ipc.messages import (
     NO_LAYOUT,
@@ -98,7 +98,7 @@ class Host:
         with contextlib.closing(HandWorker.__new__(HandWorker)) as worker:
             worker.open(self.path)
             welcome = worker.ask(hello("call"))
-            declared = worker.ask(Declare("declared", 1 << 20, None, False, "", "", True, Ages()))
+            declared = worker.ask(Declare("declared", 1 << 20, None, False, "", "", True, AGELESS))
             assert isinstance(welcome, Welcome)
             assert isinstance(declared, Declared)
             return welcome.layout, declared.segment

@@ -18,7 +18,7 @@ import pytest
 from workers import PATIENCE, Daemon, HandWorker, Worker, hello, value_of
 
 import mpgroupcache
-from mpgroupcache.ages import Ages
+from mpgroupcache.ages import AGELESS
 from mpgroupcache.ipc import fields, frame, messages
 from mpgroupcache.ipc.fields import MAX_ABILITIES, MAX_VERSION
 from mpgroupcache.ipc.messages import HIGHEST_VERSION, LOWEST_VERSION, Failed, FailureCode, Hello, Welcome
@@ -97,7 +97,7 @@ def test_no_version_in_common(daemon: Daemon, mute: HandWorker, role: fields.Rol
 
 def test_who_is_turned_away_is_heard_no_more(daemon: Daemon, mute: HandWorker) -> None:
     mute.send_together(
-        hello("call", MAX_VERSION, MAX_VERSION), messages.Declare("other", 1 << 20, None, False, "", "", True, Ages())
+        hello("call", MAX_VERSION, MAX_VERSION), messages.Declare("other", 1 << 20, None, False, "", "", True, AGELESS)
     )
     assert isinstance(mute.receive(), Failed)
     with pytest.raises((EOFError, ConnectionResetError)):  # the reset: it was closed with something unread

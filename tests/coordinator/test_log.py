@@ -18,7 +18,7 @@ import trustme
 from impatient import Impatient
 from workers import PATIENCE, Daemon, HandWorker, Worker, value_of, wait_until
 
-from mpgroupcache.ages import Ages
+from mpgroupcache.ages import AGELESS
 from mpgroupcache.ipc.messages import Declare, Failed
 from mpgroupcache.shm._control import MAX_GROUPS
 
@@ -117,8 +117,8 @@ def test_a_coordinators_life(start_coordinator: Start, tmp_path: Path) -> None:
     ring.write_text(f"{own}\n{other}\n")
     daemon.wait_says(f"peers: 2 in the ring, came: {other}, left: none")
     with contextlib.closing(HandWorker(daemon.socket)) as worker:
-        worker.ask(Declare("pages", 1 << 20, None, False, "shop", "page", True, Ages()))
-        worker.ask(Declare("rows", 0, None, False, "", "", True, Ages()))
+        worker.ask(Declare("pages", 1 << 20, None, False, "shop", "page", True, AGELESS))
+        worker.ask(Declare("rows", 0, None, False, "", "", True, AGELESS))
         daemon.wait_says("INFO: group 'pages': declared with a cache of 1 MiB, loaded by shop.page")
         daemon.wait_says("INFO: group 'rows': declared with no cache, loaded by what has no name")
         daemon.send(signal.SIGUSR1)
@@ -163,9 +163,9 @@ def test_what_workers_are_refused_is_said_and_not_to_each_of_them(start_coordina
     daemon = start_coordinator()
     with contextlib.closing(HandWorker(daemon.socket)) as worker:
         for number in range(MAX_GROUPS):
-            worker.ask(Declare(f"group {number}", 0, None, False, "", "", True, Ages()))
+            worker.ask(Declare(f"group {number}", 0, None, False, "", "", True, AGELESS))
         for number in range(50):
-            assert isinstance(worker.ask(Declare(f"more {number}", 0, None, False, "", "", True, Ages())), Failed)
+            assert isinstance(worker.ask(Declare(f"more {number}", 0, None, False, "", "", True, AGELESS)), Failed)
         daemon.wait_says(f"is refused: group 'more 0': expected at most {MAX_GROUPS} groups")
         daemon.send(signal.SIGUSR1)
         daemon.wait_says("state: ")  # behind them

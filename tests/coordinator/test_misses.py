@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
-from mpgroupcache.ages import Ages
+from mpgroupcache.ages import AGELESS
 from mpgroupcache.coordinator.connection import Connection
 from mpgroupcache.coordinator.hostgroups import HostGroup, Life
 from mpgroupcache.coordinator.liveness import Liveness
@@ -52,7 +52,7 @@ class Group:
     arena = None
     load_timeout = 1.0
     life = HostGroup.life
-    ages = Ages()
+    ages = AGELESS
 
     def __init__(self) -> None:
         self.go = asyncio.Event()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from mpgroupcache.ages import Ages
+from mpgroupcache.ages import AGELESS
 from mpgroupcache.coordinator.flights import Deliver, FlightTable, Grant, Waiter
 from mpgroupcache.coordinator.hostgroups import COPY_STEP, HostGroup
 from mpgroupcache.coordinator.stores import Stored, Stores
@@ -37,7 +37,7 @@ class Room(bytearray):
 class Group:
     """One whose arena is such a reservation."""
 
-    name, ages = "g", Ages()
+    name, ages = "g", AGELESS
     life, put_from = HostGroup.life, HostGroup.put_from
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ from fuzzing import CORPUS, Target, corpus_of, fuzz, mutations, save
 from google.protobuf.message import DecodeError
 from workers import Daemon, Worker, hello, value_of, wait_until
 
-from mpgroupcache.ages import Ages
+from mpgroupcache.ages import AGELESS
 from mpgroupcache.errors import ProtocolError
 from mpgroupcache.ipc import frame, messages
 from mpgroupcache.net import batches, exchange, handler, outcomes, peerwire, serverconnection, visits
@@ -305,7 +305,7 @@ def test_a_coordinator_outlives_what_is_sent_to_its_sockets(
     before = sockets_of(daemon.process.pid)
     chance = random.Random(2)
     greeting = frame.encode(hello("call"), 1)
-    declare = frame.encode(messages.Declare("group", 8 << 20, None, False, "app", "load", True, Ages()), 2)
+    declare = frame.encode(messages.Declare("group", 8 << 20, None, False, "app", "load", True, AGELESS), 2)
     said = mutations(chance, [greeting + declare + data for data in corpus_of("frames")])
     asked = mutations(chance, corpus_of("requests"))
     for _ in range(300):

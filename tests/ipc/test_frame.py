@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpgroupcache.ages import Ages
+from mpgroupcache.ages import AGELESS, Ages
 from mpgroupcache.errors import CoordinatorError, LoadCycleError, LoadError, ProtocolError
 from mpgroupcache.ipc import fields, frame, messages
 from mpgroupcache.ipc.contexts import NO_CONTEXT
@@ -48,7 +48,7 @@ GOLDEN: list[tuple[messages.Message, int, bytes, bytes]] = [
         b"\x97\xa7service\x4d\xc4\x10" + TOKEN + b"\x02\xcd\x01\x2c\x91\xa3fly\xcf\0\0\1\0\0\0\0\0",
     ),
     (
-        messages.Declare("fé", 1 << 20, None, False, "app", "get", True, Ages()),
+        messages.Declare("fé", 1 << 20, None, False, "app", "get", True, AGELESS),
         2,
         b"mg\2\x02\0\0\0\2\0\0\0\x4c",
         b"\x98\xa3f\xc3\xa9\xce\x00\x10\x00\x00\xc0\xc2\xa3app\xa3get\xc3\x96" + INF + ZERO + ZERO + INF + ZERO + ZERO,
@@ -383,7 +383,7 @@ def test_over_long_and_unencodable_texts_are_made_fit(
 
 
 def test_over_long_names_of_code_are_made_fit() -> None:
-    message = messages.Declare("group", 0, None, False, "\udcff" * 9, "f" * 201, True, Ages())
+    message = messages.Declare("group", 0, None, False, "\udcff" * 9, "f" * 201, True, AGELESS)
     assert (message.module, message.getter) == ("\\udcff" * 9, "f" * 197 + "...")
     assert decode(frame.encode(message)) == [(0, message)]
 
@@ -485,7 +485,7 @@ WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
             [
                 None,
                 60.0,
-                (0.0,) * 7,
+                *[(0.0,) * size for size in (*range(6), 7)],
                 *[(*(0.0,) * at, value, *(0.0,) * (5 - at)) for at in range(6) for value in (*NO_SECONDS, None)],
                 (*(0.0,) * 5, 1.0),
             ],

@@ -19,7 +19,7 @@ from arenas import Instance
 from playing import Peer
 from workers import PATIENCE, wait_until
 
-from mpgroupcache.ages import Ages
+from mpgroupcache.ages import AGELESS
 from mpgroupcache.errors import CoordinatorError, CoordinatorUnavailable, LoadCycleError, ProtocolError
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.fields import INLINE_BYTES, MAX_HELD
@@ -153,7 +153,7 @@ def linked(coordinator: Coordinator) -> Iterator[Linked]:
 
 def declare(linked: Linked, name: str = "group", number: int = 5) -> Declared:
     declared = Declared(number, None, 0, 0)
-    saying = Declare(name, 1000, 2.0, False, "app", "load", True, Ages())
+    saying = Declare(name, 1000, 2.0, False, "app", "load", True, AGELESS)
     assert linked.ask(declared, linked.link.declare, saying) == (saying, declared)
     return declared
 
@@ -362,14 +362,14 @@ def test_where_no_thread_can_be_started_nothing_is_left(
 
 def test_a_group_is_declared_once(linked: Linked) -> None:
     declared = declare(linked)
-    assert linked.link.declare(Declare("group", 1, None, True, "", "", True, Ages())) == declared
-    picking = Declare("picking", 1, None, True, "", "", True, Ages())
+    assert linked.link.declare(Declare("group", 1, None, True, "", "", True, AGELESS)) == declared
+    picking = Declare("picking", 1, None, True, "", "", True, AGELESS)
     assert linked.ask(declared, linked.link.declare, picking) == (picking, declared)
 
 
 def test_a_group_that_is_refused(linked: Linked) -> None:
     refusal = Failed(FailureCode.REFUSED, "", "too many")
-    _, error = linked.ask(refusal, linked.link.declare, Declare("group", 1, None, False, "", "", True, Ages()))
+    _, error = linked.ask(refusal, linked.link.declare, Declare("group", 1, None, False, "", "", True, AGELESS))
     assert isinstance(error, CoordinatorError)
     assert str(error) == "too many"
     declare(linked)

@@ -7,10 +7,11 @@ import time
 from collections.abc import Generator, Hashable
 from typing import Any, cast
 
+import msgspec
 import pytest
 from workers import value_of
 
-from mpgroupcache.ages import Ages
+from mpgroupcache.ages import AGELESS
 from mpgroupcache.counters import Counter
 from mpgroupcache.errors import CoordinatorUnavailable, LoadCycleError, LoadError, NotFound
 from mpgroupcache.ipc import memfd
@@ -103,7 +104,7 @@ class Group:
         self.port: Any = Port()
         self.counted: list[Counter] = []
         self.blamed: list[Exception] = []
-        self.ages = Ages()
+        self.ages = AGELESS
         self.cached: ByteView | None = None
         self.kept: ByteView | None = None
         self.peers: dict[bytes, Any] | None = None
@@ -562,7 +563,7 @@ def test_a_loader_that_finds_nothing(process: Process, group: Group) -> None:
 
 @pytest.mark.parametrize("there", [True, False])
 def test_a_loader_that_raises_where_an_old_value_is_kept(process: Process, group: Group, there: bool) -> None:
-    group.ages = Ages(ttl=60.0, stale_if_error=600.0)
+    group.ages = msgspec.structs.replace(AGELESS, ttl=60.0, stale_if_error=600.0)
     group.kept = ByteView(b"old") if there else None
     loading = Loading(process, group)
     loading.steps.send(None)
