@@ -240,7 +240,7 @@ class Changes:
         self, connection: Connection, request_id: int, group: HostGroup, message: Change, fd: int, size: int
     ) -> None:
         key = message.keys[0]
-        holds, clears = True, group.clears  # whether its condition does, at the end
+        holds, clears = True, -1  # whether its condition does, at the end
 
         def takes_effect() -> bool:
             nonlocal holds
@@ -251,15 +251,16 @@ class Changes:
 
         kept = False
         try:
-            if (life := group.life(message)) is not None:
+            life = group.life(message)
+            while life is not None and holds and not kept and clears != group.clears:
+                clears = group.clears  # what is cleared while it is copied has lost its place, and is copied anew
                 kept = await group.put_from(key, fd, size, life, takes_effect)
         except (OSError, BufferError) as error:  # a BufferError: the coordinator ended meanwhile
             logger.error("group %r: a value of %d bytes was not set: %s", group.name, size, error)
         finally:
             os.close(fd)
         refused: tuple[tuple[int, FailureCode, str], ...] = ()
-        # What was cleared meanwhile has lost its place: as if it had come just before that.
-        if not kept and holds and group.clears == clears and takes_effect():
+        if not kept and holds and takes_effect():
             refused = ((0, *self._unkept(group, key, size)),)
         connection.send(Changed(int(holds and not refused), refused, (), False), request_id)
 
