@@ -569,6 +569,21 @@ def test_of_large_changes_with_a_condition_that_come_together_one_is_done(here: 
         assert len(group.get(f"k{turn}")) == len((large, small)[done.index(True)])
 
 
+@pytest.mark.parametrize("timeout", [None, 5.0])
+@pytest.mark.parametrize(
+    "error", [mpgroupcache.DeadlineExceeded("within"), mpgroupcache.CoordinatorUnavailable("within")]
+)
+def test_a_refresh_raises_what_a_get_within_its_load_did(
+    declare: Callable[..., Group], source: Source, error: Exception, timeout: float | None
+) -> None:
+    """And takes it for no timeout of its own, nor for the loss of its coordinator, after which it would load again."""
+    group = declare()
+    source.failing = error
+    with pytest.raises(type(error), match="within"):
+        group.refresh("k", timeout=timeout)
+    assert source.loads == ["k"]
+
+
 def test_a_refresh_that_fails_raises_what_its_loader_did(
     here: Daemon, declare: Callable[..., Group], source: Source
 ) -> None:

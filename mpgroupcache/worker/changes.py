@@ -105,9 +105,11 @@ def refresh(
             seat.lease = answer.lease
             arguments = (group, link, seat, request, key, ctx, None, maker, answer.version, True)
             loaded: ByteView = yield Apart(load, arguments)
-        except CoordinatorUnavailable:
-            continue
-        except DeadlineExceeded:
+        except (CoordinatorUnavailable, DeadlineExceeded) as error:
+            if seat.over:  # its load has failed: the error is the loader's own, of a get within
+                raise
+            if isinstance(error, CoordinatorUnavailable):
+                continue
             raise ChangeError(f"refresh: the timeout of {timeout:g} s passed before the load could begin") from None
         return loaded
 
