@@ -57,6 +57,7 @@ cdef extern from "reader.h" nogil:
     const mgc_block *mgc_pinned_block(const mgc_region *, uint32_t, const uint8_t *)
     uint64_t mgc_version(const mgc_block *)
     uint64_t mgc_fresh_until(const mgc_block *)
+    uint64_t mgc_dead_at(const mgc_block *)
     uint64_t mgc_host_now()
     uint64_t mgc_now(const mgc_control_header *)
     ctypedef uint64_t atomic64 "_Atomic uint64_t"

@@ -74,6 +74,9 @@ class GroupCore:
     def find_kept(self, key: str | bytes) -> ByteView | None:
         """As `lookup`, also what is dead, for ``stale_if_error``: for a load that has failed. It counts nothing."""
 
+    def absent_for(self, key: str | bytes) -> float | None:
+        """Seconds for which it is noted that there is no value of ``key``, or 0; None: for ever. It counts nothing."""
+
     def find_many(self, keys: Iterable[K]) -> tuple[dict[K, ByteView], list[K], dict[K, str]]:
         """Find many keys in one pass: ``(found, missing, absent)``, each in the order of ``keys``.
 

@@ -18,7 +18,7 @@ from mpgroupcache.shm._core cimport (
     mgc_version,
 )
 from mpgroupcache.shm._reader cimport Mapping, Reader, open_file, process_epoch
-from mpgroupcache.shm._view cimport ByteView, numbered_view, pinned_view, view_of_pin
+from mpgroupcache.shm._view cimport ByteView, dead_in, numbered_view, pinned_view, view_of_pin
 
 import logging
 import os
@@ -229,16 +229,26 @@ cdef class GroupCore:
 
     def find_kept(self, key):
         """As `lookup`, also what is dead, for ``stale_if_error``: for a load that has failed. It counts nothing."""
+        return self._find_kept(key, self.grace, False) if self.grace else None
+
+    def absent_for(self, key):
+        """Seconds for which it is noted that there is no value of ``key``, or 0; None: for ever. It counts nothing."""
+        note = self._find_kept(key, 1, True)
+        return 0.0 if note is None else dead_in(note)
+
+    cdef ByteView _find_kept(self, key, uint64_t grace, bint absent):
+        """The value that is there, or has been dead for less than ``grace`` ns; or what is noted of one that is absent."""
         cdef const uint8_t *data
         cdef Py_ssize_t length
         cdef mgc_hit hit
         cdef uint32_t pin
         cdef int outcome
-        if not self.grace or not self._can_look() or not key_of(key, &data, &length):
+        if not self._can_look() or not key_of(key, &data, &length):
             return None
         pin = self._next_pin()
-        outcome = mgc_get_kept(&self.map, self.reader.region, pin, data, length, self.grace, &hit)
-        return self._found(outcome, key, True, pin, &hit)
+        outcome = mgc_get_kept(&self.map, self.reader.region, pin, data, length, grace, &hit)
+        found = self._found(MGC_HIT if absent and outcome >= MGC_HIT else outcome, key, True, pin, &hit)
+        return None if absent and outcome != MGC_ABSENT_HIT else found
 
     def find_many(self, keys):
         """Find many keys in one pass: ``(found, missing, absent)``, each in the order of ``keys``.

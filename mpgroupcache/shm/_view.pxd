@@ -35,6 +35,8 @@ cdef ByteView first_view(Reader reader, uint32_t pin)
 
 cdef ByteView numbered_view(object value, uint64_t number, int64_t fresh_until)
 
+cpdef dead_in(ByteView view)
+
 cdef inline object pinned_view(Reader reader, uint32_t pin, const uint8_t *data, Py_ssize_t length):
     """A view that takes ``pin``, the top of ``reader``'s stack, and gives it back at its end."""
     view = view_of_pin(reader, pin, data, length)  # where there is no memory for it, the pin is still in the stack

@@ -14,6 +14,12 @@ def loaded_view(value: str | Buffer | Mapping, version: int | None, fresh: float
     """A view of what was not read from the arena: its ``version`` (None: it has none), and for how many seconds it is
     ``fresh`` (None: for ever; less than 0: it is stale since then)."""
 
+def dead_in(view: ByteView) -> float | None:
+    """Seconds until the value is dead, or 0; None: it never is.
+
+    Of what was not read from the arena nobody here knows that: it is taken for dead when it is stale.
+    """
+
 @final
 class ByteView:
     """An immutable view of a cached value (Go: ``ByteView``).

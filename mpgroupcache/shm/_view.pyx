@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from mpgroupcache.shm._core cimport (
-    MGC_FOREVER, mgc_block, mgc_control_header, mgc_fresh_until, mgc_host_now, mgc_now, mgc_pinned_block, mgc_version,
+    MGC_FOREVER, mgc_block, mgc_control_header, mgc_dead_at, mgc_fresh_until, mgc_host_now, mgc_now, mgc_pinned_block, mgc_version,
 )
 from mpgroupcache.shm._reader cimport Mapping, Reader, process_epoch
 
@@ -53,6 +53,20 @@ def loaded_view(value, version, fresh):
     if fresh is None or left >= MOST_LEFT:
         return numbered_view(value, version or 0, 0)
     return numbered_view(value, version or 0, <int64_t> mgc_host_now() + <int64_t> (left * 1e9))
+
+
+cpdef dead_in(ByteView view):
+    """Seconds until the value is dead, or 0; None: it never is.
+
+    Of what was not read from the arena nobody here knows that: it is taken for dead when it is stale.
+    """
+    cdef ByteView root = view.checked_root()
+    cdef uint64_t dead_at, now
+    if not root.pin:
+        return None if root.fresh_until == 0 else max(root.ttl, 0.0)
+    dead_at = mgc_dead_at(block_of(root))
+    now = mgc_now(<const mgc_control_header *> (<Reader> root.owner).control.base)
+    return None if dead_at == MGC_FOREVER else max(<int64_t> (dead_at - now), 0) / 1e9
 
 
 # ---- Searches, as those of bytes ------------------------------------------------------------------------------------

@@ -246,6 +246,11 @@ static inline uint64_t mgc_fresh_until(const struct mgc_block *block) {
                                    : MGC_FOREVER;
 }
 
+static inline uint64_t mgc_dead_at(const struct mgc_block *block) {
+    return block->flags & MGC_AGED ? atomic_load_explicit(&mgc_ages_of(block)->dead_at, memory_order_relaxed)
+                                   : MGC_FOREVER;
+}
+
 /* Looks at an arena of `size` bytes that was mapped at `base`, of the instance whose control segment begins at `control`. 0,
  * or a negative errno: EPROTO for another layout, ESTALE for a segment that is not LIVE. */
 int mgc_map_attach(struct mgc_map *map, const void *control, const void *base, uint64_t size);

@@ -16,7 +16,7 @@ from poked import Poked
 
 from mpgroupcache.errors import NotFound
 from mpgroupcache.shm._reader import PINS, renew_epoch
-from mpgroupcache.shm._view import ByteView, loaded_view
+from mpgroupcache.shm._view import ByteView, dead_in, loaded_view
 
 MakeArena = Callable[..., OpenArena]
 Get = Callable[["Lookup", "str | bytes"], Any]
@@ -205,6 +205,22 @@ def test_what_is_dead_is_kept_for_a_load_that_fails(poked: Poked, group: Lookup)
     assert group.said() == []
 
 
+def test_for_how_long_it_is_noted_that_there_is_none(poked: Poked, group: Lookup) -> None:
+    poked.put(b"absent", b"text", fresh=10_000, dead=10_000, absent=True)
+    poked.put(b"never there", b"text", absent=True)
+    poked.put(b"there", b"value", fresh=10_000, dead=10_000)
+    assert 9000 < group.absent_for(b"absent") < 10_001  # type: ignore[operator]
+    assert group.absent_for("never there") is None
+    assert group.absent_for(b"there") == group.absent_for(b"nowhere") == group.absent_for(5) == 0  # type: ignore[arg-type]
+    held = [hold(group, b"there") for _ in range(PINS - 1)]
+    assert 9000 < group.absent_for(b"absent") < 10_001  # type: ignore[operator]
+    del held
+    assert group.reader.live_pins == 0
+    poked.advance(10_001)
+    assert group.absent_for(b"absent") == 0
+    assert group.counted() == {"MAIN_HITS": PINS - 1}
+
+
 def test_a_view_stays_what_it_is(poked: Poked, group: Lookup, opened: OpenArena) -> None:
     poked.put(b"key", b"value", fresh=10, dead=100)
     view = group.find(b"key")
@@ -244,6 +260,23 @@ def test_a_view_says_for_how_long_it_is_fresh(poked: Poked, group: Lookup) -> No
     assert hold(group, b"for ever").ttl is None
     assert hold(group, b"alive for ever").ttl is None
     assert ByteView(b"value").ttl is None
+
+
+def test_when_a_value_is_dead(poked: Poked, group: Lookup) -> None:
+    poked.put(b"key", b"value", fresh=10_000, dead=90_000)
+    poked.put(b"for ever", b"value")
+    view = hold(group, b"key")
+    assert 89_000 < dead_in(view) < 90_001  # type: ignore[operator]
+    assert dead_in(view[1:]) <= dead_in(view)  # type: ignore[operator]
+    assert dead_in(hold(group, b"for ever")) is None
+    poked.advance(90_001)
+    assert dead_in(view) == 0
+    assert dead_in(ByteView(b"value")) is None  # and of what was loaded, when it is stale:
+    assert 9000 < dead_in(loaded_view(b"value", 5, 10_000)) < 10_001  # type: ignore[operator]
+    assert dead_in(loaded_view(b"value", 5, -1.0)) == 0
+    view.release()
+    with pytest.raises(ValueError, match="was released"):
+        dead_in(view)
 
 
 def test_slices_say_what_their_view_does(poked: Poked, group: Lookup) -> None:
