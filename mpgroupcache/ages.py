@@ -12,6 +12,8 @@ from mpgroupcache.limits import MAX_SECONDS
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from mpgroupcache.product import Product
+
 FOREVER: Final = float("inf")  # s
 COPY_TTL: Final = 5.0  # s that a host serves another one's value, of which it hears no changes
 
@@ -74,6 +76,22 @@ class Lived(Protocol):
         """Whether it says that there is no value."""
 
 
+class Told(Protocol):
+    """What an owner says of how long its value lives."""
+
+    @property
+    def says_ages(self) -> bool:
+        """Whether it says that; else nobody knows, as of Go's."""
+
+    @property
+    def fresh(self) -> float | None:
+        """s until it is stale there, below 0: since when; None: it never is."""
+
+    @property
+    def dead(self) -> float | None:
+        """s until it is dead there; None: it never is."""
+
+
 def fresh_for(ages: Ages, value: Lived) -> float:
     """For how many seconds a value is fresh, but for jitter; 0: it is not kept."""
     if value.ttl is not None:
@@ -86,6 +104,25 @@ def stale_for(ages: Ages, value: Lived) -> float:
     if value.absent:
         return 0.0
     return ages.stale if value.stale is None else value.stale
+
+
+def copied_for(ages: Ages, fresh: float | None, dead: float | None) -> tuple[float, float]:
+    """For how many seconds a copy is fresh, and until when it lives, of what is so long with its owner; None: for ever.
+
+    Fresh for less than 0: it is stale since then.
+    """
+    dead = ages.copy_ttl if dead is None else min(dead, ages.copy_ttl)
+    return (dead if fresh is None else min(fresh, dead)), dead
+
+
+def fresh_here(ages: Ages, product: Product) -> float:
+    """For how many seconds what a load brought is fresh in this host, as ``fresh_for``; below 0: it came stale."""
+    fresh = fresh_for(ages, product)
+    if not product.picked:
+        return fresh
+    if (said := product.said) is not None and said.says_ages:
+        return copied_for(ages, said.fresh, said.dead)[0]
+    return copied_for(ages, fresh, None)[0]
 
 
 def make_ages(

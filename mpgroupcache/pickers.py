@@ -12,8 +12,9 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from mpgroupcache.errors import NotFound
 from mpgroupcache.limits import usable_rate
-from mpgroupcache.product import Product
+from mpgroupcache.product import Product, Said, absence
 
 if TYPE_CHECKING:
     from mpgroupcache.net.groupcachepb_pb2 import GetRequest, GetResponse
@@ -26,9 +27,20 @@ class ProtoGetter(Protocol):
         """Return the peer's answer (Go: ``ProtoGetter.Get``, which fills one in).
 
         It has the ``value``, and in ``minute_qps`` how often the peer is asked for it, if it says so. ``ctx`` is what
-        the caller gave to ``Group.get``; ``request`` has ``group`` and ``key``, as bytes. Whatever it raises, the key
-        is loaded here instead. It may be ``async``, for ``aget``.
+        the caller gave to ``Group.get``; ``request`` has ``group`` and ``key``, as bytes. ``NotFound`` says that the
+        peer has no such value, nor is to be loaded here. Whatever else it raises, the key is. It may be ``async``, for
+        ``aget``. How long a value lives it cannot say: that is what the group's ``ttl`` and ``copy_ttl`` say.
         """
+
+
+class Telling:
+    """A peer of ours: it is asked for all that it can say of a value, for which Go's message has no room."""
+
+    __slots__ = ()
+
+    def ask(self, ctx: Any, group: bytes, key: bytes) -> Product:
+        """Return the peer's answer. It fails as ``ProtoGetter.get``, but that a value is absent it returns."""
+        raise NotImplementedError
 
 
 class PeerPicker(Protocol):
@@ -124,7 +136,12 @@ class BoundPeer:
 
     def load(self, ctx: Any, key: bytes) -> Product:
         """Ask it, in this thread."""
-        response = self._peer.get(ctx, _request(self._group, key))
+        if isinstance(self._peer, Telling):
+            return self._peer.ask(ctx, self._group.encode(), key)
+        try:
+            response = self._peer.get(ctx, _request(self._group, key))
+        except NotFound as error:
+            return absence(str(error), picked=True)
         if inspect.iscoroutine(response):
             response.close()
             raise TypeError("its get() is async, which `await group.aget(key)` can ask and get() cannot")
@@ -132,7 +149,10 @@ class BoundPeer:
 
     async def load_async(self, ctx: Any, key: bytes) -> Product:
         """Ask it, on this loop."""
-        return _product(await self._peer.get(ctx, _request(self._group, key)))  # type: ignore[misc]
+        try:
+            return _product(await self._peer.get(ctx, _request(self._group, key)))  # type: ignore[misc]
+        except NotFound as error:
+            return absence(str(error), picked=True)
 
 
 def _request(group: str, key: bytes) -> GetRequest:
@@ -147,5 +167,5 @@ def _product(response: object) -> Product:
 
     if not isinstance(response, GetResponse):
         raise TypeError(f"ProtoGetter.get: got {type(response).__name__}, expected a groupcachepb GetResponse")
-    rate = response.minute_qps if response.HasField("minute_qps") else None
-    return Product(response.value, picked=True, minute_qps=None if rate is None else usable_rate(rate))
+    rate = usable_rate(response.minute_qps) if response.HasField("minute_qps") else None
+    return Product(response.value, picked=True, said=Said(rate, None, False, None, None))

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from mpgroupcache import serving
-from mpgroupcache.errors import CacheError
+from mpgroupcache.errors import CacheError, NotFound
 from mpgroupcache.limits import MAX_PEERS, MAX_PEERS_BYTES, MAX_REPLICAS, MAX_URL
 from mpgroupcache.net import peerwire
 from mpgroupcache.net.consistenthash import HASHES, Map
-from mpgroupcache.net.outcomes import Fetched, outcome_of
+from mpgroupcache.net.outcomes import Absent, Fetched, outcome_of
 from mpgroupcache.net.urls import parse_url
-from mpgroupcache.pickers import ProtoGetter, register_ring
+from mpgroupcache.pickers import ProtoGetter, Telling, register_ring
+from mpgroupcache.product import Product, Said, absence
 from mpgroupcache.worker.link import Link
 from mpgroupcache.worker.process import current, on_link
 
@@ -184,7 +185,7 @@ def _parse(url: str, option: str) -> None:
         raise ValueError(f"{option}: got a URL of {len(url)} characters, expected at most {MAX_URL}")
 
 
-class _HTTPGetter:
+class _HTTPGetter(Telling):
     """One peer, as asked by this process (Go: ``httpGetter``)."""
 
     __slots__ = ("_transport", "_url")
@@ -200,17 +201,31 @@ class _HTTPGetter:
     def get(self, ctx: Any, request: GetRequest) -> GetResponse:
         """Ask it. Raises ``OSError`` where it cannot be reached, ``CacheError`` for what it answered.
 
-        It is told of no secret, and sees no certificate: an application's ``transport`` may have both.
+        That is a ``NotFound`` where its loader says that there is no such value. It is told of no secret, and sees no
+        certificate: an application's ``transport`` may have both.
         """
-        # Here, since most workers ask no peer themselves.
-        from mpgroupcache.net.groupcachepb_pb2 import GetResponse
-        from mpgroupcache.net.transport import default_transport, round_trip
+        from mpgroupcache.net.groupcachepb_pb2 import GetResponse  # as in pickers.py
 
-        target = peerwire.request_target("/", request.group, request.key).decode()[1:]
+        outcome = self._fetch(ctx, request.group, request.key)
+        if isinstance(outcome, Absent):
+            raise NotFound(outcome.text)
+        return GetResponse(value=outcome.value, minute_qps=outcome.minute_qps)
+
+    def ask(self, ctx: Any, group: bytes, key: bytes) -> Product:
+        outcome = self._fetch(ctx, group, key)
+        if isinstance(outcome, Absent):
+            return absence(outcome.text, picked=True, said=Said(None, None, True, outcome.fresh, outcome.dead))
+        said = Said(outcome.minute_qps, outcome.version, outcome.says_ages, outcome.fresh, outcome.dead)
+        return Product(outcome.value, picked=True, said=said)
+
+    def _fetch(self, ctx: Any, group: bytes, key: bytes) -> Fetched | Absent:
+        from mpgroupcache.net.transport import default_transport, round_trip  # here: most workers ask no peer
+
+        target = peerwire.request_target("/", group, key).decode()[1:]
         headers = {peerwire.TIMEOUT.decode(): peerwire.encode_timeout(PEER_TIMEOUT).decode()}
         opener = (self._transport or default_transport)(ctx)
         reply = round_trip(opener, self._url + target, headers, PEER_TIMEOUT, peerwire.MAX_RESPONSE_BYTES)
-        outcome = outcome_of(self._url, reply, None)
-        if not isinstance(outcome, Fetched):
+        outcome = outcome_of(self._url, reply, peerwire.read_abilities(reply.status, reply.headers))
+        if not isinstance(outcome, Fetched | Absent):
             raise CacheError(getattr(outcome, "reason", None) or f"{self._url}: its loader raised {outcome}")
-        return GetResponse(value=outcome.value, minute_qps=outcome.minute_qps)
+        return outcome

@@ -64,6 +64,7 @@ from mpgroupcache.ipc.messages import (
     Welcome,
 )
 from mpgroupcache.net.groupcachepb_pb2 import GetResponse
+from mpgroupcache.product import Said
 from mpgroupcache.shm._exchange import Descriptor
 from mpgroupcache.shm._view import ByteView
 from mpgroupcache.worker.link import connect
@@ -454,7 +455,7 @@ def converse(at: Recorder) -> None:
     at.note("What a peer that the worker picked has sent.")
     lease = at.ask("call", ask("fetched", 2)).lease
     at.say("call", ask("fetched", 2))
-    at.say("call", Store(lease, VALUE, True, None, None, None, False), one_way=True)
+    at.say("call", Store(lease, VALUE, True, Said(None, 7, True, 1e6, None), None, None, False), one_way=True)
     at.hear("call")
 
     at.note("Values change, one at a time and many; one on a condition that does not hold any more.")
@@ -506,10 +507,19 @@ def converse(at: Recorder) -> None:
     lease = at.ask("call", ask("aged")).lease
     at.say("call", Store(lease, VALUE, False, None, 1e-9, 1e6, False), one_way=True)
     at.ask("call", ask("aged"))
-    at.say("call", Refresh(0, b"aged"), one_way=True)
+    at.say("call", Refresh(0, b"aged", False), one_way=True)
     load = at.hear("service")
     at.say("call", Store(load.lease, VALUE, False, None, 1e6, 0.0, False), one_way=True)
     at.ask("call", ask("aged"))
+
+    at.note("The same of what a peer has that the worker picked: it is to ask that one.")
+    lease = at.ask("call", ask("picked and aged", 2)).lease
+    said = Said(1e9, None, True, -1.0, 1e6)
+    at.say("call", Store(lease, VALUE, True, said, None, None, False), one_way=True)
+    at.ask("call", ask("picked and aged", 2))
+    at.say("call", Refresh(2, b"picked and aged", True), one_way=True)
+    load = at.hear("service")
+    at.say("call", Store(load.lease, VALUE, True, None, None, None, False), one_way=True)
 
     at.note("The first caller renews a stale value itself; the next one has the old one.")
     at.ask("call", change("set", "renewed", values=(b"old",), ttl=1e-9, stale=1e6))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
 from collections.abc import Callable
@@ -12,10 +13,10 @@ from typing import Any
 
 import pytest
 from children import Child
-from workers import PATIENCE, Daemon, count_asks, flush, wait_until, waiting_here
+from workers import PATIENCE, Daemon, advance, count_asks, flush, wait_until, waiting_here
 
 import mpgroupcache
-from mpgroupcache import CacheType, LoadCycleError, NoPeers, Sink
+from mpgroupcache import CacheType, LoadCycleError, NoPeers, NotFound, Sink
 from mpgroupcache.net.groupcachepb_pb2 import GetRequest, GetResponse
 from mpgroupcache.worker import declared
 
@@ -44,6 +45,19 @@ def peer_value(ctx: Any, request: GetRequest) -> GetResponse:
 
 
 def load(ctx: Any, key: str | bytes, dest: Sink) -> None:
+    dest.set_string("own")
+
+
+class Async(Peer):
+    """The same, for loops."""
+
+    async def get(self, ctx: Any, request: GetRequest) -> GetResponse:  # type: ignore[override]
+        self.asked.append((ctx, request))
+        await asyncio.sleep(0)
+        return self._answer(ctx, request)  # type: ignore[no-any-return]
+
+
+async def load_async(ctx: Any, key: str | bytes, dest: Sink) -> None:
     dest.set_string("own")
 
 
@@ -141,6 +155,92 @@ def test_a_picker_that_fails_is_logged_once_a_minute(
     assert caplog.text.count("no ring yet") == 2
 
 
+def none_there(ctx: Any, request: GetRequest) -> GetResponse:
+    raise NotFound(f"no {request.key.decode()}")
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("ages", [{}, {"negative_ttl": 60.0}])
+def test_a_peer_that_says_that_there_is_none(here: Daemon, ages: dict[str, float], later: bool) -> None:
+    """Nobody loads it here; and it is noted for as long as the group says."""
+
+    async def get() -> None:
+        await group.aget(OWNED)
+
+    peer = (Async if later else Peer)(none_there)
+    group = mpgroupcache.new_group("g", "1MiB", load_async if later else load, peers=peer, **ages)
+    for _ in range(3):
+        with pytest.raises(NotFound, match=f"^no {OWNED}$"):
+            asyncio.run(get()) if later else group.get(OWNED)
+        flush()
+    stats = group.stats
+    noted = 2 if ages else 0
+    assert (stats.absent_hits, len(peer.asked)) == (noted, 3 - noted)
+    assert (stats.peer_errors, stats.peer_loads, stats.local_loads) == (0, 3 - noted, 0)
+
+
+@pytest.mark.parametrize("size", [100, 200_000])
+def test_what_a_peer_has_is_kept_for_copy_ttl(here: Daemon, size: int) -> None:
+    """A peer of an application's own says no ages: they count from its value's arrival."""
+    peer = Peer(lambda ctx, request: GetResponse(value=bytes(size), minute_qps=1e9))
+    group = mpgroupcache.new_group("g", "4MiB", load, peers=peer, ttl=600.0, copy_ttl=60.0)
+    for asked in (1, 2):
+        view = group.get(OWNED)
+        assert 50 < view.ttl < 60.1  # type: ignore[operator]
+        wait_until(lambda: group.lookup(OWNED) is not None)
+        assert group.get(OWNED) == bytes(size)
+        assert len(peer.asked) == asked
+        advance(here.socket, 61)
+        assert group.lookup(OWNED) is None
+
+
+def test_stale_values_of_this_hosts_own_are_refreshed(here: Daemon) -> None:
+    loads = itertools.count(1)
+    peer = Peer(peer_value)
+    group = mpgroupcache.new_group(
+        "g", "1MiB", lambda ctx, key, dest: dest.set_string(f"own {next(loads)}"), peers=peer, ttl=60.0, stale=600.0
+    )
+    assert group.get("other") == "own 1"
+    flush()
+    advance(here.socket, 61)
+    assert group.get("other") == "own 1"
+    wait_until(lambda: group.get("other") == "own 2", "a refresh")
+    assert group.stats.refreshes == 1
+    assert peer.asked == []
+
+
+def test_a_stale_copy_is_refreshed_on_the_loop_that_has_met_it(here: Daemon) -> None:
+    """An async peer's: its clients belong to that loop."""
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    class Noting(Async):
+        async def get(self, ctx: Any, request: GetRequest) -> GetResponse:  # type: ignore[override]
+            loops.append(asyncio.get_running_loop())
+            return await super().get(ctx, request)
+
+    peer = Noting(lambda ctx, request: GetResponse(value=b"%d" % len(loops), minute_qps=1e9))
+    group = mpgroupcache.new_group("g", "1MiB", load, peers=peer, ttl=600.0, copy_ttl=600.0, stale=600.0, jitter=0.9)
+
+    async def run() -> None:
+        left: Any = 600.0
+        while left > 500.0:  # by its jitter it is stale long before its copy_ttl is over
+            key = f"{OWNED} {len(loops)}"
+            await group.aget(key)
+            flush()
+            if (view := group.lookup(key)) is not None:
+                left = view.ttl
+        count = len(loops)
+        advance(here.socket, left + 1)
+        assert await group.aget(key) == str(count)
+        async with asyncio.timeout(PATIENCE):
+            while await group.aget(key) == str(count):
+                await asyncio.sleep(0)
+        assert loops == [asyncio.get_running_loop()] * (count + 1)
+
+    asyncio.run(run())
+    assert group.stats.refreshes == 1
+
+
 def test_one_asks_for_all_who_wait(here: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
     asked = count_asks(monkeypatch.setattr)
@@ -204,15 +304,6 @@ def test_one_process_asks_for_all_who_wait(here: Daemon, child: Callable[..., Ch
 
 
 def test_asyncio(here: Daemon) -> None:
-    class Async(Peer):
-        async def get(self, ctx: Any, request: GetRequest) -> GetResponse:  # type: ignore[override]
-            self.asked.append((ctx, request))
-            await asyncio.sleep(0)
-            return peer_value(ctx, request)
-
-    async def load_async(ctx: Any, key: str, dest: Sink) -> None:
-        dest.set_string("own")
-
     later, plain = Async(peer_value), Peer(peer_value)
     first = mpgroupcache.new_group("first", "1MiB", load_async, peers=later)
     second = mpgroupcache.new_group("second", "1MiB", load, peers=plain)

@@ -183,7 +183,7 @@ def test_who_meets_a_value_that_is_being_refreshed_does_not_ask(
     wait_until(lambda: len(source.loads) == 2, "a refresh")
     asked: list[bytes] = []
     with monkeypatch.context() as patch:
-        patch.setattr(Link, "refresh", lambda _link, _group, key: asked.append(key))
+        patch.setattr(Link, "refresh", lambda _link, _group, key, _picked: asked.append(key))
         group._asked.clear()  # what this process remembers itself
         assert group.get("k") == "old"
         assert asked == []

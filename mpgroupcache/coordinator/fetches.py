@@ -17,7 +17,6 @@ from mpgroupcache.counters import Counter
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.fields import INLINE_BYTES
 from mpgroupcache.limits import MAX_ABSENT_TEXT
-from mpgroupcache.product import Product
 from mpgroupcache.shm._control import Control
 
 if TYPE_CHECKING:
@@ -75,10 +74,10 @@ class Fetches:
             case Fetched():
                 self._control.count(group.id, Counter.PEER_LOADS)
                 self._keep(group, flight, outcome)
-            case Absent(text=text, dead=dead):
+            case Absent(text=text):
                 self._control.count(group.id, Counter.PEER_LOADS)
-                life, absence = group.copy_life(dead, dead), text.encode()[:MAX_ABSENT_TEXT]
-                if not flight.overtaken and group.ages.negative_ttl:
+                life, absence = group.owned_life(outcome, absent=True), text.encode()[:MAX_ABSENT_TEXT]
+                if not flight.overtaken:
                     group.put(flight.key[1], absence, life, absent=True, copy=0)
                 self._carry_out(self._flights.fetched(flight, Delivery(absence, life=life, absent=True)))
             case OwnerError(type_name=type_name, text=text):
@@ -94,15 +93,7 @@ class Fetches:
 
     def _keep(self, group: HostGroup, flight: Flight, fetched: Fetched) -> None:
         """The owner's value: a copy, if it is kept here."""
-        value, fresh, dead = fetched.value, fetched.fresh, fetched.dead
-        if fetched.says_ages:
-            life = group.copy_life(fresh, dead)
-        elif (
-            whole := group.life(Product(b""))
-        ) is not None:  # a Go peer knows no ages: from its arrival, as if loaded here
-            life = group.copy_life(*whole.seconds)
-        else:
-            life = None
+        value, life = fetched.value, group.owned_life(fetched)
         version = group.new_version()
         if not flight.overtaken:
             owners = fetched.version or 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mpgroupcache.coordinator.flights import Action, FlightTable, Lease, Seek, Waiter
+from mpgroupcache.coordinator.flights import PICKED, Action, FlightTable, Lease, Seek, Waiter
 from mpgroupcache.coordinator.hostgroups import Groups, HostGroup
 from mpgroupcache.coordinator.roster import Roster
 from mpgroupcache.coordinator.stores import Delivery
@@ -82,7 +82,8 @@ class Guests:
         packed = next(
             (waiter.owner.ctx for waiter in lease.flight.waiters if waiter.guest), b""
         )  # else it is a refresh
-        service.send(messages.Load(lease.id, group.name, key, packed or NO_CONTEXT))
+        picks = lease.flight.peer is PICKED
+        service.send(messages.Load(lease.id, group.name, key, packed or NO_CONTEXT, picks))
 
     def answer(self, group: HostGroup, key: bytes, guests: list[Waiter], value: Delivery) -> None:
         """Send them a flight's value."""

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 from msgspec import Struct, field
 
-from mpgroupcache.ages import AGELESS, FOREVER, Ages, Lived, fresh_for, stale_for
+from mpgroupcache.ages import AGELESS, FOREVER, Ages, Lived, Told, copied_for, fresh_for, stale_for
 from mpgroupcache.counters import Counter
 from mpgroupcache.errors import ArenaError
 from mpgroupcache.ipc.messages import Declare
 from mpgroupcache.limits import MAX_SECONDS
+from mpgroupcache.product import Product
 from mpgroupcache.shm._control import Control
 from mpgroupcache.shm._writer import Arena, arena_size
 from mpgroupcache.shm.ownership import ARENA_MODE, Segment, clear_arenas, left_arenas
@@ -100,11 +101,19 @@ class HostGroup(Struct, eq=False):
 
     def copy_life(self, fresh: float | None, dead: float | None) -> Life | None:
         """How long a copy lives of a value that lives for so many seconds with its owner; None: for ever, there."""
-        most = self.ages.copy_ttl
-        dead = most if dead is None else min(dead, most)
-        if dead == FOREVER:
+        fresh, dead = copied_for(self.ages, fresh, dead)
+        if fresh == FOREVER:
             return ENDLESS
-        return Life(_ns(min(FOREVER if fresh is None else fresh, dead)), _ns(dead)) if dead > 0 else None
+        return Life(_ns(fresh), _ns(dead)) if dead > 0 else None
+
+    def owned_life(self, said: Told | None, *, absent: bool = False) -> Life | None:
+        """How long a copy lives of which its owner says that; who knows no ages: from now on, as if it were ours."""
+        if absent and not self.ages.negative_ttl:
+            return None
+        if said is not None and said.says_ages:
+            return self.copy_life(said.fresh, said.dead)
+        whole = self.life(Product(b"", absent=absent))
+        return None if whole is None else self.copy_life(*whole.seconds)
 
     def put(
         self,
@@ -146,7 +155,10 @@ class HostGroup(Struct, eq=False):
         """Put a value that a peer owns into the hot cache, if that takes it. ``owners``: its version there; 0: none."""
         if life is not None and self.admits(len(key) + len(value), minute_qps):
             assert self.arena is not None
-            self.arena.put(key, value, hot=True, version=version, fresh=life.fresh, dead=life.dead, copy=owners)
+            fresh, dead = life
+            if self.arena.put(key, value, hot=True, version=version, fresh=fresh, dead=dead, copy=owners):
+                return
+        self.drop(key)
 
     async def put_from(
         self,
@@ -157,17 +169,18 @@ class HostGroup(Struct, eq=False):
         may_publish: Callable[[], bool],
         *,
         version: int = 0,
-        hot: bool = False,
+        owners: int | None = None,
     ) -> bool:
         """Cache the contents of a sealed memfd, in steps between which the coordinator serves others.
 
-        ``may_publish`` is asked at the end, in the step in which it is published: a change may have overtaken it.
+        ``owners``: as in ``promote``, of a value that a peer owns; None: it is ours. ``may_publish`` is asked at the
+        end, in the step in which it is published: a change may have overtaken it.
         """
         if self.arena is None:
             return False
-        copy = 0 if hot else None
+        hot = owners is not None
         reservation = self.arena.reserve(
-            key, size, hot=hot, version=version, fresh=life.fresh, dead=life.dead, copy=copy
+            key, size, hot=hot, version=version, fresh=life.fresh, dead=life.dead, copy=owners
         )
         if reservation is None:
             return False

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from mpgroupcache.coordinator.connection import Connection
-from mpgroupcache.coordinator.flights import Action, FlightTable
+from mpgroupcache.coordinator.flights import PICKED, Action, FlightTable
 from mpgroupcache.coordinator.hostgroups import Groups, HostGroup, Life
 from mpgroupcache.coordinator.liveness import Liveness
 from mpgroupcache.coordinator.peering import Peering
@@ -57,27 +57,27 @@ class Refreshes:
         group = self._groups.get(message.group)
         if self._draining or group is None or group.arena is None:
             return
-        if group.picks or self._workers.service(connection.worker) is None:
+        if self._workers.service(connection.worker) is None:
             return
         found = group.arena.find(message.key)
         if found is not None and found.refresh_due:  # else another process was faster
-            ring = self._peering.ring
-            peer = None if ring is None else ring.owner(message.key)
+            peer: object = None
+            if group.picks:
+                peer = PICKED if message.picked else None
+            elif (ring := self._peering.ring) is not None:
+                peer = ring.owner(message.key)
             self._carry_out(self.begin(group, message.key, Waiter(connection), peer))
 
     def begin(self, group: HostGroup, key: bytes, waiter: Waiter, peer: object = None) -> list[Action]:
-        """Have a waiter load a value anew, or the key's owner; []: somebody is at it."""
+        """Have a waiter load a value anew, itself or by its ``PICKED`` peer, or the key's owner; []: one is at it."""
         assert group.arena is not None
         # Until then no stale hit asks again. A time, and not a mark, which the death of who loads would leave for ever.
         group.arena.put_off(key, int(self._liveness.lease_timeout * 1e9))
-        if (
-            (flight := self._flights.flight((group, key))) is not None
-            and flight.lease is not None
-            and not flight.waiters
-        ):
-            # The last one's time has passed, and nobody waits, so that nobody looks whether it lives. Its value is not
-            # waited for any more.
-            self._carry_out(self._flights.revoke(flight.lease.id))
+        for flight in (self._flights.flight((group, key)), self._flights.fetch((group, key))):
+            if flight is not None and flight.lease is not None and not flight.waiters:
+                # The last one's time has passed, and nobody waits, so that nobody looks whether it lives. Its value is
+                # not waited for any more.
+                self._carry_out(self._flights.revoke(flight.lease.id))
         actions = self._flights.begin((group, key), waiter, peer)
         if actions:
             self._control.count(group.id, Counter.REFRESHES)

@@ -42,6 +42,22 @@ class Stored(Struct, frozen=True):
     connection: Connection
     request_id: int
 
+    @property
+    def owners(self) -> int:
+        """Its version with the peer that has it; 0: it has none, or nobody says."""
+        said = self.message.said
+        return 0 if said is None else said.version or 0
+
+    @property
+    def version(self) -> int:
+        """What those who wait are told of it."""
+        return self.owners or self.lease.version
+
+    def life(self, group: HostGroup) -> Life | None:
+        """How long it lives here."""
+        message = self.message
+        return group.owned_life(message.said, absent=message.absent) if message.picked else group.life(message)
+
     def answer(self) -> None:
         """Say that all see it."""
         if self.request_id:
@@ -87,14 +103,16 @@ class Stores:
             message, lease = stored.message, stored.lease
             value = message.value
             assert isinstance(value, bytes)
-            life = group.life(message)
+            life = stored.life(group)
             if lease.flight.overtaken:
                 pass  # it is for those who asked before the change
-            elif message.picked:
-                group.promote(key, value, message.minute_qps, life, version=lease.version)
+            elif message.picked and not message.absent:
+                rate = None if message.said is None else message.said.minute_qps
+                group.promote(key, value, rate, life, version=lease.version, owners=stored.owners)
             else:
-                group.put(key, value, life, version=lease.version, absent=message.absent)
-            delivery = Delivery(value, version=lease.version, life=life, absent=message.absent)
+                copy = stored.owners if message.picked else None
+                group.put(key, value, life, version=lease.version, absent=message.absent, copy=copy)
+            delivery = Delivery(value, version=stored.version, life=life, absent=message.absent)
             self._carry_out(self._flights.value(lease.id, delivery))
             stored.answer()
 
@@ -109,14 +127,15 @@ class Stores:
         size = message.value
         assert isinstance(size, int)
         memfd.check(fd, size)
-        life = group.life(message)
-        if life is None or (message.picked and not group.admits(len(key) + size, message.minute_qps)):
-            if not message.picked and not lease.flight.overtaken:
+        life = stored.life(group)
+        rate = None if message.said is None else message.said.minute_qps
+        if life is None or (message.picked and not group.admits(len(key) + size, rate)):
+            if not lease.flight.overtaken:
                 group.drop(key)
-            self._carry_out(self._flights.value(lease.id, Delivery(size, fd, version=lease.version, life=life)))
+            self._carry_out(self._flights.value(lease.id, Delivery(size, fd, version=stored.version, life=life)))
             stored.answer()
             return
-        delivery = self.arriving[lease.id] = Delivery(size, os.dup(fd), version=lease.version, life=life)
+        delivery = self.arriving[lease.id] = Delivery(size, os.dup(fd), version=stored.version, life=life)
         task = asyncio.get_running_loop().create_task(self._copy(group, key, stored, delivery, life))
         self._copying.add(task)
         task.add_done_callback(self._copying.discard)
@@ -134,7 +153,7 @@ class Stores:
                 life,
                 lambda: not flight.overtaken,
                 version=lease.version,
-                hot=stored.message.picked,
+                owners=stored.owners if stored.message.picked else None,
             )
             if not kept and not flight.overtaken:
                 group.drop(key)

@@ -10,7 +10,6 @@ from mpgroupcache.keys import MAX_KEY_BYTES
 from mpgroupcache.limits import (
     MAX_NAME_BYTES,
     MAX_PEERS,
-    MAX_RATE,
     MAX_REPLICAS,
     MAX_SECONDS,
     MAX_TEXT,
@@ -42,7 +41,6 @@ Held: TypeAlias = Annotated[tuple[LeaseId, ...], Meta(max_length=MAX_HELD)]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_BYTES)]  # characters: no fewer than bytes
 Packed: TypeAlias = Annotated[bytes, Meta(min_length=1, max_length=MAX_CONTEXT)]
 Pid: TypeAlias = Annotated[int, Meta(ge=1, lt=1 << 31)]
-Rate: TypeAlias = Annotated[float, Meta(ge=0, le=MAX_RATE)]  # requests a minute
 Replicas: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_REPLICAS)]
 Role: TypeAlias = Literal["call", "service"]
 Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]

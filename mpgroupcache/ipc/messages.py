@@ -23,11 +23,12 @@ Messages (w: worker, c: coordinator; ``*``: one-way; ``?``: may be nil)::
     w>c    ASK_MANY  group, keys, held, copy, here,  as many ASKs: the first key's has the next id after this one's,
                      all                             and so on; all: leases for all keys that nobody loads, else for one
     w>c *  CANCEL                                    the caller of the ASK with this request id gave up
-    w>c *  STORE     lease, value, picked,           what a lease brought (product.py); value: its bytes, or as an
-                     minute_qps?, ttl? [s],          integer the size [B] of the memfd passed along
-                     stale? [s], absent
+    w>c *  STORE     lease, value, picked, said?,    what a lease brought (product.py); value: its bytes, or as an
+                     ttl? [s], stale? [s], absent    integer the size [B] of the memfd passed along; picked: by a peer
+                                                     that was picked; said: what that says of it
     w>c *  STORE_MANY  stores                        many of them: lease, value, ttl?, stale?, absent of each
-    w>c *  REFRESH   group, key                      a get had a stale value: somebody is to load it anew
+    w>c *  REFRESH   group, key, picked              a get had a stale value: somebody is to load it anew; picked: its
+                                                     worker has picked a peer for it
     w>c    CHANGE    group, what, keys, values,      what: "remove", "set", "add", "touch", "incr" its keys, or "clear";
                      ttl? [s], stale? [s], version?, values: of "set" and "add", one for each key, and only one where it
                      amount, initial?,               comes in a memfd; version: only where it is that one's; amount,
@@ -60,9 +61,10 @@ Messages (w: worker, c: coordinator; ``*``: one-way; ``?``: may be nil)::
                                                      there was nothing to change, and there is no other worker
     c>w    FAILED    code, type_name, message        answers any request
     c>w    PEERS_SET                                 answers SET_PEERS
-    c>w *  LOAD      lease, group, key, ctx          on a service connection: load for a peer's request, or in the place
+    c>w *  LOAD      lease, group, key, ctx, picks   on a service connection: load for a peer's request, or in the place
                                                      of a stale value; the lease is ended on the call connection; ctx:
-                                                     what contexts.py makes
+                                                     what contexts.py makes; picks: as a get, by a peer that the
+                                                     group picks, if it picks one
     both   PING                                      are you alive?
     both   PONG                                      answers PING
 
@@ -105,7 +107,6 @@ from mpgroupcache.ipc.fields import (
     Number,
     Packed,
     Pid,
-    Rate,
     Replicas,
     Role,
     Seconds,
@@ -120,6 +121,7 @@ from mpgroupcache.ipc.fields import (
     What,
 )
 from mpgroupcache.limits import MAX_TEXT, MAX_TYPE_NAME
+from mpgroupcache.product import Said
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -248,7 +250,7 @@ class Store(Message, frozen=True):
     lease: LeaseId
     value: Carried
     picked: bool
-    minute_qps: Rate | None
+    said: Said | None
     ttl: Lifetime
     stale: Lifetime
     absent: bool
@@ -269,6 +271,7 @@ class StoreMany(Message, frozen=True):
 class Refresh(Message, frozen=True):
     group: Id
     key: Key
+    picked: bool
 
 
 class Change(Message, frozen=True):
@@ -401,6 +404,7 @@ class Load(Message, frozen=True):
     group: Name
     key: Key
     ctx: Packed
+    picks: bool
 
 
 class Ping(Message, frozen=True):

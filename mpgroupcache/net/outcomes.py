@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Container
-from typing import Final, NamedTuple, TypeAlias
+from typing import ClassVar, Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
@@ -33,6 +33,12 @@ class Absent(Struct, frozen=True):
 
     text: str
     dead: float | None  # s for which that may be kept; None: for ever
+    says_ages: ClassVar[bool] = True
+
+    @property
+    def fresh(self) -> float | None:
+        """It is never stale."""
+        return self.dead
 
 
 class OwnerError(Struct, frozen=True):

@@ -58,7 +58,7 @@ class DeclaredGroup(GroupCore):
         self.ages = ages
         self.stale_if_error = ages.stale_if_error
         self._asked: dict[int | None, float] = {}  # by version: when this process asked for a refresh
-        self._loops: dict[bytes, weakref.ref[asyncio.AbstractEventLoop]] = {}  # by key: of an async getter, where
+        self._loops: dict[bytes, weakref.ref[asyncio.AbstractEventLoop]] = {}  # by key: of what is async, where
         self.cache_bytes = cache_bytes
         self.budget: int | None = None  # in force on the host, in bytes; None: not known here
         self._load_timeout = load_timeout
@@ -110,15 +110,15 @@ class DeclaredGroup(GroupCore):
         link = self.ready_link()
         if link is None or self.getter is None or not self._may_ask(version):
             return
-        raw = encode_key(key)
-        if self.getter.is_async:
+        peer = self.pick(raw := encode_key(key))
+        if (peer or self.getter).is_async:
             self._loops.pop(raw, None)  # that of one who asked in vain: it may not run any more
             if (loop := _running_loop()) is not None:
                 self._loops[raw] = weakref.ref(loop)
-        link.refresh(self._name, raw)
+        link.refresh(self._name, raw, peer is not None)
 
     def take_loop(self, key: bytes) -> asyncio.AbstractEventLoop | None:
-        """The loop on which a stale value was met that is now to be loaded: an async getter's clients belong to it."""
+        """The loop on which a stale value was met that is now to be loaded: clients of what is async belong to it."""
         loop = self._loops.pop(key, None)
         return None if loop is None else loop()
 

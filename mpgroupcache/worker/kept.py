@@ -18,7 +18,8 @@ MOST: Final = 16 << 20  # bytes of each group, however large it is
 
 class _Entry(Struct, frozen=True, gc=False):
     value: bytes
-    until: float  # of ``time.monotonic()``
+    until: float  # of ``time.monotonic()``, as is ...
+    fresh_until: float  # ... until when it is fresh
     changes: int  # of the group, before it was loaded: of no use to whoever has seen another
 
 
@@ -32,12 +33,12 @@ class Kept:
         self._bytes = 0  # too many, where a signal's handler raised: then less is kept, until nothing is left
         self._lock = threading.Lock()
 
-    def find(self, key: bytes, changes: int) -> bytes | None:
-        """The value, if it may still be used."""
-        entry = self._entries.get(key)
-        if entry is None or entry.changes != changes or entry.until <= time.monotonic():
+    def find(self, key: bytes, changes: int) -> tuple[bytes, float] | None:
+        """The value, and for how many seconds it is fresh, if it may still be used."""
+        entry, now = self._entries.get(key), time.monotonic()
+        if entry is None or entry.changes != changes or entry.until <= now:
             return None
-        return entry.value
+        return entry.value, entry.fresh_until - now
 
     def keep(self, key: bytes, value: bytes, changes: int, fresh: float) -> None:
         """Keep a value, which is fresh for so many seconds; the oldest make room for it."""
@@ -47,11 +48,11 @@ class Kept:
         if not lock.acquire(blocking=False):
             return
         try:
-            self._keep(key, value, changes, min(fresh, self._seconds))
+            self._keep(key, value, changes, fresh)
         finally:
             lock.release()
 
-    def _keep(self, key: bytes, value: bytes, changes: int, seconds: float) -> None:
+    def _keep(self, key: bytes, value: bytes, changes: int, fresh: float) -> None:
         size = len(key) + len(value)
         self._drop(key)
         if size > self._most:
@@ -65,7 +66,7 @@ class Kept:
         if not self._entries:
             self._bytes = 0
         self._bytes += size
-        self._entries[key] = _Entry(value, now + seconds, changes)
+        self._entries[key] = _Entry(value, now + min(fresh, self._seconds), now + fresh, changes)
 
     def _drop(self, key: bytes) -> None:
         if (entry := self._entries.pop(key, None)) is not None:

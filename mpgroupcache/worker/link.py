@@ -264,9 +264,9 @@ class Link:
         """End a seat's lease with what was loaded, and hear when all see it. Raises ``OSError``: out of descriptors."""
         return self.channel.ask(hold, *_store(seat.lease, product))
 
-    def refresh(self, group: str, key: bytes) -> None:
-        """A stale value was met."""
-        self.channel.post(encode(Refresh(self._declared[group].group, key)))
+    def refresh(self, group: str, key: bytes, picked: bool) -> None:
+        """A stale value was met; ``picked``: of a peer that this process has picked."""
+        self.channel.post(encode(Refresh(self._declared[group].group, key, picked)))
 
     def change(self, hold: Hold, group: str, asked: Asked, deadline: int) -> Request:
         """Ask for a change, which is answered by CHANGED. Raises ``OSError``: out of descriptors or memory.
@@ -324,8 +324,8 @@ def _store(lease: int, product: Product) -> tuple[Message, Descriptor | None]:
     if len(product.value) > INLINE_BYTES:
         descriptor = sealed(product.value)
         value = len(product.value)
-    picked, rate = product.picked, product.minute_qps
-    return Store(lease, value, picked, rate, product.ttl, product.stale, product.absent), descriptor
+    picked, said = product.picked, product.said
+    return Store(lease, value, picked, said, product.ttl, product.stale, product.absent), descriptor
 
 
 def _expect(kind: type[M], message: Message) -> M:

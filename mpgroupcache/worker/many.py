@@ -14,12 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, TypeAlias, cast
 
-from mpgroupcache.ages import FOREVER, fresh_for
 from mpgroupcache.counters import Counter
 from mpgroupcache.errors import DeadlineExceeded, NotFound, describe_error
 from mpgroupcache.ipc.messages import FREE, Failed, FailureCode, Lease, Origin
-from mpgroupcache.limits import MAX_ABSENT_TEXT
-from mpgroupcache.product import Product
+from mpgroupcache.product import Product, absence
 from mpgroupcache.shm._hold import Hold, Seat
 from mpgroupcache.shm._view import ByteView
 from mpgroupcache.worker.asked import BATCH_BYTES
@@ -32,6 +30,7 @@ from mpgroupcache.worker.miss import (
     LocalProcess,
     attached,
     changes_of,
+    given_of,
     kept_for,
     load,
     look,
@@ -248,16 +247,14 @@ def load_many(
         for (key, seat, request, version), result in zip(loads, results, strict=True):
             if isinstance(result, Product):
                 good += 1
-                fresh = fresh_for(group.ages, result)
-                given = Given(result.value, Origin.FLIGHT, version, None if fresh == FOREVER else fresh)
+                given = given_of(group, result, version)
                 made.append((request, seat, result))
                 settled.append((seat, given))
                 outcomes[key] = view_of(given)
             elif isinstance(result, NotFound):
                 good += 1
                 text = str(result)
-                absence = Product(text.encode(errors="backslashreplace")[:MAX_ABSENT_TEXT], absent=True)
-                made.append((request, seat, absence))
+                made.append((request, seat, absence(text)))
                 settled.append((seat, Broken(FailureCode.NOT_FOUND, "", text, None)))
                 outcomes[key] = result
             elif (kept := kept_for(group, key, result)) is not None:

@@ -20,7 +20,7 @@ from typing import Any, Protocol, cast
 
 from msgspec import Struct
 
-from mpgroupcache.ages import FOREVER, Ages, fresh_for
+from mpgroupcache.ages import FOREVER, Ages, fresh_here
 from mpgroupcache.counters import Counter
 from mpgroupcache.errors import (
     CoordinatorError,
@@ -32,8 +32,7 @@ from mpgroupcache.errors import (
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.contexts import unpack_context
 from mpgroupcache.ipc.messages import Changed, Failed, FailureCode, Hit, Lease, Load, Origin, Value
-from mpgroupcache.limits import MAX_ABSENT_TEXT
-from mpgroupcache.product import Product
+from mpgroupcache.product import Product, absence
 from mpgroupcache.shm._hold import Flights, Hold, Seat
 from mpgroupcache.shm._reader import Mapping
 from mpgroupcache.shm._view import ByteView, loaded_view
@@ -197,7 +196,7 @@ def up_to_load(
                 return view
             if link is None and (kept := process.alone.find(group.name, key, group.changes)) is not None:
                 group.count(Counter.MAIN_HITS)
-                return ByteView(kept)
+                return kept
         port: Port = link or process.alone
         copy = not group.readable
         while True:
@@ -244,7 +243,7 @@ def look(hold: Hold, process: LocalProcess, group: LocalGroup, key: bytes) -> St
             return view
         if link is None:
             if (kept := process.alone.find(group.name, key, group.changes)) is not None:
-                return ByteView(kept)
+                return kept
         elif not group.readable:  # else it was seen that there is none
             try:
                 request = link.ask(hold, group.name, None, key, True, True, "look")
@@ -317,11 +316,10 @@ def load(
         except NotFound as error:  # an answer, and every waiter's
             group.count(Counter.LOCAL_LOADS)
             text = str(error)
-            absence = Product(text.encode(errors="backslashreplace")[:MAX_ABSENT_TEXT], absent=True)
             if waits and isinstance(port, Link):
-                yield from _store(hold, port, seat, request, absence)
+                yield from _store(hold, port, seat, request, absence(text))
             else:
-                port.end(request, seat, absence)
+                port.end(request, seat, absence(text))
             seat.settle(Broken(FailureCode.NOT_FOUND, "", text, None))
             raise
         except Exception as error:  # the key's own failure, and every waiter's
@@ -338,8 +336,11 @@ def load(
             yield from _store(hold, port, seat, request, product)
         else:
             port.end(request, seat, product)
-        fresh = fresh_for(group.ages, product)
-        given = Given(product.value, Origin.FLIGHT, version, None if fresh == FOREVER else fresh)
+        if product.absent:  # so its peer says
+            broken = Broken(FailureCode.NOT_FOUND, "", product.value.decode(errors="replace"), None)
+            seat.settle(broken)
+            raise broken.exception()
+        given = given_of(group, product, version)
         seat.settle(given)
         if port.channel is not None and port.channel.waiting:
             yield Flush(port.channel)
@@ -347,6 +348,14 @@ def load(
     except BaseException:  # of the loader or a signal's handler, it says nothing about the key: the next one loads
         port.end(request, seat, None)
         raise
+
+
+def given_of(group: LocalGroup, product: Product, version: int | None) -> Given:
+    """What a load brought, whose lease has the version."""
+    fresh = fresh_here(group.ages, product)
+    if product.said is not None and version is not None:
+        version = product.said.version or version
+    return Given(product.value, Origin.FLIGHT, version, None if fresh == FOREVER else fresh)
 
 
 def kept_for(group: LocalGroup, key: bytes, error: Exception) -> ByteView | None:
@@ -376,12 +385,16 @@ def _store(hold: Hold, link: Link, seat: Seat, request: Request | None, product:
 def load_for_peer(
     hold: Hold, flights: Flights, group: LocalGroup, link: Link, message: Load, request: Request
 ) -> Steps[ByteView]:
-    """Do a load that the coordinator has handed to this process, and that ``hold`` owes. Nobody joins it here."""
+    """Do a load that the coordinator has handed to this process, and that ``hold`` owes. Nobody joins it here.
+
+    That of a peer's request asks no other peer; in the place of a stale value it is what a get would do.
+    """
     seat = hold.board(flights, (group.name, message.key, message.lease), group.changes, ())
     seat.lease = message.lease
     assert group.getter is not None
     ctx = unpack_context(message.ctx)
-    return (yield from load(hold, group, link, seat, request, message.key, ctx, None, group.getter, None))
+    peer = group.pick(message.key) if message.picks else None
+    return (yield from load(hold, group, link, seat, request, message.key, ctx, peer, group.getter, None))
 
 
 # ---- Answers

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from mpgroupcache.ages import fresh_for
+from mpgroupcache.ages import FOREVER, fresh_here
 from mpgroupcache.errors import LoadCycleError, describe_cycle
 from mpgroupcache.product import Product
 from mpgroupcache.shm._hold import Hold, Seat
+from mpgroupcache.shm._view import ByteView, loaded_view
 from mpgroupcache.worker import config
 from mpgroupcache.worker.kept import MOST, SHARE, Kept
 from mpgroupcache.worker.nesting import find_circle
@@ -60,10 +61,12 @@ class Alone:
         self._groups = groups
         self._kept: dict[str, Kept] = {}
 
-    def find(self, group: str, key: bytes, changes: int) -> bytes | None:
+    def find(self, group: str, key: bytes, changes: int) -> ByteView | None:
         """What is kept of a key, if it is of this count of changes."""
-        kept = self._kept.get(group)
-        return None if kept is None else kept.find(key, changes)
+        if (kept := self._kept.get(group)) is None or (found := kept.find(key, changes)) is None:
+            return None
+        value, fresh = found
+        return loaded_view(value, None, None if fresh == FOREVER else fresh)
 
     def clear(self) -> None:
         """There is a coordinator: nothing is kept here any more."""
@@ -85,7 +88,7 @@ class Alone:
         if not isinstance(result, Product) or result.absent or seat.flight.changes < 0:
             return
         name, key, *_ = seat.flight.key
-        if (fresh := fresh_for(self._groups[name].ages, result)) == 0:
+        if (fresh := fresh_here(self._groups[name].ages, result)) <= 0:
             return
         if (kept := self._kept.get(name)) is None:
             most = min(self._groups[name].cache_bytes // SHARE, MOST)

@@ -37,7 +37,7 @@ def test_it_is_no_news_of_nothing_where_a_value_has_just_come(
     with contextlib.closing(HandWorker(start_coordinator().socket)) as worker:
         group = worker.declare()
         change = Change(group, what, (b"k",) if what == "remove" else (), (), None, None, None, 0, None, FOREVER_NS)
-        store = Store(worker.lease(group, b"k"), b"v", False, 0.0, None, None, False)
+        store = Store(worker.lease(group, b"k"), b"v", False, None, None, None, False)
         worker.send_together(store, change)
         assert worker.receive() == Changed(int(what == "remove"), (), (), False)
         assert worker.ask(change) == Changed(0, (), (), True)

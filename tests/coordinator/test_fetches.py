@@ -43,13 +43,14 @@ class Arena:
 
 class FakeGroup:
     ages = msgspec.structs.replace(AGELESS, negative_ttl=5.0)
-    life, copy_life = HostGroup.life, HostGroup.copy_life
+    life, copy_life, owned_life = HostGroup.life, HostGroup.copy_life, HostGroup.owned_life
     arena: Arena | None = None
 
     def __init__(self, name: str, number: int) -> None:
         self.name, self.id = name, number
         self.promoted: list[tuple[bytes, bytes, int, int]] = []
         self.absent: list[tuple[bytes, bytes]] = []
+        self.lives: list[Life | None] = []  # of what is absent; None: what was there goes
 
     def new_version(self) -> int:
         return 7
@@ -63,6 +64,7 @@ class FakeGroup:
         assert absent
         assert copy == 0
         self.absent.append((key, value))
+        self.lives.append(life)
 
 
 class FakePeer:
@@ -186,3 +188,17 @@ def begun_alone(table: FlightTable, group: FakeGroup, peer: FakePeer) -> Fetch:
     [action] = table.begin((cast("HostGroup", group), b"k"), Waiter(object()), peer)
     assert isinstance(action, Fetch)
     return action
+
+
+@pytest.mark.parametrize("negative_ttl", [0.0, 60.0])
+def test_absence_takes_the_place_of_what_was_there(negative_ttl: float) -> None:
+    """Also where nobody notes it: a stale copy would be returned on and on."""
+    fetches = fetches_of(table := FlightTable(), FakeControl(), [])
+    group, peer = FakeGroup("one", 1), FakePeer("http://a")
+    group.ages = msgspec.structs.replace(AGELESS, negative_ttl=negative_ttl)
+    [action] = table.ask((cast("HostGroup", group), b"k"), Waiter(object()), peer)
+    assert isinstance(action, Fetch)
+    fetches.begin_many([action])
+    peer.asked[0][2](b"k", Absent("none", 7.0))
+    assert group.absent == [(b"k", b"none")]
+    assert group.lives == [Life(7_000_000_000, 7_000_000_000) if negative_ttl else None]

@@ -63,7 +63,7 @@ def test_a_large_value_that_a_change_overtakes_while_it_is_copied_is_not_publish
         [grant] = flights.ask(named, Waiter(object()))
         assert isinstance(grant, Grant)
         fd = sealed(VALUE)
-        message = Store(grant.lease.id, len(VALUE), False, 0.0, None, None, False)
+        message = Store(grant.lease.id, len(VALUE), False, None, None, None, False)
         stores.add_large(Stored(grant.lease, message, cast("Connection", None), 0), fd.fileno())
         await asyncio.sleep(0)
         assert stores.copying

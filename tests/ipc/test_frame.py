@@ -17,7 +17,8 @@ from mpgroupcache.errors import CoordinatorError, LoadCycleError, LoadError, Pro
 from mpgroupcache.ipc import fields, frame, messages
 from mpgroupcache.ipc.contexts import NO_CONTEXT
 from mpgroupcache.keys import MAX_KEY_BYTES
-from mpgroupcache.limits import MAX_PEERS
+from mpgroupcache.limits import MAX_PEERS, MAX_RATE, MAX_SECONDS
+from mpgroupcache.product import Said
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -114,10 +115,10 @@ GOLDEN: list[tuple[messages.Message, int, bytes, bytes]] = [
         b"\x97\x07\xc4\x01v\xc3\xc0\xc0\xc0\xc2",
     ),
     (
-        messages.Store(7, 65537, True, 1.5, None, None, False),
+        messages.Store(7, 65537, True, Said(1.5, 9, True, None, 0.0), None, None, False),
         0,
-        b"mg\2\x05\0\0\0\0\0\0\0\x14",
-        b"\x97\x07\xce\x00\x01\x00\x01\xc3" + HALF + b"\xc0\xc0\xc2",
+        b"mg\2\x05\0\0\0\0\0\0\0\x21",
+        b"\x97\x07\xce\x00\x01\x00\x01\xc3\x95" + HALF + b"\x09\xc3\xc0" + ZERO + b"\xc0\xc0\xc2",
     ),
     (
         messages.Store(7, b"", False, None, math.inf, 0.0, True),
@@ -131,7 +132,7 @@ GOLDEN: list[tuple[messages.Message, int, bytes, bytes]] = [
         b"mg\2\x0e\0\0\0\0\0\0\0\x21",
         b"\x91\x92\x95\x07\xc4\x01v\xc0\xc0\xc2\x95\x08\xc4\x00" + HALF + ZERO + b"\xc3",
     ),
-    (messages.Refresh(3, b"k"), 0, b"mg\2\x0b\0\0\0\0\0\0\0\5", b"\x92\x03\xc4\x01k"),
+    (messages.Refresh(3, b"k", True), 0, b"mg\2\x0b\0\0\0\0\0\0\0\6", b"\x93\x03\xc4\x01k\xc3"),
     (
         change("remove", b"k", b"l"),
         4,
@@ -247,10 +248,10 @@ GOLDEN: list[tuple[messages.Message, int, bytes, bytes]] = [
     ),
     (messages.Failed(messages.FailureCode.REFUSED, "", "m"), 4, b"mg\2\x16\0\0\0\4\0\0\0\5", b"\x93\x03\xa0\xa1m"),
     (
-        messages.Load(7, "g", b"k", NO_CONTEXT),
+        messages.Load(7, "g", b"k", NO_CONTEXT, True),
         0,
-        b"mg\2\x17\0\0\0\0\0\0\0\x0a",
-        b"\x94\x07\xa1g\xc4\x01k\xc4\x01\xc0",
+        b"mg\2\x17\0\0\0\0\0\0\0\x0b",
+        b"\x95\x07\xa1g\xc4\x01k\xc4\x01\xc0\xc3",
     ),
     (messages.Ping(), 5, b"mg\2\x21\0\0\0\5\0\0\0\1", b"\x90"),
     (messages.Pong(), 5, b"mg\2\x22\0\0\0\5\0\0\0\1", b"\x90"),
@@ -507,7 +508,11 @@ WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
         ("here", [0, 1, None]),
         ("all", [0, 1, None]),
     ],
-    messages.MessageType.REFRESH: [("group", [-1, None]), ("key", ["k", None, bytes(MAX_KEY_BYTES + 1)])],
+    messages.MessageType.REFRESH: [
+        ("group", [-1, None]),
+        ("key", ["k", None, bytes(MAX_KEY_BYTES + 1)]),
+        ("picked", [0, 1, None]),
+    ],
     messages.MessageType.CHANGE: [
         ("group", [-1, None, b"g"]),
         ("what", ["get", "", b"set", 0, None]),
@@ -535,7 +540,20 @@ WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
         ("lease", [0, None, (1 << 64) - 1]),
         ("value", ["v", False, None, fields.INLINE_BYTES, bytes(fields.INLINE_BYTES + 1)]),
         ("picked", [0, 1, None]),
-        ("minute_qps", [-1.0, 2e12, math.nan, math.inf, True]),
+        (
+            "said",
+            [
+                1.5,
+                (),
+                (1.5,),
+                *((rate, None, False, None, None) for rate in (-1.0, 2e12, math.nan, math.inf, True)),
+                *((None, version, False, None, None) for version in (0, 1 << 63, 1.5)),
+                *((None, None, says, None, None) for says in (0, None)),
+                *((None, None, True, fresh, None) for fresh in (2e9, -2e9, math.nan, math.inf, True)),
+                *((None, None, True, None, dead) for dead in (-1.0, 2e9, math.nan, math.inf, True)),
+                (None, None, True, None, None, None),
+            ],
+        ),
         ("ttl", NO_SECONDS),
         ("stale", NO_SECONDS),
         ("absent", [0, 1, None]),
@@ -620,6 +638,7 @@ WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
         ("group", ["", b"g"]),
         ("key", ["k", None]),
         ("ctx", ["", b"", None, bytes(fields.MAX_CONTEXT + 1)]),
+        ("picks", [0, 1, None]),
     ],
     messages.MessageType.FAILED: [
         ("code", [0, 10, None, "1", True, 1.5]),
@@ -734,6 +753,14 @@ numbers = st.integers(-(1 << 63), (1 << 63) - 1)
 versioned = st.none() | ids
 many_keys = st.lists(keys, max_size=3).map(tuple)
 codes = st.sampled_from(messages.FailureCode)
+said = st.builds(
+    Said,
+    st.none() | st.floats(0, MAX_RATE),
+    versioned,
+    st.booleans(),
+    st.none() | st.floats(-MAX_SECONDS, MAX_SECONDS),
+    st.none() | st.floats(0, MAX_SECONDS),
+)
 ages = st.builds(Ages, *[st.floats(0)] * 5, st.floats(0, 1, exclude_max=True))
 
 
@@ -799,13 +826,13 @@ any_message: st.SearchStrategy[messages.Message] = st.one_of(
         ids,
         values,
         st.booleans(),
-        st.none() | st.floats(0, 1e12),
+        st.none() | said,
         lifetimes,
         lifetimes,
         st.booleans(),
     ),
     st.builds(messages.StoreMany, tuples_of(ids, inline, lifetimes, lifetimes, st.booleans())),
-    st.builds(messages.Refresh, sizes, keys),
+    st.builds(messages.Refresh, sizes, keys, st.booleans()),
     changes(),
     st.builds(messages.Served, sizes),
     st.builds(messages.Waiting, st.lists(st.tuples(ids, sizes), max_size=3).map(tuple)),
@@ -822,7 +849,7 @@ any_message: st.SearchStrategy[messages.Message] = st.one_of(
         tuples_of(sizes, codes, texts, texts),
     ),
     st.builds(messages.Changed, numbers, tuples_of(sizes, codes, texts), tuples_of(names, texts), st.booleans()),
-    st.builds(messages.Load, ids, names, keys, st.binary(min_size=1, max_size=300)),
+    st.builds(messages.Load, ids, names, keys, st.binary(min_size=1, max_size=300), st.booleans()),
     st.builds(
         messages.SetPeers,
         names,

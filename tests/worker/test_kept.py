@@ -33,14 +33,14 @@ def test_for_so_long(clock: Clock) -> None:
     store = Kept(100, 5.0)
     store.keep(b"k", b"value", 0, FOREVER)
     clock.now += 4.9
-    assert store.find(b"k", 0) == b"value"
+    assert store.find(b"k", 0) == (b"value", FOREVER)
     clock.now += 0.1
     assert store.find(b"k", 0) is None
     store.keep(b"k", b"again", 0, FOREVER)
-    assert store.find(b"k", 0) == b"again"
+    assert store.find(b"k", 0) == (b"again", FOREVER)
     store.keep(b"k", b"short", 0, 0.5)  # its own ttl, which is less
     clock.now += 0.4
-    assert store.find(b"k", 0) == b"short"
+    assert store.find(b"k", 0) == (b"short", pytest.approx(0.1))
     clock.now += 0.1
     assert store.find(b"k", 0) is None
 
@@ -67,7 +67,7 @@ def test_within_its_bytes_the_oldest_goes_first(clock: Clock) -> None:
 def test_not_across_a_change() -> None:
     store = Kept(100, 5.0)
     store.keep(b"k", b"value", 1, FOREVER)
-    assert store.find(b"k", 1) == b"value"
+    assert store.find(b"k", 1) is not None
     assert store.find(b"k", 2) is None
 
 
@@ -95,6 +95,17 @@ def test_without_a_coordinator_a_process_loads_once(alone: Callable[..., None]) 
         assert group.get("l", mpgroupcache.StringSink()) is None
     assert loads == ["k", "l"]
     assert (group.stats.gets, group.stats.cache_hits, group.stats.local_loads) == (6, 4, 2)
+
+
+def test_what_is_kept_says_for_how_long_it_is_fresh(alone: Callable[..., None]) -> None:
+    alone(keep_alone=60.0)
+    for name, ages in (("aged", {"ttl": 1000.0}), ("ageless", {})):
+        group = mpgroupcache.new_group(name, "1MiB", (loads := Loads()), **ages)
+        for _ in range(2):
+            view = group.get("k")
+            assert view.version is None
+            assert view.ttl is None if name == "ageless" else 900 < view.ttl <= 1001  # type: ignore[operator]
+        assert loads == ["k"]
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 64 * 5])

@@ -47,7 +47,7 @@ from mpgroupcache.ipc.messages import (
     Waiting,
     Welcome,
 )
-from mpgroupcache.product import Product
+from mpgroupcache.product import Product, Said
 from mpgroupcache.shm._hold import Flights, Hold
 from mpgroupcache.shm._reader import LAYOUT_VERSION, Reader
 from mpgroupcache.worker import link as link_module
@@ -447,10 +447,11 @@ def test_who_joins_a_flight_that_waits_for_him_is_told(linked: Linked) -> None:
 
 
 SEAT: Any = SimpleNamespace(lease=9)
+SAID = Said(2.5, 7, True, -1.0, 60.0)
 LARGE = bytes(INLINE_BYTES + 1)
 ENDS: dict[str, tuple[Any, Any]] = {
     "a value": (Product(b"v"), Store(9, b"v", False, None, None, None, False)),
-    "a peer's value": (Product(b"v", True, 2.5), Store(9, b"v", True, 2.5, None, None, False)),
+    "a peer's value": (Product(b"v", True, SAID), Store(9, b"v", True, SAID, None, None, False)),
     "the largest in a frame": (Product(LARGE[1:]), Store(9, LARGE[1:], False, None, None, None, False)),
     "a value in a memfd": (Product(LARGE), Store(9, len(LARGE), False, None, None, None, False)),
     "an error": (ValueError("boom"), Fail(9, "ValueError", "boom")),
@@ -491,7 +492,7 @@ def test_a_value_without_a_memfd_is_another_ones_to_load(linked: Linked, monkeyp
 def test_pings_are_answered_and_loads_handed_on(linked: Linked) -> None:
     linked.service.send(Welcome(HIGHEST_VERSION, "i", "c", 1, OTHER_LAYOUT, ()), 1)
     linked.ping(17)
-    load = Load(3, "group", b"k", b"\xc0")
+    load = Load(3, "group", b"k", b"\xc0", False)
     linked.service.send(load)
     linked.ping(18)
     assert linked.loads == [(linked.link, load)]
@@ -571,7 +572,7 @@ def test_a_link_may_be_closed_by_what_it_tells(coordinator: Coordinator) -> None
 
     linked = Linked(coordinator)
     linked.link._service._on_load = lambda load: close(linked.link, load)  # type: ignore[union-attr]
-    linked.service.send(Load(3, "group", b"k", b"\xc0"))
+    linked.service.send(Load(3, "group", b"k", b"\xc0", False))
     assert closed.wait(LIVENESS_TIMEOUT / 2)
 
 

@@ -17,7 +17,7 @@ from mpgroupcache.errors import CoordinatorUnavailable, LoadCycleError, LoadErro
 from mpgroupcache.ipc import memfd
 from mpgroupcache.ipc.contexts import pack_context
 from mpgroupcache.ipc.messages import Failed, FailureCode, Hit, Lease, Load, Message, Origin, Pong, Value
-from mpgroupcache.product import Product
+from mpgroupcache.product import Product, Said
 from mpgroupcache.shm._exchange import Descriptor, sealed
 from mpgroupcache.shm._hold import Flights, Hold, Seat
 from mpgroupcache.shm._view import ByteView
@@ -599,7 +599,7 @@ def test_a_peers_value_is_not_loaded(process: Process, group: Group) -> None:
     peer = Maker()
     loading = Loading(process, group, peer)
     assert loading.steps.send(None) == Make(cast(Any, peer), "ctx", KEY)
-    product = Product(b"value", True, 2.0)
+    product = Product(b"value", True, Said(2.0, None, False, None, None))
     assert result_of(loading.steps, product) == b"value"
     assert loading.port.ended == [(loading.request, 7, product)]
     assert group.counted == [Counter.PEER_LOADS]
@@ -647,7 +647,7 @@ def test_a_loader_that_is_left_gives_the_lease_back(process: Process, group: Gro
 
 def test_a_load_for_a_peer(process: Process, group: Group) -> None:
     hold, request = Hold(), Request()
-    message = Load(7, "group", KEY, pack_context({"user": "ann"}))
+    message = Load(7, "group", KEY, pack_context({"user": "ann"}), False)
     link = group.port
     steps = miss.load_for_peer(hold, process.flights, cast(Any, group), link, message, cast(Any, request))
     assert next(steps) == Make(group.getter, {"user": "ann"}, KEY)
