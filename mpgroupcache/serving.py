@@ -10,18 +10,19 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
-from mpgroupcache.errors import DeadlineExceeded, LoadError, describe_error
+from mpgroupcache.errors import DeadlineExceeded, LoadError, NotFound, describe_error
 from mpgroupcache.group import Group
 from mpgroupcache.net import peerwire
+from mpgroupcache.net.ages import age_headers
 from mpgroupcache.net.hooks import Context, PeerRequest
 from mpgroupcache.registry import get_group
-from mpgroupcache.shm._view import ByteView
+from mpgroupcache.shm._view import ByteView, dead_in
 
 _TIMEOUT: Final = peerwire.TIMEOUT.decode().lower()
-# Without the rates, which the coordinator alone knows.
+# Without the rates, which the coordinator alone knows, and without many keys at once.
 _ABILITIES: Final = (
     peerwire.ABILITIES,
-    peerwire.encode_abilities((peerwire.Ability.LOAD_ERROR, peerwire.Ability.TIMEOUT)),
+    peerwire.encode_abilities(set(peerwire.Ability) - {peerwire.Ability.BATCH, peerwire.Ability.RATE}),
 )
 
 
@@ -48,7 +49,7 @@ def _read(
             raise peerwire.RequestError(text, peerwire.error_response(501, text))
         raw = peerwire.escape_path(path)
     name, key = peerwire.locate(base_path, raw)
-    if (group := get_group(name)) is None:
+    if (group := get_group(name)) is None or group.getter is None:  # without one it is this host's own
         raise peerwire.RequestError(f"no such group: {name}", peerwire.no_such_group(name.encode()))
     header = headers.get(_TIMEOUT)
     timeout = None if header is None else peerwire.decode_timeout(header.encode("latin-1", "replace"))
@@ -61,11 +62,13 @@ def _read(
     return _Asked(group, key, ctx, timeout)
 
 
-def _explain(error: Exception) -> peerwire.ErrorResponse:
+def _explain(error: Exception, asked: _Asked | None) -> peerwire.ErrorResponse:
     """Return what an error is answered with."""
     match error:
         case peerwire.RequestError():
             return error.response
+        case NotFound() if asked is not None:
+            return peerwire.no_such_value(str(error), asked.group.absent_for(asked.key))
         case DeadlineExceeded():
             return peerwire.error_response(504, f"deadline exceeded: {error}")
         case LoadError():
@@ -79,7 +82,12 @@ class _Body:
 
     def __init__(self, view: ByteView) -> None:
         before, behind = peerwire.response_head(len(view))
-        self.length = len(before) + len(view) + len(behind)
+        self.headers = [
+            (b"Content-Type", peerwire.CONTENT_TYPE),
+            _ABILITIES,
+            *age_headers(view.ttl, dead_in(view), view.version),
+            (b"Content-Length", b"%d" % (len(before) + len(view) + len(behind))),
+        ]
         self._before = before
         self._chunks = view.chunks()
         view.release()
@@ -90,10 +98,6 @@ class _Body:
 
     def close(self) -> None:
         self._chunks.close()
-
-
-def _value_headers(length: int) -> list[tuple[bytes, bytes]]:
-    return [(b"Content-Type", peerwire.CONTENT_TYPE), _ABILITIES, (b"Content-Length", b"%d" % length)]
 
 
 def _error_headers(response: peerwire.ErrorResponse) -> list[tuple[bytes, bytes]]:
@@ -110,6 +114,7 @@ def wsgi(
         texts = [(name.decode(), value.decode("latin-1")) for name, value in headers]
         start_response(f"{status} {HTTPStatus(status).phrase}", texts)
 
+    asked = None
     try:
         _check_method(environ["REQUEST_METHOD"])
         raw = environ.get("RAW_URI") or environ.get("REQUEST_URI")
@@ -118,10 +123,10 @@ def wsgi(
         asked = _read(base_path, context, raw and raw.encode("latin-1"), path, headers, environ.get("REMOTE_ADDR", ""))
         body = _Body(asked.group.serve(asked.key, asked.ctx, asked.timeout))
     except Exception as error:
-        response = _explain(error)
+        response = _explain(error, asked)
         start(response.status, _error_headers(response))
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [response.body]
-    start(200, _value_headers(body.length))
+    start(200, body.headers)
     if environ["REQUEST_METHOD"] == "HEAD":
         body.close()
         return []
@@ -146,6 +151,7 @@ async def asgi(
                 await send({"type": "http.response.body", "body": part, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
+    asked = None
     try:
         _check_method(scope["method"])
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
@@ -153,10 +159,10 @@ async def asgi(
         asked = _read(base_path, context, scope.get("raw_path"), scope["path"].encode(), headers, remote)
         body = _Body(await asked.group.serve_async(asked.key, asked.ctx, asked.timeout))
     except Exception as error:
-        response = _explain(error)
+        response = _explain(error, asked)
         await answer(response.status, _error_headers(response), [response.body])
         return
     try:
-        await answer(200, _value_headers(body.length), body)
+        await answer(200, body.headers, body)
     finally:
         body.close()

@@ -41,16 +41,21 @@ class Ages(NamedTuple):
 _AGELESS: Final = Ages(None, None, None)
 
 
-def encode_ages(fresh: float | None, dead: float | None, version: int | None) -> bytes:
-    """Return the headers' lines; none for a value without ages and version."""
-    lines = b""
+def age_headers(fresh: float | None, dead: float | None, version: int | None) -> list[tuple[bytes, bytes]]:
+    """Return the headers; none for a value without ages and version."""
+    headers = []
     if version:
-        lines = b"%s: %d\r\n" % (VERSION, version)
+        headers.append((VERSION, b"%d" % version))
     if fresh is not None:
-        lines += b"%s: %d\r\n" % (FRESH, milliseconds(fresh))
+        headers.append((FRESH, b"%d" % milliseconds(fresh)))
     if dead is not None:
-        lines += b"%s: %d\r\n" % (DEAD, milliseconds(dead) if dead > 0 else 0)
-    return lines
+        headers.append((DEAD, b"%d" % milliseconds(max(dead, 0.0))))
+    return headers
+
+
+def encode_ages(fresh: float | None, dead: float | None, version: int | None) -> bytes:
+    """Return the headers' lines."""
+    return b"".join([b"%s: %s\r\n" % header for header in age_headers(fresh, dead, version)])
 
 
 def milliseconds(seconds: float) -> int:

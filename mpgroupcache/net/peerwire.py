@@ -85,7 +85,7 @@ from urllib.parse import quote, quote_from_bytes, unquote, unquote_to_bytes
 from mpgroupcache.errors import LoadError, ProtocolError
 from mpgroupcache.keys import MAX_KEY_BYTES
 from mpgroupcache.limits import MAX_NAME_BYTES, MAX_TEXT, MAX_TYPE_NAME, usable_rate
-from mpgroupcache.net.ages import DEAD, MAX_MS, milliseconds
+from mpgroupcache.net.ages import MAX_MS, age_headers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -365,8 +365,8 @@ def load_failed(type_name: str, message: str) -> ErrorResponse:
 def no_such_value(text: str, dead: float | None) -> ErrorResponse:
     """Return the answer for what its loader says there is not; ``dead``: seconds for which that may be kept."""
     response = error_response(404, cut(text))
-    ages = () if dead is None else ((DEAD, b"%d" % milliseconds(max(dead, 0.0))),)
-    return ErrorResponse(response.status, response.body, (*response.headers, (ABSENT, b"true"), *ages))
+    headers = (*response.headers, (ABSENT, b"true"), *age_headers(None, dead, None))
+    return ErrorResponse(response.status, response.body, headers)
 
 
 def absence(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> str | None:

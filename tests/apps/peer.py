@@ -22,6 +22,10 @@ def load(ctx: Any, key: str | bytes, dest: mpgroupcache.Sink) -> None:
         dest.set_string(f"{ctx['group']} {ctx['who']} {ctx['remote']}")
     elif raw.startswith(b"fail:"):
         raise ValueError(raw[5:].decode())
+    elif raw.startswith(b"none:"):
+        raise mpgroupcache.NotFound(raw[5:].decode())
+    elif raw.startswith(b"once:"):
+        dest.set_bytes(raw, ttl=0)
     elif raw.startswith(b"size:"):
         dest.set_bytes(b"x" * int(raw[5:]))
     else:
@@ -34,6 +38,8 @@ async def load_async(ctx: Any, key: str | bytes, dest: mpgroupcache.Sink) -> Non
 
 pool = mpgroupcache.HTTPPool("http://127.0.0.1:1", context=context)
 group = mpgroupcache.new_group("g", "16MiB", load)
+aged = mpgroupcache.new_group("aged", "16MiB", load, ttl=1000, stale=9000, negative_ttl=1000)
+plain = mpgroupcache.new_group("plain", "16MiB")
 async_group = mpgroupcache.new_group("async", "16MiB", load_async)
 
 

@@ -14,11 +14,12 @@ from gopeers import Answer, GoPeer, Recorder, exchange
 from peerkeys import ODD_KEYS
 from rings import addresses
 from salted import salted
-from servers import Server
-from workers import Daemon, wait_until
+from servers import WORKERS, Server
+from workers import Daemon, advance, wait_until
 
 import mpgroupcache
 from mpgroupcache.net import peerwire
+from mpgroupcache.net.ages import read_ages
 from mpgroupcache.net.consistenthash import HASHES, Map
 
 HERE = Path(__file__).parent
@@ -86,15 +87,75 @@ def test_other_methods_load_nothing(served: Server) -> None:
 
 
 def test_an_application_says_what_it_can_do(served: Server) -> None:
-    """All but rates, which its values do not have."""
+    """All but rates, which its values do not have, and many keys at once."""
     for path in ("/_groupcache/", "/_groupcache/g/k", "/_groupcache/g/fail:boom", "/_groupcache/nobody/k"):
         for method in (b"GET", b"HEAD", b"PUT"):
             answer = ask(served, path, method)
             headers = [(name.encode(), text.encode()) for name, text in answer.headers.items()]
             said = peerwire.read_abilities(answer.status, headers)
-            assert said == {peerwire.Ability.LOAD_ERROR, peerwire.Ability.TIMEOUT}
+            assert said == {"absence", "ages", "load-error", "timeout"}
     assert peerwire.decode_response(ask(served, "/_groupcache/g/k").body).minute_qps is None
     wait_until(lambda: int(ask(served, "/").body) == 5, "no request of the base path that was counted")
+
+
+def left(answer: Answer) -> Any:
+    """What an answer says of ages. Clocks of processes are some milliseconds apart."""
+    return read_ages((name.encode(), text.encode()) for name, text in answer.headers.items())
+
+
+def test_an_application_says_what_is_left_of_ages(served: Server) -> None:
+    def ask_again(key: str = "k") -> Any:
+        return left(ask(served, f"/_groupcache/aged/{key}"))
+
+    first = ask_again()
+    assert 900 < first.fresh < 1001
+    assert first.fresh <= first.dead < 10_001
+    kept = wait_until(lambda: (said := ask_again()).dead > 9000 and said, "a value in the arena")
+    assert kept.version == first.version is not None
+    assert 900 < kept.fresh < 1001
+    advance(served.socket_path, 2000)
+    stale = ask_again()
+    assert stale.version == first.version
+    assert -1100 < stale.fresh < -999
+    assert 7900 < stale.dead < 8001
+    wait_until(lambda: ask_again().version != first.version, "a refresh")
+    assert ask_again("once:k").dead == 0  # it is for who asked
+    assert left(ask(served, "/_groupcache/g/k"))[:2] == (None, None)
+
+
+def test_an_application_says_that_there_is_no_such_value(served: Server) -> None:
+    def ask_again(group: str = "aged") -> Any:
+        answer = ask(served, f"/_groupcache/{group}/none:k")
+        assert (answer.status, answer.body) == (404, b"k\n")
+        headers = [(name.encode(), text.encode()) for name, text in answer.headers.items()]
+        assert peerwire.absence(answer.status, headers, answer.body) == "k"
+        return left(answer).dead
+
+    for _ in range(3):
+        assert ask_again("g") == 0  # it is not kept
+    wait_until(lambda: 900 < ask_again() < 1001, "an absence that is noted")
+    advance(served.socket_path, 900)
+    assert 0 < ask_again() < 101
+
+
+def test_a_group_without_a_loader_is_this_hosts_own(served: Server) -> None:
+    answer = ask(served, "/_groupcache/plain/k")
+    assert (answer.status, answer.body) == (404, b"no such group: plain\n")
+
+
+@pytest.mark.parametrize("worker_class", ["sync", "asgi"])
+def test_an_application_without_a_coordinator_says_what_is_left_of_ages(
+    serve: Callable[..., Server], tmp_path: Path, worker_class: str
+) -> None:
+    """Also of what it keeps for seconds."""
+    application = "peer:app" if worker_class == "sync" else "peer:asgi"
+    server = serve(worker_class, application=application, socket_path=str(tmp_path / "nobody"))
+    for _ in range(WORKERS + 1):
+        said = left(ask(server, "/_groupcache/aged/k"))
+        assert 900 < said.fresh <= said.dead < 1001
+        assert said.version is None
+        answer = ask(server, "/_groupcache/aged/none:k")
+        assert (answer.status, left(answer).dead) == (404, 0)
 
 
 def test_a_go_peer_asks_an_application(served: Server, start_go_peer: Callable[..., GoPeer]) -> None:
