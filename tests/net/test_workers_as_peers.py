@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -12,7 +13,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import pytest
 from children import Child
 from gopeers import GoPeer, Recorder
-from workers import Daemon, advance, flush, wait_until
+from workers import PATIENCE, Daemon, advance, count_asks, flush, wait_until
 
 import mpgroupcache
 from mpgroupcache.net import peerwire
@@ -41,6 +42,7 @@ class Loading:
     def __init__(self, socket: str, peer: str | None, ages: dict[str, float]) -> None:
         """``peer``: asked for what it owns."""
         mpgroupcache.configure(socket=socket)
+        self._pool = ThreadPoolExecutor(1)
         self._loads: collections.Counter[str] = collections.Counter()
         self.pool = mpgroupcache.HTTPPool(SELF)
         if peer is not None:
@@ -68,6 +70,17 @@ class Loading:
 
     def get(self, key: str) -> Look:
         return look_at(self.group.get(key))
+
+    def begin(self, key: str) -> None:
+        """Begin a get that misses; returns when the coordinator knows of it."""
+        asked = count_asks()
+        self._begun = self._pool.submit(self.get, key)
+        wait_until(lambda: asked() == 1, "an ASK")
+        flush()
+
+    def end(self) -> Look:
+        """What it was given."""
+        return self._begun.result(PATIENCE)
 
     def lookup(self, key: str) -> Look | None:
         """What is there, when all that this worker has sent is."""
@@ -232,9 +245,6 @@ def test_absence_is_an_error_to_a_go_peer(
     assert owner.call("loads") == {"k": 1, "none:k": 1}
 
 
-# ---- Refreshes
-
-
 @pytest.fixture
 def teller() -> Iterator[Teller]:
     """A peer that says in its answers what a test has it say."""
@@ -252,13 +262,40 @@ class Teller(Recorder):
 
     def __init__(self) -> None:
         super().__init__(self._answer)
+        self.released = threading.Event()
+        """Before it is set, it does not answer."""
+        self.released.set()
 
     def _answer(self, target: bytes) -> bytes:
+        assert self.released.wait(PATIENCE)
         value = b"%s %d" % (target.rpartition(b"/")[2], len(self.requests))
         value = value.ljust(self.size)
         body = b"".join([(parts := peerwire.response_head(len(value), self.rate))[0], value, parts[1]])
         head = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n" % (peerwire.CONTENT_TYPE, len(body))
         return b"%s%s: ages\r\n%s\r\n%s" % (head, peerwire.ABILITIES, encode_ages(*self.says), body)
+
+
+@pytest.mark.parametrize("rate", [1e9, None])
+@pytest.mark.parametrize("size", [0, 200_000])
+def test_who_waits_for_what_another_process_asks_is_told_its_version(
+    sockets: tuple[str, str], child: Callable[..., Child], teller: Teller, size: int, rate: float | None
+) -> None:
+    """Whether it is kept or not."""
+    teller.size, teller.rate = size, rate
+    teller.released.clear()
+    workers = [child(Loading, sockets[0], teller.url, {}) for _ in range(2)]
+    (key,) = workers[0].call("theirs", "k", 1)
+    workers[0].call("begin", key)
+    wait_until(lambda: teller.requests, "a request")
+    workers[1].call("begin", key)
+    teller.released.set()
+    for worker in workers:
+        got = worker.call("end")
+        assert got[:2] == (f"{key} 1", 7)
+        assert 90 < got.ttl < 100.1
+
+
+# ---- Refreshes
 
 
 @pytest.mark.parametrize("size", [0, 200_000])
