@@ -16,6 +16,7 @@ from gopeers import GoPeer, Recorder
 from workers import PATIENCE, Daemon, advance, count_asks, flush, wait_until
 
 import mpgroupcache
+from mpgroupcache import pool
 from mpgroupcache.net import peerwire
 from mpgroupcache.net.ages import encode_ages
 from mpgroupcache.worker.process import current
@@ -44,6 +45,7 @@ class Loading:
         mpgroupcache.configure(socket=socket)
         self._pool = ThreadPoolExecutor(1)
         self._loads: collections.Counter[str] = collections.Counter()
+        pool.PEER_TIMEOUT = PATIENCE
         self.pool = mpgroupcache.HTTPPool(SELF)
         if peer is not None:
             self.pool.set(SELF, peer)
@@ -340,6 +342,26 @@ def test_a_stale_copy_whose_successor_is_not_kept_is_gone(
     teller.size, teller.rate = size, None
     assert worker.call("get", key).value == f"{key} 1"
     wait_until(lambda: (there := worker.call("lookup", key)) is None or there.value == f"{key} 2", "a refresh")
+
+
+def test_a_refresh_whose_peer_does_not_answer_is_begun_anew(
+    sockets: tuple[str, str], child: Callable[..., Child], teller: Teller
+) -> None:
+    """By the next stale hit after its time: nobody waits for it, so that nobody looks whether it lives."""
+    here, _ = sockets
+    workers = [child(Loading, here, teller.url, {"ttl": 5000.0, "copy_ttl": 1000.0}) for _ in range(2)]
+    (key,) = workers[0].call("theirs", "k", 1)
+    for worker in workers:
+        worker.call("get", key)
+    wait_until(lambda: workers[0].call("lookup", key), "a copy")
+    teller.released.clear()
+    advance(here, 200)
+    for requests, worker in zip((2, 3), workers, strict=True):
+        assert worker.call("get", key).value == f"{key} 1"
+        wait_until(lambda requests=requests: len(teller.requests) == requests, "a request")
+        advance(here, 31)  # the lease timeout's 30 s
+    teller.released.set()
+    wait_until(lambda: workers[0].call("get", key).value == f"{key} 3", "a refresh")
 
 
 def test_a_stale_copy_whose_peer_is_gone_is_loaded_here(
