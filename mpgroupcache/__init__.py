@@ -1,14 +1,18 @@
 """mpgroupcache: groupcache for pre-fork Python web workers.
 
-A read-through cache that all worker processes of a host share. A hit is a zero-copy view of shared memory; a miss is
-loaded once, however many workers and threads ask.
+A cache that all worker processes of a host share. A hit is a look at shared memory; a miss is loaded once, however many
+workers and threads ask.
+
+    @mpgroupcache.cached(ttl=60)
+    def user(user_id: int, locale: str = "en") -> User: ...
+
+    user(7)           # the function runs once, on the whole host
+    user.remove(7)    # when it has returned, every call on this host loads, or has a later value
+
+Behind each function is a group of keys and bytes. It can be had without one:
 
     thumbs = mpgroupcache.new_group("thumbs", "64MiB", load)
-    view = thumbs.get("cat.jpg")
-
-A key names one value for good, unless its group says how long values live (``ttl``), or somebody changes it:
-
-    thumbs.remove("cat.jpg")    # when it has returned, every get on this host loads, or has a later value
+    view = thumbs.get("cat.jpg")    # a ByteView: a zero-copy view of shared memory
 
 Coming from Go
 --------------
@@ -51,6 +55,7 @@ if TYPE_CHECKING:
         NotFound,
         ProtocolError,
     )
+    from mpgroupcache.functions.decorator import cached
     from mpgroupcache.getters import Getter
     from mpgroupcache.group import Group
     from mpgroupcache.pickers import (
@@ -63,7 +68,6 @@ if TYPE_CHECKING:
     from mpgroupcache.pool import HTTPPool
     from mpgroupcache.registry import (
         aconnect,
-        cached,
         connect,
         get_group,
         new_group,
@@ -163,7 +167,7 @@ _HOMES = {
     "StringSink": "sinks",
     "TruncatingSink": "sinks",
     "aconnect": "registry",
-    "cached": "registry",
+    "cached": "functions.decorator",
     "configure": "worker.config",
     "connect": "registry",
     "get_group": "registry",

@@ -178,6 +178,13 @@ def ttl_of(value: Ttl, option: str = "ttl") -> float | None:
     return FOREVER if value is None else positive(value, option)
 
 
+def loaded_ttl_of(value: Ttl, option: str) -> float | None:
+    """The same of a value that was loaded: 0 says that it is for those who wait, and not kept."""
+    if value is UNSET:
+        return None
+    return FOREVER if value is None else span(value, option)
+
+
 def stale_of(value: Seconds | Unset, option: str = "stale") -> float | None:
     """What was said of one value's ``stale``; None: the group's. Raises as ``span``."""
     return None if value is UNSET else span(value, option)

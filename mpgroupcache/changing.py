@@ -243,7 +243,7 @@ class ChangingGroup(DeclaredGroup):
         and errors are those of ``get``.
         """
         view = self.lookup(key)
-        if view is not None and not self._is_to_renew(view):
+        if view is not None and not self.is_to_renew(view):
             return view
         maker = MomentGetter(fn, ttl_of(ttl), stale_of(stale))
         if maker.is_async:
@@ -264,7 +264,7 @@ class ChangingGroup(DeclaredGroup):
     ) -> ByteView:
         """``get_or_load`` for a coroutine; ``fn`` may be async."""
         view = self.lookup(key)
-        if view is not None and not self._is_to_renew(view):
+        if view is not None and not self.is_to_renew(view):
             return view
         maker = MomentGetter(fn, ttl_of(ttl), stale_of(stale))
         if view is not None:
@@ -273,7 +273,7 @@ class ChangingGroup(DeclaredGroup):
 
     # ---- How
 
-    def _is_to_renew(self, view: ByteView) -> bool:
+    def is_to_renew(self, view: ByteView) -> bool:
         """Whether the caller is to load a stale value anew itself: what ``fn`` loads, nobody else can."""
         return (left := view.ttl) is not None and left < 0 and self._may_ask(view.version)
 

@@ -12,7 +12,6 @@ from mpgroupcache.ages import AGELESS, Ages
 from mpgroupcache.changing import ChangingGroup
 from mpgroupcache.counters import Counter
 from mpgroupcache.errors import LoadErrors, NotFound
-from mpgroupcache.getters import BoundGetter, Getter, GetterFunction, source_of
 from mpgroupcache.keys import encode_key
 from mpgroupcache.late import importing
 from mpgroupcache.pickers import BoundPicker, PeerPicker, picker_of
@@ -25,6 +24,7 @@ from mpgroupcache.worker import drivers
 from mpgroupcache.worker.many import Outcomes, miss_many
 from mpgroupcache.worker.miss import glance, look, miss, serve
 from mpgroupcache.worker.process import current
+from mpgroupcache.worker.waits import Maker
 
 
 @with_own_get
@@ -35,19 +35,19 @@ class Group(ChangingGroup):
         self,
         name: str,
         cache_bytes: int,
-        getter: Getter | GetterFunction | None,
+        maker: Maker | None,
+        source: tuple[str, str],
         load_timeout: float | None = None,
         peers: PeerPicker | None = None,
         ages: Ages = AGELESS,
     ) -> None:
-        """``getter``: None: nothing is loaded. ``peers``: None: the registered ones, then the coordinator's ring."""
+        """``maker``: None: nothing is loaded. ``peers``: None: the registered ones, then the coordinator's ring."""
 
         def find_picker() -> BoundPicker | None:
             picker = picker_of(name) if peers is None else peers
             return None if picker is None else BoundPicker(picker)
 
-        bound, source = (None, ("", "")) if getter is None else (BoundGetter(getter), source_of(getter))
-        super().__init__(name, cache_bytes, bound, source, load_timeout, ages, find_picker)
+        super().__init__(name, cache_bytes, maker, source, load_timeout, ages, find_picker)
 
     def __repr__(self) -> str:
         size = format_size(self.cache_bytes if self.budget is None else self.budget)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol, TypeAlias, overload
+from collections.abc import Callable
 
-from mpgroupcache.ages import UNSET, Seconds, Unset, make_ages
-from mpgroupcache.getters import Getter, GetterFunction, is_async, source_of
+from mpgroupcache.ages import UNSET, Ages, Seconds, Unset, make_ages
+from mpgroupcache.getters import BoundGetter, Getter, GetterFunction, source_of
 from mpgroupcache.group import Group
 from mpgroupcache.late import importing
 from mpgroupcache.limits import MAX_NAME_BYTES, MAX_SECONDS
 from mpgroupcache.pickers import PeerPicker
 from mpgroupcache.shm._hold import Hold
-from mpgroupcache.shm._view import ByteView
-from mpgroupcache.sinks import Sink, put_value
 from mpgroupcache.sizes import parse_size
 from mpgroupcache.worker import drivers
 from mpgroupcache.worker.miss import attached
 from mpgroupcache.worker.process import current
-from mpgroupcache.worker.waits import Steps
+from mpgroupcache.worker.waits import Maker, Steps
 
 _groups: dict[str, Group] = {}
 _new_group_hook: Callable[[Group], object] | None = None
@@ -87,6 +83,25 @@ def new_group(
     Raises ``ValueError`` for a second group of that name, and for a name, size or age that cannot be; ``TypeError`` for
     what is no getter, None too, and for ``peers`` that pick none.
     """
+    if getter is None:
+        raise TypeError(
+            "getter: got None, expected a function (ctx, key, dest); leave it out for a group without a loader"
+        )
+    maker, source = (None, ("", "")) if getter is UNSET else (BoundGetter(getter), source_of(getter))
+    ages = make_ages(ttl, stale, stale_if_error, jitter, copy_ttl, negative_ttl)
+    return declare(name, cache_bytes, maker, source, peers, load_timeout, ages)
+
+
+def declare(
+    name: str,
+    cache_bytes: int | str,
+    maker: Maker | None,
+    source: tuple[str, str],
+    peers: PeerPicker | None,
+    load_timeout: float | None,
+    ages: Ages,
+) -> Group:
+    """Declare a group as `new_group` does. ``source``: the module and the name of what its ``maker`` calls."""
     global _started
     if not isinstance(name, str):
         raise TypeError(f"name: got {type(name).__name__}, expected str")
@@ -102,14 +117,9 @@ def new_group(
         load_timeout = float(load_timeout)
         if not 0 < load_timeout <= MAX_SECONDS:
             raise ValueError(f"load_timeout: got {load_timeout}, expected 0 < seconds <= {MAX_SECONDS:g}, or None")
-    if getter is None:
-        raise TypeError(
-            "getter: got None, expected a function (ctx, key, dest); leave it out for a group without a loader"
-        )
-    ages = make_ages(ttl, stale, stale_if_error, jitter, copy_ttl, negative_ttl)
     if peers is not None and not callable(getattr(peers, "pick_peer", None)):
         raise TypeError(f"peers: got {type(peers).__name__}, expected an object with pick_peer(key), or None")
-    group = Group(name, parse_size(cache_bytes), None if getter is UNSET else getter, load_timeout, peers, ages)
+    group = Group(name, parse_size(cache_bytes), maker, source, load_timeout, peers, ages)
     if not _started:
         _started = True
         if _server_start is not None:
@@ -149,65 +159,3 @@ async def aconnect() -> bool:
 
 def _connect(_hold: Hold) -> Steps[bool]:
     return (yield from attached(current(), *declared(), patient=True))
-
-
-Key: TypeAlias = Any  # what a loader takes: str where the key is valid UTF-8, else bytes; most take str alone
-Product: TypeAlias = Any  # what it returns: bytes, str or a protobuf message
-
-
-class CachedFunction:
-    """What ``@cached`` makes of a function of one key."""
-
-    def __init__(self, name: str, cache_bytes: int | str, function: Callable[[Key], Product]) -> None:
-        functools.update_wrapper(self, function)
-
-        def load(_ctx: Any, key: Key, dest: Sink) -> None:
-            put_value(dest, function(key))
-
-        load.__module__, load.__qualname__ = source_of(function)
-        self.group = new_group(name, cache_bytes, load)
-        """The group behind the function."""
-
-    def __call__(self, key: str | bytes) -> ByteView:
-        """Return the value of ``key``; raises what ``Group.get`` raises."""
-        return self.group.get(key)
-
-
-class AsyncCachedFunction:
-    """What ``@cached`` makes of an ``async`` function of one key."""
-
-    def __init__(self, name: str, cache_bytes: int | str, function: Callable[[Key], Awaitable[Product]]) -> None:
-        functools.update_wrapper(self, function)
-
-        async def load(_ctx: Any, key: Key, dest: Sink) -> None:
-            put_value(dest, await function(key))
-
-        load.__module__, load.__qualname__ = source_of(function)
-        self.group = new_group(name, cache_bytes, load)
-        """The group behind the function."""
-
-    async def __call__(self, key: str | bytes) -> ByteView:
-        """Return the value of ``key``; raises what ``Group.aget`` raises."""
-        return await self.group.aget(key)
-
-
-class _Decorator(Protocol):
-    @overload
-    def __call__(self, function: Callable[[Key], Coroutine[Any, Any, Product]]) -> AsyncCachedFunction: ...
-
-    @overload
-    def __call__(self, function: Callable[[Key], Product]) -> CachedFunction: ...
-
-
-def cached(name: str, cache_bytes: int | str) -> _Decorator:
-    """Make a function of one key to ``bytes``, ``str`` or a protobuf message a cached one; it may be ``async``.
-
-    ``name`` and ``cache_bytes`` are ``new_group``'s. The function is called with ``str`` where the key is valid UTF-8,
-    else with ``bytes``. Calling the result returns a ``ByteView``; its ``group`` is the group.
-    """
-
-    def decorate(function: Callable[[Key], Any]) -> Any:
-        kind = AsyncCachedFunction if is_async(function) else CachedFunction
-        return kind(name, cache_bytes, function)
-
-    return decorate

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, Protocol, TypedDict, TypeVar, cast
 
-from mpgroupcache.ages import FOREVER, UNSET, span, stale_of
+from mpgroupcache.ages import UNSET, loaded_ttl_of, stale_of
 from mpgroupcache.product import Product
 from mpgroupcache.shm._view import ByteView
 
@@ -295,9 +295,7 @@ class LoadSink(Sink):
 
 def _lifetimes(ttl: Ttl = UNSET, stale: Seconds | Unset = UNSET) -> tuple[float | None, float | None]:
     """What a loader said, in seconds. Raises ``ValueError`` or ``TypeError``."""
-    fresh = ttl if ttl is UNSET or ttl is None else span(ttl, "dest.set_...(ttl=...)")  # of a loader, 0 is a ttl, too
-    ttl_seconds = FOREVER if fresh is None else None if fresh is UNSET else fresh
-    return ttl_seconds, stale_of(stale, "dest.set_...(stale=...)")
+    return loaded_ttl_of(ttl, "dest.set_...(ttl=...)"), stale_of(stale, "dest.set_...(stale=...)")
 
 
 def _unset(sink: Sink) -> RuntimeError:

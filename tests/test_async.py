@@ -243,25 +243,6 @@ def test_a_coordinator_that_dies_while_tasks_wait(
     start_coordinator()  # to remove at its end what the dead one left
 
 
-def test_cached_async(here: Daemon, runner: asyncio.Runner) -> None:
-    calls = []
-
-    @mpgroupcache.cached("async-cached", "1MiB")
-    async def double(key: str) -> str:
-        calls.append(key)
-        return key * 2
-
-    async def run() -> None:
-        assert await double("ab") == "abab"
-        while double.group.lookup("ab") is None:
-            await asyncio.sleep(0)
-        assert await double("ab") == "abab"
-        assert calls == ["ab"]
-
-    runner.run(run())
-    assert double.__name__ == "double"
-
-
 def test_a_getter_that_raises_stop_iteration(here: Daemon, runner: asyncio.Runner) -> None:
     group = declare(lambda ctx, key, dest: next(iter(())))
 

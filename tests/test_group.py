@@ -151,23 +151,6 @@ def test_a_loader_that_sets_nothing(here: Daemon) -> None:
     assert group.stats.local_load_errs == 1
 
 
-def test_cached(here: Daemon) -> None:
-    calls = []
-
-    @mpgroupcache.cached("squares", "1MiB")
-    def square(key: str) -> bytes:
-        """Square a number."""
-        calls.append(key)
-        return str(int(key) ** 2).encode()
-
-    assert square("12") == "144"
-    wait_until(lambda: square.group.lookup("12"))
-    assert square("12") == "144"
-    assert calls == ["12"]
-    assert square.group.name == "squares"
-    assert square.__doc__ == "Square a number."
-
-
 def test_stats(here: Daemon) -> None:
     group = mpgroupcache.new_group("g", "1MiB", load)
     for _ in range(3):

@@ -30,6 +30,7 @@ NAMES = {
         "NotFound",
         "ProtocolError",
     },
+    "mpgroupcache.functions.decorator": {"cached"},
     "mpgroupcache.getters": {"Getter"},
     "mpgroupcache.group": {"Group"},
     "mpgroupcache.lru": {"lru"},
@@ -43,7 +44,6 @@ NAMES = {
     "mpgroupcache.pool": {"HTTPPool"},
     "mpgroupcache.registry": {
         "aconnect",
-        "cached",
         "connect",
         "get_group",
         "new_group",

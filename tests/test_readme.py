@@ -32,6 +32,9 @@ Do Map Hash New IsEmpty
 PRELUDE = """
 def render(name):
     return name.encode()
+
+def fetch(user_id, locale):
+    return User(user_id, "Ada")
 """
 
 
@@ -97,7 +100,7 @@ def test_what_is_said_to_those_who_come_from_go() -> None:
     rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
     names = {name for _, python in rows for name in re.findall(r"(\w+)\(", python)} - {"Map"}
     assert len(rows) == 22
-    assert len(names) == 35
+    assert len(names) == 34
     for name in names:
         assert any(hasattr(owner, name) for owner in owners), name
     told = set(re.findall(r"\w+", " ".join(go for go, _ in rows)))

@@ -159,6 +159,7 @@ class Changes:
         self._stores.settle()
         self._flights.clear(group)
         group.clears += 1
+        self._control.note_clear(group.id)
         self._control.raise_changes(group.id)
         if group.arena is not None:
             self._control.count(group.id, Counter.REMOVALS, group.items)

@@ -76,6 +76,9 @@ class Control:
     def changes(self, group: int) -> int:
         """The group's change count. It begins at random."""
 
+    def note_clear(self, group: int) -> None:
+        """Remember what is counted of a group, which is about to be cleared."""
+
     def set_ages(
         self,
         group: int,

@@ -14,7 +14,7 @@ from mpgroupcache.shm._corewriter cimport (
     MGC_CONTROL_SIZE, MGC_COUNTERS, MGC_FOREVER, MGC_GROUP_NAME_BYTES, MGC_LONGEST, MGC_MAX_GROUPS, MGC_RATE_SECOND,
     MGC_TOTALS_OFFSET, atomic64, mgc_add, mgc_control, mgc_control_add_group, mgc_control_adopt, mgc_control_advance,
     mgc_control_attached, mgc_control_changes, mgc_control_close, mgc_control_count_request, mgc_control_drain,
-    mgc_control_format, mgc_control_group, mgc_control_groups, mgc_control_raise_changes, mgc_control_reap,
+    mgc_control_format, mgc_control_group, mgc_control_groups, mgc_control_note_clear, mgc_control_raise_changes, mgc_control_reap,
     mgc_control_retire, mgc_control_sign, mgc_control_spare_regions, mgc_control_stamp, mgc_group_ages, mgc_group_row,
     mgc_segment_retire, mgc_set_ages,
 )
@@ -221,6 +221,11 @@ cdef class Control:
         """The group's change count."""
         self.check_group(group)
         return mgc_control_changes(self.control, group)
+
+    def note_clear(self, uint32_t group) -> None:
+        """Remember what is counted of a group, which is about to be cleared."""
+        self.check_group(group)
+        mgc_control_note_clear(self.control, group)
 
     def set_ages(self, uint32_t group, double ttl, double stale, double stale_if_error, double copy_ttl,
                  double negative_ttl, double jitter) -> None:

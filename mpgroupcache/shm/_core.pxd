@@ -74,4 +74,5 @@ cdef extern from "reader.h" nogil:
     int mgc_unlock(int, uint32_t)
     void mgc_sum_counters(const void *, uint32_t, uint64_t *)
     uint64_t mgc_changes(const void *, uint32_t)
+    void mgc_cleared(const void *, uint32_t, uint64_t *, uint64_t *)
     uint64_t mgc_server_requests(const void *, uint32_t)

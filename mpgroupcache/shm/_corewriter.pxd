@@ -106,6 +106,7 @@ cdef extern from "writer.h":
     void mgc_set_ages(mgc_control *, uint32_t, const mgc_group_ages *)
     uint64_t mgc_control_raise_changes(mgc_control *, uint32_t)
     uint64_t mgc_control_changes(const mgc_control *, uint32_t)
+    void mgc_control_note_clear(mgc_control *, uint32_t)
     void mgc_control_advance(mgc_control *, int64_t)
     void mgc_arena_sweep(mgc_arena *)
     size_t mgc_arena_check(const mgc_arena *, void (*)(void *, const char *) noexcept, void *)

@@ -50,6 +50,10 @@ class GroupCore:
         """(bytes, items, evictions) of the main (0) or hot (1) list; zeros where there is no arena."""
 
     @property
+    def cleared(self) -> tuple[int, int]:
+        """The hits and loads that were counted when the group was cleared last; zeros where that cannot be seen."""
+
+    @property
     def changes(self) -> int:
         """The group's change count; -1 if there was a coordinator and it cannot be seen, 0 if there never was one."""
 

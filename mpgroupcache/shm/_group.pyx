@@ -191,6 +191,11 @@ cdef class GroupCore:
         return self.reader.server_requests(self.group) if self.attached else 0
 
     @property
+    def cleared(self):
+        """The hits and loads that were counted when the group was cleared last; zeros where that cannot be seen."""
+        return self.reader.cleared(self.group) if self.attached else (0, 0)
+
+    @property
     def changes(self) -> int:
         """The group's change count; -1 if there was a coordinator and it cannot be seen, 0 if there never was one."""
         if not self.met:

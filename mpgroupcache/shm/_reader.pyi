@@ -103,6 +103,9 @@ class Reader:
     def counters(self, group: int) -> tuple[int, ...]:
         """The host's counts of a group, in the order of ``struct mgc_counters``."""
 
+    def cleared(self, group: int) -> tuple[int, int]:
+        """The hits and loads of a group that were counted when it was cleared last."""
+
     def server_requests(self, group: int) -> int:
         """How many gets of a group came from peers."""
 

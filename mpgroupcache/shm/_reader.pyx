@@ -15,7 +15,7 @@ from posix.unistd cimport close as posix_close
 from mpgroupcache.shm._core cimport (
     MADV_DOFORK, MADV_DONTFORK, MADV_WIPEONFORK, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, MGC_CONTROL_MAGIC,
     MGC_CONTROL_SIZE, MGC_COUNTERS, MGC_GATE_LOCK, MGC_LAYOUT_VERSION, MGC_MAX_GROUPS, MGC_NO_REGION, MGC_PAGE, MGC_PINS,
-    MGC_REGION_STRIDE, MGC_SEGMENT_LIVE, MGC_WRITER_LOCK, PROT_READ, PROT_WRITE, madvise, mgc_control_header,
+    MGC_REGION_STRIDE, MGC_SEGMENT_LIVE, MGC_WRITER_LOCK, PROT_READ, PROT_WRITE, madvise, mgc_cleared, mgc_control_header,
     mgc_counters, mgc_lock, mgc_region, mgc_region_adopt, mgc_region_claim, mgc_region_copy_pins, mgc_region_leave,
     mgc_region_unmap, mgc_regions_held, mgc_server_requests, mgc_sum_counters, mgc_unlock, mmap, munmap,
 )
@@ -266,6 +266,14 @@ cdef class Reader:
             raise IndexError(f"group id {group}: expected less than {MGC_MAX_GROUPS}")
         mgc_sum_counters(self.control.base, group, sums)
         return tuple([sums[i] for i in range(MGC_COUNTERS)])
+
+    def cleared(self, uint32_t group):
+        """The hits and loads of a group that were counted when it was cleared last."""
+        cdef uint64_t hits, loads
+        if group >= MGC_MAX_GROUPS:
+            raise IndexError(f"group id {group}: expected less than {MGC_MAX_GROUPS}")
+        mgc_cleared(self.control.base, group, &hits, &loads)
+        return hits, loads
 
     def server_requests(self, uint32_t group) -> int:
         """How many gets of a group came from peers."""

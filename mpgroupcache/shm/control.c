@@ -6,7 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "reader.h" /* mgc_lock */
+#include "reader.h" /* mgc_lock, mgc_sum_counters */
 #include "space.h"
 
 static struct mgc_control_header *header_of(const struct mgc_control *control) {
@@ -170,6 +170,17 @@ uint64_t mgc_control_raise_changes(struct mgc_control *control, uint32_t group) 
 
 uint64_t mgc_control_changes(const struct mgc_control *control, uint32_t group) {
     return atomic_load_explicit(&mgc_row_of(control, group)->changes, memory_order_relaxed);
+}
+
+void mgc_control_note_clear(struct mgc_control *control, uint32_t group) {
+    struct mgc_group_row *row = mgc_row_of(control, group);
+    union {
+        struct mgc_counters named;
+        uint64_t sums[MGC_COUNTERS];
+    } counted;
+    mgc_sum_counters(control->base, group, counted.sums);
+    atomic_store_explicit(&row->cleared_hits, counted.named.main_hits + counted.named.hot_hits, memory_order_relaxed);
+    atomic_store_explicit(&row->cleared_loads, counted.named.loads, memory_order_relaxed);
 }
 
 void mgc_control_advance(struct mgc_control *control, int64_t ns) {

@@ -30,6 +30,9 @@ const struct mgc_group_row *mgc_control_group(const struct mgc_control *control,
 uint64_t mgc_control_raise_changes(struct mgc_control *control, uint32_t group);
 uint64_t mgc_control_changes(const struct mgc_control *control, uint32_t group);
 
+/* Notes what is counted of a group, which is about to be cleared. */
+void mgc_control_note_clear(struct mgc_control *control, uint32_t group);
+
 /* Moves the instance's clock, for tests. */
 void mgc_control_advance(struct mgc_control *control, int64_t ns);
 

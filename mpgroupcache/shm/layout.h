@@ -107,6 +107,7 @@ struct mgc_group_row { /* name and budget are immutable once group_count covers 
     /* Changes of the group's values that were begun. Coordinator: release, before it clears or replaces any word for the
      * change, and so before it answers; whoever is to share what it has loaded: acquire. */
     _Atomic uint64_t changes;
+    _Atomic uint64_t cleared_hits, cleared_loads; /* as they were counted when the group was cleared last */
     struct mgc_group_ages ages; /* of the last declaration; the coordinator's own, and kept here for the next one */
     uint32_t name_length;
     uint8_t name[260];
@@ -300,7 +301,7 @@ _Static_assert(MGC_SEGMENT_RETIRED == 2 && MGC_CONTROL_MAGIC == 0x6c72746e6f6367
                "fixed");
 _Static_assert(sizeof(struct mgc_control_header) <= MGC_PAGE, "the control header is a page");
 _Static_assert(offsetof(struct mgc_control_header, clock_offset) == MGC_LINE, "apart from what changes at each tick");
-_Static_assert(sizeof(struct mgc_group_row) == 336, "a group's row");
+_Static_assert(sizeof(struct mgc_group_row) == 352, "a group's row");
 _Static_assert(sizeof(struct mgc_counters) == 2 * MGC_LINE, "counters: two cache lines a group, the first one for plain hits");
 _Static_assert(offsetof(struct mgc_region, pin_limit) == MGC_LINE, "own cache line");
 _Static_assert(offsetof(struct mgc_region, touch_head) == 2 * MGC_LINE, "own cache line");

@@ -343,6 +343,11 @@ uint64_t mgc_changes(const void *control, uint32_t group) {
     return atomic_load_explicit(&row_of(control, group)->changes, memory_order_acquire);
 }
 
+void mgc_cleared(const void *control, uint32_t group, uint64_t *hits, uint64_t *loads) {
+    *hits = atomic_load_explicit(&row_of(control, group)->cleared_hits, memory_order_relaxed);
+    *loads = atomic_load_explicit(&row_of(control, group)->cleared_loads, memory_order_relaxed);
+}
+
 uint64_t mgc_server_requests(const void *control, uint32_t group) {
     return atomic_load_explicit(&row_of(control, group)->server_requests, memory_order_relaxed);
 }

@@ -285,6 +285,9 @@ void mgc_sum_counters(const void *control, uint32_t group, uint64_t sums[MGC_COU
 /* The change count of a group. */
 uint64_t mgc_changes(const void *control, uint32_t group);
 
+/* The hits and loads of a group as they were when it was cleared last. */
+void mgc_cleared(const void *control, uint32_t group, uint64_t *hits, uint64_t *loads);
+
 /* How many gets of a group came from peers. */
 uint64_t mgc_server_requests(const void *control, uint32_t group);
 

@@ -47,10 +47,19 @@ MAX_BATCH = 1000  # keys in one message, and in one call of a batch getter: a ge
 
 
 def miss_many(
-    hold: Hold, process: LocalProcess, group: LocalGroup, keys: tuple[bytes, ...], ctx: Any
+    hold: Hold,
+    process: LocalProcess,
+    group: LocalGroup,
+    keys: tuple[bytes, ...],
+    ctx: Any,
+    maker: Maker | None = None,
 ) -> Steps[Outcomes]:
-    """Get what was not there: of each key a view, or why there is none. Raises ``DeadlineExceeded``."""
+    """Get what was not there: of each key a view, or why there is none. Raises ``DeadlineExceeded``.
+
+    ``maker``: who loads them, where that is not the group's getter.
+    """
     outcomes: Outcomes = {}
+    maker = maker or group.getter
     link = group.ready_link()
     if link is None:
         yield from attached(process, group)
@@ -59,15 +68,15 @@ def miss_many(
         outcomes.update(found)
         outcomes.update({key: NotFound(text) for key, text in absent.items()})
         keys = tuple(missing)
-    if link is not None and group.getter is not None and not group.picks():
+    if link is not None and maker is not None and not group.picks():
         for batch in _batches(keys):
             try:
-                yield from _ask(hold, process, group, link, batch, ctx, outcomes)
+                yield from _ask(hold, process, group, link, batch, ctx, maker, outcomes)
             except UNSERVED:
                 break
     for key in keys:
         if key not in outcomes:
-            yield from _ask_alone(hold, process, group, key, ctx, outcomes)
+            yield from _ask_alone(hold, process, group, key, ctx, maker, outcomes)
     return outcomes
 
 
@@ -83,14 +92,14 @@ def _batches(keys: tuple[bytes, ...]) -> Iterator[tuple[bytes, ...]]:
 
 
 def _ask_alone(
-    hold: Hold, process: LocalProcess, group: LocalGroup, key: bytes, ctx: Any, outcomes: Outcomes
+    hold: Hold, process: LocalProcess, group: LocalGroup, key: bytes, ctx: Any, maker: Maker | None, outcomes: Outcomes
 ) -> Steps[None]:
     found: ByteView | Apart
     try:
-        if group.getter is None:
+        if maker is None:
             found = yield from look(hold, process, group, key)
         else:
-            found = yield from up_to_load(hold, process, group, key, ctx, False)
+            found = yield from up_to_load(hold, process, group, key, ctx, False, maker)
     except DeadlineExceeded:  # it is this get's own
         raise
     except Exception as error:
@@ -121,6 +130,7 @@ def _ask(
     link: Link,
     keys: tuple[bytes, ...],
     ctx: Any,
+    maker: Maker,
     outcomes: Outcomes,
 ) -> Steps[None]:
     """Ask for keys, load those whose leases are granted, wait for the others; what is left out is to be asked alone."""
@@ -130,7 +140,7 @@ def _ask(
         for key in keys
     ]
     try:
-        yield from _ask_for(hold, group, link, boarded, ctx, outcomes)
+        yield from _ask_for(hold, group, link, boarded, ctx, maker, outcomes)
     except UNSERVED:
         for _, seat in boarded:  # else who asks for these keys alone, this caller too, waits for this one
             seat.leave()
@@ -138,16 +148,22 @@ def _ask(
 
 
 def _ask_for(
-    hold: Hold, group: LocalGroup, link: Link, boarded: list[tuple[bytes, Seat]], ctx: Any, outcomes: Outcomes
+    hold: Hold,
+    group: LocalGroup,
+    link: Link,
+    boarded: list[tuple[bytes, Seat]],
+    ctx: Any,
+    maker: Maker,
+    outcomes: Outcomes,
 ) -> Steps[None]:
-    holds = getattr(group.getter, "batches", False)
+    every = _loads_many(maker)
     led = [(key, seat) for key, seat in boarded if seat.leads]
     joined = [(key, seat) for key, seat in boarded if not seat.leads]
     loads: list[tuple[bytes, Seat, Request, int]] = []
     waiting: list[tuple[bytes, Seat, Request]] = []
     if led:
         asked = tuple([key for key, _ in led])
-        head, *requests = link.ask_many(hold, group.name, [seat for _, seat in led], asked, not group.readable, holds)
+        head, *requests = link.ask_many(hold, group.name, [seat for _, seat in led], asked, not group.readable, every)
         answers = yield head
         head.settle()
         if isinstance(answers, Failed):
@@ -165,7 +181,7 @@ def _ask_for(
             else:
                 _settle(group, key, seat, request, answer, outcomes)
     if loads:  # with all that it waits for: what goes on when its caller goes takes everything along, and ends it
-        yield Apart(_load_and_wait, (group, link, holds, loads, waiting, joined, ctx, outcomes))
+        yield Apart(_load_and_wait, (group, link, maker, loads, waiting, joined, ctx, outcomes))
     else:
         yield from _wait(group, link, waiting, joined, outcomes)
 
@@ -174,21 +190,25 @@ def _load_and_wait(
     hold: Hold,
     group: LocalGroup,
     link: Link,
-    holds: bool,
+    maker: Maker,
     loads: list[tuple[bytes, Seat, Request, int]],
     waiting: list[tuple[bytes, Seat, Request]],
     joined: list[tuple[bytes, Seat]],
     ctx: Any,
     outcomes: Outcomes,
 ) -> Steps[None]:
-    if holds:
-        outcomes.update((yield from load_many(hold, group, link, loads, ctx)))
+    if _loads_many(maker):
+        outcomes.update((yield from load_many(hold, group, link, cast("BatchMaker", maker), loads, ctx)))
     else:
         for key, seat, request, version in loads:
             group.count(Counter.LOADS)
-            one = load(hold, group, link, seat, request, key, ctx, None, cast("Maker", group.getter), version)
+            one = load(hold, group, link, seat, request, key, ctx, None, maker, version)
             yield from _note(outcomes, key, one)
     yield from _wait(group, link, waiting, joined, outcomes)
+
+
+def _loads_many(maker: Maker) -> bool:
+    return bool(getattr(maker, "batches", False))
 
 
 def _wait(
@@ -229,7 +249,12 @@ def _settle(group: LocalGroup, key: bytes, seat: Seat, request: Request, answer:
 
 
 def load_many(
-    hold: Hold, group: LocalGroup, link: Link, loads: list[tuple[bytes, Seat, Request, int]], ctx: Any
+    hold: Hold,
+    group: LocalGroup,
+    link: Link,
+    maker: BatchMaker,
+    loads: list[tuple[bytes, Seat, Request, int]],
+    ctx: Any,
 ) -> Steps[Outcomes]:
     """Load keys in one call of a batch getter, and end their leases."""
     keys = tuple([key for key, _, _, _ in loads])
@@ -237,7 +262,7 @@ def load_many(
     try:
         token = begin_loads([seat for _, seat, _, _ in loads])
         try:
-            results = yield MakeMany(cast("BatchMaker", group.getter), ctx, keys)
+            results = yield MakeMany(maker, ctx, keys)
         finally:
             end_load(token)
         made: list[tuple[Request, Seat, Product | Exception]] = []
