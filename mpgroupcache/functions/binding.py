@@ -5,14 +5,15 @@ each function one with its signature is generated, so that Python binds the argu
 wrong call. For ``def user(user_id, locale="en", *, db=None)`` and ``ignore=("db",)`` it is::
 
     def key(user_id, locale=_default_of_locale, *, db=_default_of_db):
+        _key = None
         if _type(user_id) in _simple and _type(locale) in _simple:
             try:
                 _key = _prefix + _pack((user_id, locale))
-                if _len(_key) <= _limit:
-                    return _key
             except _refused:
                 pass
-        return _encode((user_id, locale))
+        if _key is None or _len(_key) > _limit:
+            _key = _encode((user_id, locale))
+        return _key
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from inspect import Parameter
+from textwrap import indent
 from typing import Any, Final
 
 from mpgroupcache.functions import encoding, templates
@@ -35,20 +37,28 @@ _PASSED: Final[dict[Any, str]] = {  # all else by position
     Parameter.VAR_KEYWORD: "**{0}",
 }
 
+# Each body sets $key.
 _BODY: Final = """\
+$key = None
 if {simple}:
     try:
         $key = $prefix + $pack({values})
-        if $len($key) <= $limit:
-            return $key
     except $refused:
         pass
-return $encode({values})"""
+if $key is None or $len($key) > $limit:
+    $key = $encode({values})"""
 
 _LONE_TEXT: Final = """\
 if $type({name}) is $str:
-    return $encode_text({name})
+    $key = $encode_text({name})
+else:
 """
+
+_GET: Final = """
+$view = $find($key)
+if $view is None or $looks_twice:
+    $view = $look_twice($key, $view, ({positional}), {{{named}}})
+return $codec.decode($view)"""
 
 
 class Calls:
@@ -88,8 +98,41 @@ class Calls:
                 f'{self.name}: key: got {type(key).__name__}, expected a template such as "user:{{user_id}}", a '
                 "function of the arguments, or None"
             )
-        self.key: Final[Callable[..., bytes]] = generate(function, self.name, self._parameters, body, helpers)
+        self._function = function
+        self._body = body, helpers
+        self.key: Final[Callable[..., bytes]] = self._generate("key", body + "\nreturn $key", helpers)
         """Return the key of a call: it is called as the function is. Raises ``TypeError`` for a wrong call."""
+
+    def getter(
+        self,
+        find: Callable[[bytes], Any],
+        looks_twice: bool,
+        look_twice: Callable[[bytes, Any, tuple[Any, ...], dict[str, Any]], Any],
+        codec: Any,
+    ) -> Callable[..., Any]:
+        """Return what is called as the function is, makes the key, finds what is there and has ``codec`` decode it.
+
+        What `find` has not found, and all with ``looks_twice``, goes through ``look_twice``, with the arguments. In one
+        function, since each call of another one would cost a good part of a hit.
+        """
+        body, helpers = self._body
+        own = {"find": find, "looks_twice": looks_twice, "look_twice": look_twice, "codec": codec}
+        positional, named = [], []
+        for parameter in self._parameters:
+            match parameter.kind:
+                case Parameter.KEYWORD_ONLY:
+                    named.append(f"{parameter.name!r}: {parameter.name}")
+                case Parameter.VAR_KEYWORD:
+                    named.append(f"**{parameter.name}")
+                case Parameter.VAR_POSITIONAL:
+                    positional.append(f"*{parameter.name},")
+                case _:
+                    positional.append(f"{parameter.name},")
+        rest = _GET.format(positional=" ".join(positional), named=", ".join(named))
+        return self._generate("get", body + rest, helpers | own)
+
+    def _generate(self, word: str, body: str, helpers: dict[str, Any]) -> Callable[..., Any]:
+        return generate(self._function, word, self.name, self._parameters, body, helpers)
 
     def call(self, key: bytes) -> tuple[list[Any], dict[str, Any]] | None:
         """Return the positional and the keyword arguments that ``key`` is of; None where it does not say them.
@@ -146,7 +189,7 @@ def _by_values(kept: Sequence[Parameter], function: str, lone: Parameter | None)
     simple = " and ".join(f"$type({name}) in $simple" for name in names) or "True"
     body = _BODY.format(simple=simple, values=f"({', '.join(names)}{',' * (len(names) == 1)})")
     if lone is not None:
-        body = _LONE_TEXT.format(name=lone.name) + body
+        body = _LONE_TEXT.format(name=lone.name) + indent(body, "    ")
     return body, {
         "type": type,
         "str": str,
@@ -165,7 +208,7 @@ def _by_template(template: str, kept: Sequence[Parameter], function: str) -> tup
     """The key is a text with some of the arguments in it."""
     names = [parameter.name for parameter in kept if parameter.kind not in _VARIADIC]
     expression, helpers = templates.compiled(template, names, function)
-    return f"return $encode_text({expression})", {"encode_text": encoding.encode_text, **helpers}
+    return f"$key = $encode_text({expression})", {"encode_text": encoding.encode_text, **helpers}
 
 
 def _by_function(key: Callable[..., Any], kept: Sequence[Parameter], function: str) -> tuple[str, dict[str, Any]]:
@@ -182,7 +225,7 @@ def _by_function(key: Callable[..., Any], kept: Sequence[Parameter], function: s
             what = f"{function}: what key= returned"
             raise encoding.explained(error, result, what, "or return what tells calls apart") from None
 
-    return f"return $encode($function({passed}))", {"encode": encode, "function": key}
+    return f"$key = $encode($function({passed}))", {"encode": encode, "function": key}
 
 
 def _check_takes(key: Callable[..., Any], kept: Sequence[Parameter], function: str, passed: str) -> None:

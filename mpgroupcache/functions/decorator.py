@@ -10,7 +10,7 @@ from mpgroupcache.ages import UNSET, Seconds, Unset, make_ages
 from mpgroupcache.functions.binding import Calls
 from mpgroupcache.functions.codecs import codec_of
 from mpgroupcache.functions.loading import Loader
-from mpgroupcache.functions.wrapper import AsyncCachedFunction, CachedFunction
+from mpgroupcache.functions.wrapper import AsyncCachedFunction, CachedFunction, make_cached
 from mpgroupcache.getters import is_async, source_of
 from mpgroupcache.registry import declare
 
@@ -112,8 +112,8 @@ def cached(
             "cache_bytes": group.cache_bytes,
             "loads": "key" if calls.loads_from_key else "caller",
         }
-        kind = AsyncCachedFunction if asynchronous else CachedFunction
-        return kind(function, group, calls, found, loader, parameters)
+        make = AsyncCachedFunction if asynchronous else make_cached
+        return make(function, group, calls, found, loader, parameters)
 
     if name is None or isinstance(name, str):
         return decorate

@@ -32,9 +32,14 @@ def parameters_of(function: Callable[..., Any], name: str) -> list[Parameter]:
 
 
 def generate(
-    function: Callable[..., Any], name: str, parameters: Sequence[Parameter], body: str, helpers: dict[str, Any]
+    function: Callable[..., Any],
+    word: str,
+    name: str,
+    parameters: Sequence[Parameter],
+    body: str,
+    helpers: dict[str, Any],
 ) -> Callable[..., Any]:
-    """Return a function with these ``parameters`` of ``function``, which errors call ``name``.
+    """Return a function with these ``parameters`` of ``function``, which errors call ``name``. ``word``: what it does.
 
     In its ``body``, a $ stands before each name that is no parameter's; ``helpers`` are what they mean.
     """
@@ -49,10 +54,10 @@ def generate(
             default = _Named(f"{prefix}default_of_{parameter.name}")
             namespace[default.name] = parameter.default
         written.append(Parameter(parameter.name, parameter.kind, default=default))
-    source = f"def key{Signature(written)}:\n{indent(body.replace('$', prefix), '    ')}\n"
-    file = f"<key of {getattr(function, '__module__', None)}.{name}>"
+    source = f"def {word}{Signature(written)}:\n{indent(body.replace('$', prefix), '    ')}\n"
+    file = f"<{word} of {getattr(function, '__module__', None)}.{name}>"
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     exec(compile(source, file, "exec"), namespace)
-    made: Callable[..., Any] = namespace["key"]
+    made: Callable[..., Any] = namespace[word]
     made.__name__ = made.__qualname__ = name  # what Python calls it when a call is wrong
     return made

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mpgroupcache.functions.codecs import Codec
     from mpgroupcache.functions.loading import Call, Loader
     from mpgroupcache.group import Group
+    from mpgroupcache.shm._view import ByteView
     from mpgroupcache.worker.many import Outcomes
     from mpgroupcache.worker.waits import Steps
 
@@ -79,11 +80,17 @@ class CachedFunction(Generic[P, R]):
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         key = self._make_key(*args, **kwargs)
         view = self._find(key)
-        if view is None:
-            view = drivers.run(miss, current(), self.group, key, None, False, self._caller({key: (args, kwargs)}))
-        elif self._renews and self.group.is_to_renew(view):
-            view = drivers.run(renew, current(), self.group, key, None, self._caller({key: (args, kwargs)}), view)
+        if view is None or self._renews:
+            view = self._look_twice(key, view, args, kwargs)
         return cast("R", self._codec.decode(view))
+
+    def _look_twice(self, key: bytes, view: ByteView | None, args: Any, kwargs: Any) -> ByteView:
+        """What to return where there may be something to load."""
+        if view is None:
+            return drivers.run(miss, current(), self.group, key, None, False, self._caller({key: (args, kwargs)}))
+        if self.group.is_to_renew(view):
+            return drivers.run(renew, current(), self.group, key, None, self._caller({key: (args, kwargs)}), view)
+        return view
 
     # ---- What never waits
 
@@ -251,7 +258,10 @@ class CachedFunction(Generic[P, R]):
 
     def bound_to(self, instance: Any) -> CachedFunction[Any, Any]:
         """The same function with a first argument."""
-        bound: CachedFunction[Any, Any] = object.__new__(type(self))
+        kind = (
+            AsyncCachedFunction if self._loader.is_async else CachedFunction
+        )  # not with a call of its own
+        bound: CachedFunction[Any, Any] = object.__new__(kind)
         bound.__dict__.update(self.__dict__)
         bound._first = (*self._first, instance)
         bound._make_key = functools.partial(self._make_key, instance)
@@ -297,6 +307,15 @@ class CachedFunction(Generic[P, R]):
 
         def __repr__(self) -> str:
             return f"<bound {self.__func__!r} of {self.__self__!r}>"
+
+
+def make_cached(function: Callable[P, R], *arguments: Any) -> CachedFunction[P, R]:
+    """Make a `CachedFunction` of a function that is not ``async``: one whose class has its call, in one piece."""
+    made: CachedFunction[P, R] = CachedFunction(function, *arguments)
+    _, calls, codec, *_ = arguments
+    call = calls.getter(made._find, made._renews, made._look_twice, codec)
+    made.__class__ = type("CachedFunction", (CachedFunction,), {"__call__": staticmethod(call), "__module__": __name__})
+    return made
 
 
 class AsyncCachedFunction(CachedFunction[P, R]):

@@ -193,14 +193,15 @@ def test_the_source_can_be_read() -> None:
         inspect.getsource(Calls(user, ignore=("db",)).key)
         == """\
 def key(user_id, locale=_default_of_locale, *, db=_default_of_db):
+    _key = None
     if _type(user_id) in _simple and _type(locale) in _simple:
         try:
             _key = _prefix + _pack((user_id, locale))
-            if _len(_key) <= _limit:
-                return _key
         except _refused:
             pass
-    return _encode((user_id, locale))
+    if _key is None or _len(_key) > _limit:
+        _key = _encode((user_id, locale))
+    return _key
 """
     )
 
