@@ -100,8 +100,12 @@ def declare(
     peers: PeerPicker | None,
     load_timeout: float | None,
     ages: Ages,
+    former: Group | None = None,
 ) -> Group:
-    """Declare a group as `new_group` does. ``source``: the module and the name of what its ``maker`` calls."""
+    """Declare a group as `new_group` does. ``source``: the module and the name of what its ``maker`` calls.
+
+    ``former``: a group whose name this one takes.
+    """
     global _started
     if not isinstance(name, str):
         raise TypeError(f"name: got {type(name).__name__}, expected str")
@@ -111,7 +115,7 @@ def declare(
         raise ValueError(f"name: got {name!r}, expected text without lone surrogates") from error
     if not 0 < size <= MAX_NAME_BYTES:
         raise ValueError(f"name: got {len(name)} characters, expected 1 to {MAX_NAME_BYTES} bytes of UTF-8")
-    if name in _groups:
+    if _groups.get(name) is not former:
         raise ValueError(f"name: got {name!r}, which is declared already; get_group({name!r}) returns it")
     if load_timeout is not None:
         load_timeout = float(load_timeout)

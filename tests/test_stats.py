@@ -87,7 +87,7 @@ def test_to_read_counts_starts_no_coordinator(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("MPGROUPCACHE_SOCKET", raising=False)
     monkeypatch.setenv("MPGROUPCACHE_APPLICATION", name)
     monkeypatch.setattr(embedded, "ensure_running", lambda _: pytest.fail("a start"))
-    mpgroupcache.configure()
+    mpgroupcache.configure(socket=None)
     group = mpgroupcache.new_group("g", "1MiB", lambda ctx, key, dest: dest.set_string("value"))
     assert group.stats == Stats()
     attempt = process.current()._attempt

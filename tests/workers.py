@@ -133,7 +133,7 @@ class Daemon:
 
 def leave() -> None:
     """Undo that this process was a worker: while one is there, a coordinator keeps its segments."""
-    mpgroupcache.configure()
+    mpgroupcache.configure(socket=None, keep_alone=None, load_context=None, not_found=())
     process.current().close()
     process._process.clear()
     # It may be attaching a group to the link that is closed now.

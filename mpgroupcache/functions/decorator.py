@@ -6,13 +6,13 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
+from mpgroupcache import registry
 from mpgroupcache.ages import UNSET, Seconds, Unset, make_ages
 from mpgroupcache.functions.binding import Calls
 from mpgroupcache.functions.codecs import codec_of
 from mpgroupcache.functions.loading import Loader
 from mpgroupcache.functions.wrapper import AsyncCachedFunction, CachedFunction, make_cached
 from mpgroupcache.getters import is_async, source_of
-from mpgroupcache.registry import declare
 
 if TYPE_CHECKING:
     from mpgroupcache.ages import Ttl
@@ -96,14 +96,17 @@ def cached(
         asynchronous = is_async(function)
         loader = Loader(function, asynchronous, calls, found := codec_of(function, codec), by_value)
         ages = make_ages(None if callable(ttl) else ttl, stale, stale_if_error, jitter, copy_ttl, negative_ttl)
-        group = declare(
-            name if isinstance(name, str) else _name_of(function),
+        group_name = name if isinstance(name, str) else _name_of(function)
+        former = _former(group_name, function)
+        group = registry.declare(
+            group_name,
             cache_bytes,
             loader if calls.loads_from_key else None,
             source_of(function),
             peers,
             load_timeout,
             ages,
+            None if former is None else former.group,
         )
         parameters = {
             "maxsize": None,
@@ -113,11 +116,31 @@ def cached(
             "loads": "key" if calls.loads_from_key else "caller",
         }
         make = AsyncCachedFunction if asynchronous else make_cached
-        return make(function, group, calls, found, loader, parameters)
+        made = make(function, group, calls, found, loader, parameters)
+        _functions[group_name] = made
+        if former is not None:  # whoever has it calls the new one
+            former.__class__, former.__dict__ = made.__class__, made.__dict__
+        return made
 
     if name is None or isinstance(name, str):
         return decorate
     return decorate(name)
+
+
+_functions: dict[str, CachedFunction[..., Any]] = {}  # by the names of their groups
+
+
+def _former(name: str, function: Callable[..., Any]) -> CachedFunction[..., Any] | None:
+    """What a function that is declared again takes the place of: in a notebook, or a module that is loaded again.
+
+    Two closures of one factory look like that, and are two: they have to say two names.
+    """
+    former = _functions.get(name)
+    if former is None or registry.get_group(name) is not former.group or "<locals>" in function.__qualname__:
+        return None
+    if (former.__module__, former.__qualname__) != (function.__module__, function.__qualname__):
+        return None
+    return former
 
 
 def _name_of(function: Callable[..., Any]) -> str:

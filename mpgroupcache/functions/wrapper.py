@@ -258,9 +258,7 @@ class CachedFunction(Generic[P, R]):
 
     def bound_to(self, instance: Any) -> CachedFunction[Any, Any]:
         """The same function with a first argument."""
-        kind = (
-            AsyncCachedFunction if self._loader.is_async else CachedFunction
-        )  # not with a call of its own
+        kind = AsyncCachedFunction if self._loader.is_async else CachedFunction  # not with a call of its own
         bound: CachedFunction[Any, Any] = object.__new__(kind)
         bound.__dict__.update(self.__dict__)
         bound._first = (*self._first, instance)

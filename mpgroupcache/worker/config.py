@@ -1,16 +1,22 @@
-"""Where the coordinator is: what ``configure`` said, else the environment, else a private one for this application."""
+"""What ``configure`` said; of the coordinator's place, else the environment, else a private one for this process."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import stat
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mpgroupcache.errors import CoordinatorError
+from mpgroupcache.ages import UNSET
+from mpgroupcache.errors import CoordinatorError, NotFound
 from mpgroupcache.late import importing
 from mpgroupcache.limits import APPLICATION_VARIABLE, KEEP_VARIABLE, MAX_SECONDS, SOCKET_VARIABLE, check_socket_path
 from mpgroupcache.shm.segment import private_directory
+
+if TYPE_CHECKING:
+    from mpgroupcache.ages import Unset
 
 logger = logging.getLogger(__name__)
 
@@ -26,19 +32,60 @@ class Location(NamedTuple):
 
 _configured: str | None = None
 _keep_alone: float | None = None
+_load_context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+_not_found: tuple[type[Exception], ...] = (NotFound,)
 
 
-def configure(*, socket: str | os.PathLike[str] | None = None, keep_alone: float | None = None) -> None:
-    """Use the coordinator on ``socket``; None: as the environment says (``MPGROUPCACHE_SOCKET``), else a private one.
+def configure(
+    *,
+    socket: str | os.PathLike[str] | Unset | None = UNSET,
+    keep_alone: float | Unset | None = UNSET,
+    load_context: Callable[[], contextlib.AbstractContextManager[Any]] | Unset | None = UNSET,
+    not_found: tuple[type[Exception], ...] | Unset = UNSET,
+) -> None:
+    """Say how this process uses the cache. What is left out stays as it was. Call it before the first ``get``.
 
+    ``socket``: of the coordinator; None: as the environment says (``MPGROUPCACHE_SOCKET``), else a private one.
     ``keep_alone``: seconds for which each process keeps what it loads while there is no coordinator; 0: it keeps
-    nothing; None: as the environment says (``MPGROUPCACHE_KEEP_ALONE``), else 5. Both count for what is done later:
-    call it before the first ``get``. Raises ``ValueError`` for a path that is no socket's address, and other seconds.
+    nothing; None: as the environment says (``MPGROUPCACHE_KEEP_ALONE``), else 5. ``load_context``: a function that
+    returns a context manager, which is entered around each load that runs in a thread of ours (for a peer, or in the
+    place of a stale value, or of a plain getter for ``aget``): an application context of Flask; None: none.
+    ``not_found``: errors by which loaders say that there is no such value, beside ``NotFound``: they reach the caller
+    who loads as they are, and all others as ``NotFound``.
+
+    Raises ``ValueError`` for a path that is no socket's address and other seconds, and ``TypeError``; then nothing is
+    changed.
     """
-    global _configured, _keep_alone
-    path = None if socket is None else check_socket_path(os.fspath(socket), "configure(socket=...)")
-    _keep_alone = None if keep_alone is None else _seconds(keep_alone, "configure(keep_alone=...)")
-    _configured = path
+    global _configured, _keep_alone, _load_context, _not_found
+    path, seconds, context, errors = _configured, _keep_alone, _load_context, _not_found
+    if socket is not UNSET:
+        path = None if socket is None else check_socket_path(os.fspath(socket), "configure(socket=...)")
+    if keep_alone is not UNSET:
+        seconds = None if keep_alone is None else _seconds(keep_alone, "configure(keep_alone=...)")
+    if load_context is not UNSET:
+        context = contextlib.nullcontext if load_context is None else load_context
+        _check(callable(context), "load_context", context, "a function that returns a context manager")
+    if not_found is not UNSET:
+        given: tuple[object, ...] = tuple(not_found)
+        are_errors = all(isinstance(error, type) and issubclass(error, Exception) for error in given)
+        _check(are_errors, "not_found", not_found, "a tuple of exception classes")
+        errors = (NotFound, *not_found)
+    _configured, _keep_alone, _load_context, _not_found = path, seconds, context, errors
+
+
+def _check(holds: bool, option: str, got: object, expected: str) -> None:
+    if not holds:
+        raise TypeError(f"configure({option}=...): got {got!r}, expected {expected}")
+
+
+def load_context() -> contextlib.AbstractContextManager[Any]:
+    """What a load is to run in that runs in a thread of ours."""
+    return _load_context()
+
+
+def says_not_found(error: Exception) -> bool:
+    """Whether a loader says by this error that there is no such value."""
+    return isinstance(error, _not_found)
 
 
 def keep_alone() -> float:

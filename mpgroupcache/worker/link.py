@@ -112,6 +112,7 @@ class Link:
         self._closing = False
         self._service: _Service | None = None
         self._declared: dict[str, Declared] = {}
+        self._said: dict[str, Declare] = {}
         self.instance = ""
         self.abilities: frozenset[str] = frozenset()
         """What the coordinator can do beside what the conversation's version says."""
@@ -186,9 +187,10 @@ class Link:
 
     def declare(self, said: Declare) -> Declared:
         """Announce a group, and return what the instance has made of it."""
-        if (declared := self._declared.get(said.name)) is None:
-            declared = self._declared[said.name] = _expect(Declared, self.channel.request(said))
-        return declared
+        if self._said.get(said.name) != said:
+            self._declared[said.name] = _expect(Declared, self.channel.request(said))
+            self._said[said.name] = said
+        return self._declared[said.name]
 
     def set_peers(self, **ring: Any) -> None:
         """Name the ring (SET_PEERS). Raises ``CoordinatorError`` where the coordinator has it from its own options."""

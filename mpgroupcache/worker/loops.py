@@ -15,6 +15,7 @@ from mpgroupcache.shm._exchange import Bell
 from mpgroupcache.shm._hold import Hold
 from mpgroupcache.threads import waiting
 from mpgroupcache.worker.channel import LIVENESS_TIMEOUT, PING_AFTER, Channel
+from mpgroupcache.worker.config import load_context
 from mpgroupcache.worker.peerloads import start_with
 from mpgroupcache.worker.process import current
 from mpgroupcache.worker.waits import (
@@ -125,9 +126,10 @@ async def _make(make: Make | MakeMany) -> Any:
 
 def _load(make: Make | MakeMany) -> Any:
     try:
-        if isinstance(make, MakeMany):
-            return make.maker.load_many(make.ctx, make.keys)
-        return make.maker.load(make.ctx, make.key)
+        with load_context():
+            if isinstance(make, MakeMany):
+                return make.maker.load_many(make.ctx, make.keys)
+            return make.maker.load(make.ctx, make.key)
     except StopIteration as error:  # which asyncio's futures do not take: whoever awaits one would never wake
         raise RuntimeError(f"{make.maker} raised StopIteration") from error
 

@@ -21,6 +21,7 @@ from mpgroupcache.product import Product, absence
 from mpgroupcache.shm._hold import Hold, Seat
 from mpgroupcache.shm._view import ByteView
 from mpgroupcache.worker.asked import BATCH_BYTES
+from mpgroupcache.worker.config import says_not_found
 from mpgroupcache.worker.link import Link
 from mpgroupcache.worker.miss import (
     UNSERVED,
@@ -276,7 +277,7 @@ def load_many(
                 made.append((request, seat, result))
                 settled.append((seat, given))
                 outcomes[key] = view_of(given)
-            elif isinstance(result, NotFound):
+            elif says_not_found(result):
                 good += 1
                 text = str(result)
                 made.append((request, seat, absence(text)))

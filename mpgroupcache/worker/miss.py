@@ -36,6 +36,7 @@ from mpgroupcache.product import Product, absence
 from mpgroupcache.shm._hold import Flights, Hold, Seat
 from mpgroupcache.shm._reader import Mapping
 from mpgroupcache.shm._view import ByteView, loaded_view
+from mpgroupcache.worker.config import says_not_found
 from mpgroupcache.worker.link import Link
 from mpgroupcache.worker.nesting import begin_load, end_load, held
 from mpgroupcache.worker.port import Alone, Port
@@ -313,16 +314,16 @@ def load(
                     product = yield Make(maker, ctx, key)
             finally:
                 end_load(token)
-        except NotFound as error:  # an answer, and every waiter's
-            group.count(Counter.LOCAL_LOADS)
-            text = str(error)
-            if waits and isinstance(port, Link):
-                yield from _store(hold, port, seat, request, absence(text))
-            else:
-                port.end(request, seat, absence(text))
-            seat.settle(Broken(FailureCode.NOT_FOUND, "", text, None))
-            raise
         except Exception as error:  # the key's own failure, and every waiter's
+            if says_not_found(error):  # an answer, and likewise
+                group.count(Counter.LOCAL_LOADS)
+                text = str(error)
+                if waits and isinstance(port, Link):
+                    yield from _store(hold, port, seat, request, absence(text))
+                else:
+                    port.end(request, seat, absence(text))
+                seat.settle(Broken(FailureCode.NOT_FOUND, "", text, None))
+                raise
             group.count(Counter.LOCAL_LOAD_ERRS)
             kept = None if waits else kept_for(group, key, error)  # who wants a new one is told that there is none
             port.end(request, seat, error)

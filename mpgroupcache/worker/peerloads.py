@@ -16,6 +16,7 @@ from mpgroupcache.shm._hold import Flights, Hold
 from mpgroupcache.shm._view import ByteView
 from mpgroupcache.threads import Threads
 from mpgroupcache.worker import drivers
+from mpgroupcache.worker.config import load_context
 from mpgroupcache.worker.miss import LocalGroup, load_for_peer
 from mpgroupcache.worker.waits import Steps
 
@@ -70,7 +71,8 @@ class PeerLoads:
             link.channel.post(undo)
             return
         try:
-            drivers.run_with(runner, _load_owed, self._flights, group, link, load, undo)
+            with load_context():
+                drivers.run_with(runner, _load_owed, self._flights, group, link, load, undo)
         except BaseException:  # its peer and whoever waits have been told; and a SystemExit is not this thread's end
             logger.debug("group %r: a load for a peer failed", load.group, exc_info=True)
 

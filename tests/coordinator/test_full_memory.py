@@ -80,7 +80,7 @@ class Host:
         """Have an application start its own coordinator, which begins anew, and ends after it."""
         os.environ.pop("MPGROUPCACHE_SOCKET", None)
         os.environ |= {"MPGROUPCACHE_APPLICATION": "full", "MPGROUPCACHE_LINGER": "3"}
-        mpgroupcache.configure()
+        mpgroupcache.configure(socket=None)
         assert mpgroupcache.connect()
         path = private_socket("full")
         with connect(path) as sock:

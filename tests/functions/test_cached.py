@@ -13,7 +13,7 @@ import pydoc
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -428,6 +428,124 @@ def _absent(user: Callable[[int], str]) -> bool:
     with contextlib.suppress(NotFound):
         user(7)
     return bool(user.group.stats.absent_hits)  # type: ignore[attr-defined]
+
+
+# ---- Declared again
+
+
+def declared_anew(text: str, **options: Any) -> Any:
+    """What a notebook's cell does that is run again."""
+
+    def cell(n: int) -> str:
+        loaded.append((text, n))
+        return f"{text} {n}"
+
+    cell.__qualname__ = "cell"
+    return mpgroupcache.cached("cell", **options)(cell)
+
+
+def test_a_function_that_is_declared_again_takes_over(here: Daemon) -> None:
+    first = declared_anew("first")
+    assert first(1) == "first 1"
+    kept(first, 1)
+    second = declared_anew("second", ttl=10)
+    assert first(2) == second(2) == "second 2"  # whoever has imported the first calls the second
+    kept(second, 2)
+    assert mpgroupcache.get_group("cell") is second.group is first.group
+    assert second.group.ages.ttl == 10
+    view = second.group.lookup(second.key(2))
+    assert view is not None
+    assert view.ttl is not None  # the coordinator was told
+    with pytest.raises(ValueError, match="ttl"):
+        declared_anew("third", ttl=-1)
+    assert first(3) == "second 3"  # nothing was lost
+
+
+def test_two_functions_of_one_name_are_an_error(here: Daemon) -> None:
+    def factory(n: int) -> Any:
+        @mpgroupcache.cached
+        def closure() -> int:
+            return n
+
+        return closure
+
+    assert factory(1)() == 1
+    with pytest.raises(ValueError, match="is declared already"):
+        factory(2)
+    declared_anew("first")
+
+    def other(n: int) -> str:
+        return ""
+
+    other.__qualname__ = "other"
+    with pytest.raises(ValueError, match="is declared already"):
+        mpgroupcache.cached("cell")(other)
+
+
+# ---- Where loads run
+
+
+def test_loads_in_threads_of_ours_have_a_context(here: Daemon) -> None:
+    inside = threading.local()
+
+    @contextlib.contextmanager
+    def context() -> Iterator[None]:
+        inside.it = True
+        try:
+            yield
+        finally:
+            inside.it = False
+
+    @mpgroupcache.cached(ttl=10, stale=100)
+    def load(n: int) -> bool:
+        loaded.append(threading.current_thread())
+        return getattr(inside, "it", False)
+
+    mpgroupcache.configure(load_context=context)
+    mpgroupcache.configure(keep_alone=1)  # what is left out stays as it was
+    assert load(1) is False  # the caller's thread has its own
+    kept(load, 1)
+    advance(here.socket, 11)
+    wait_until(lambda: load(1) is True, "the load in the background")
+    group = mpgroupcache.new_group("plain", "1MiB", lambda ctx, key, dest: dest.set_string(str(inside.it)))
+    assert asyncio.run(group.aget("k")) == "True"
+    with pytest.raises(TypeError, match=r"configure\(load_context=...\): got 7, expected a function"):
+        mpgroupcache.configure(load_context=7)  # type: ignore[arg-type]
+
+
+class Http404(Exception):
+    """As a framework has it."""
+
+
+def test_errors_that_say_not_found(here: Daemon) -> None:
+    mpgroupcache.configure(not_found=(Http404,))
+
+    @mpgroupcache.cached(negative_ttl=10)
+    def page(name: str) -> str:
+        loaded.append(name)
+        raise Http404(f"no page {name}")
+
+    with pytest.raises(Http404, match="no page x"):
+        page("x")
+    wait_until(lambda: _is_noted(page), "that it is noted")
+    with pytest.raises(NotFound, match="no page x"):
+        page("x")
+    assert set(loaded) == {"x"}
+    assert page.group.stats.local_load_errs == 0
+    with pytest.raises(
+        TypeError, match=r"configure\(not_found=...\): got \(7,\), expected a tuple of exception classes"
+    ):
+        mpgroupcache.configure(not_found=(7,))  # type: ignore[arg-type]
+
+
+def _is_noted(page: Any) -> bool:
+    try:
+        page("x")
+    except NotFound:
+        return True
+    except Http404:
+        return False
+    raise AssertionError("expected an error")
 
 
 APPLICATION = """

@@ -160,7 +160,7 @@ def starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delenv("MPGROUPCACHE_SOCKET", raising=False)
     monkeypatch.setenv("MPGROUPCACHE_APPLICATION", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(program))
-    mpgroupcache.configure()
+    mpgroupcache.configure(socket=None)
     yield tries
     for pid in tries.read_text().split():
         with contextlib.suppress(ProcessLookupError):

@@ -361,10 +361,13 @@ def test_where_no_thread_can_be_started_nothing_is_left(
 
 
 def test_a_group_is_declared_once(linked: Linked) -> None:
+    """And once more where it is another one: a function that was declared again."""
     declared = declare(linked)
-    assert linked.link.declare(Declare("group", 1, None, True, "", "", True, AGELESS)) == declared
     picking = Declare("picking", 1, None, True, "", "", True, AGELESS)
     assert linked.ask(declared, linked.link.declare, picking) == (picking, declared)
+    assert linked.link.declare(picking) == declared
+    larger = Declare("picking", 2, None, True, "", "", True, AGELESS)
+    assert linked.ask(declared, linked.link.declare, larger) == (larger, declared)
 
 
 def test_a_group_that_is_refused(linked: Linked) -> None:
