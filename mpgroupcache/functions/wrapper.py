@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+import html
 import inspect
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, cast, overload
 
 from mpgroupcache.changing import TIMEOUT
+from mpgroupcache.counters import Counter
 from mpgroupcache.errors import LoadErrors, NotFound
 from mpgroupcache.functions.loading import CallLoader
 from mpgroupcache.late import importing
+from mpgroupcache.sizes import format_size
 from mpgroupcache.stats import CacheType
 from mpgroupcache.worker import drivers
 from mpgroupcache.worker.changes import refresh, renew
@@ -269,7 +272,27 @@ class CachedFunction(Generic[P, R]):
         return self.__qualname__  # pickled and copied as a function is: by its name
 
     def __repr__(self) -> str:
-        return f"<cached {self.__module__}.{self.__qualname__} in {self.group!r}>"
+        return f"<cached {self.__module__}.{self.__qualname__}: {self._summary()}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        name = html.escape(f"{self.__module__}.{self.__qualname__}")
+        budget = self.group.cache_bytes if self.group.budget is None else self.group.budget
+        rows = {
+            "group": self.group.name,
+            "calls": self._summary(),
+            "at most": format_size(budget),
+            "loaded from": "its key" if self._parameters["loads"] == "key" else "its caller",
+        }
+        cells = "".join(f"<tr><th>{term}</th><td>{html.escape(text)}</td></tr>" for term, text in rows.items())
+        return f"<table><caption>cached <code>{name}</code></caption>{cells}</table>"
+
+    def _summary(self) -> str:
+        """How often values were there: as far as this process sees, since it is not worth a wait."""
+        counts = self.group.counters()
+        hits = counts[Counter.MAIN_HITS] + counts[Counter.HOT_HITS]
+        calls = hits + counts[Counter.LOADS]
+        return f"{hits / calls:.1%} of {calls:,} calls were hits" if calls else "not called yet"
 
     # ---- How
 

@@ -407,7 +407,23 @@ def test_help_is_the_functions(here: Daemon) -> None:
     text = pydoc.plain(pydoc.render_doc(double))
     assert "double(n: 'int', m: 'float' = 2) -> 'float'" in text
     assert "Multiply." in text
-    assert "double" in repr(double)
+
+
+def test_its_text_says_how_often_values_were_there(here: Daemon) -> None:
+    @mpgroupcache.cached("doubles", "1MiB")
+    def double(n: int) -> int:
+        return 2 * n
+
+    name = f"{__name__}.{double.__qualname__}"
+    assert repr(double) == f"<cached {name}: not called yet>"
+    double(1)
+    wait_until(lambda: double.group.lookup(double.key(1)))
+    counted = double.group.stats
+    share = f"{counted.cache_hits / counted.gets:.1%} of {counted.gets} calls were hits"
+    assert repr(double) == f"<cached {name}: {share}>"
+    shown = double._repr_html_()
+    for text in ("doubles", "1 MiB", share, "its key", name.replace("<", "&lt;").replace(">", "&gt;")):
+        assert text in shown
 
 
 def test_what_is_not_there(here: Daemon) -> None:
