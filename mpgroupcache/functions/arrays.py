@@ -92,8 +92,6 @@ def _encode(array: Any, numpy: Any) -> bytes:
         written = False
     if not written:
         raise Unencodable(f"its dtype {array.dtype} cannot be written down; convert it, or say codec='pickle'")
-    if not array.nbytes:  # of which there is no other view
-        return header.getvalue()
     elements = numpy.ascontiguousarray(array.T if said["fortran_order"] else array).reshape(-1)
     return b"".join((header.getvalue(), elements.view("u1")))
 
@@ -108,10 +106,6 @@ def _decoder(numpy: Any) -> Any:
         header, dtype, count, offset, shape, order = last
         if not view.startswith(header):
             last = header, dtype, count, offset, shape, order = _layout(view, known, numpy)
-        if not count:  # of which there is no buffer
-            array = numpy.empty(shape, dtype, order)
-            array.flags.writeable = False
-            return array
         # Its base is a memoryview: that holds the bytes, even where somebody releases the ByteView.
         array = frombuffer(view, dtype, count, offset)
         return array.reshape(shape) if order == "C" else array.reshape(shape, order=order)
@@ -129,9 +123,8 @@ def _layout(view: Any, known: dict[bytes, _Layout], numpy: Any) -> _Layout:
     if layout is None:
         said = literal_eval(header[_START.size :].decode("latin-1").strip())
         dtype, shape = numpy.lib.format.descr_to_dtype(said["descr"]), tuple(map(int, said["shape"]))
-        count = math.prod(shape) if dtype.itemsize else 0
         if len(known) >= _MAX_KNOWN:
             known.clear()
-        layout = header, dtype, count, len(header), shape, "F" if said["fortran_order"] else "C"
+        layout = header, dtype, math.prod(shape), len(header), shape, "F" if said["fortran_order"] else "C"
         known[header] = layout
     return layout

@@ -7,7 +7,7 @@ import sys
 import typing
 from collections.abc import Callable
 from functools import partial
-from types import MethodType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -42,8 +42,6 @@ def _written(function: Any) -> Any:
     while True:
         if isinstance(function, partial):
             function = function.func
-        elif isinstance(function, MethodType):
-            function = function.__func__
         elif hasattr(function, "__annotations__") and not isinstance(function, type):
             return function
         else:

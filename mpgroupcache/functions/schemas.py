@@ -4,9 +4,9 @@ The text is the same in every process and for one type in every Python. It is JS
 
     {"classes":{"Point":["Dataclass","Point",["x","Int"],["y","Int"]]},"type":["List",{"item_type":"Point"}]}
 
-Of a class it has the name, without its module, and the names and types of its fields in their order; of an enum the
-names and values; of a `Struct` what msgspec is told of it, too. Defaults are not part of it, except where values leave
-them out (``omit_defaults``).
+Of a class it has the name, without its module, and the names and types of its fields in their order (a ``TypedDict``
+has none); of an enum the names and values; of a `Struct` what msgspec is told of it, too. Defaults are not part of it,
+except where values leave them out (``omit_defaults``).
 """
 
 from __future__ import annotations
@@ -144,8 +144,6 @@ class _Shape:
             self._classes[name] = [rule, base, {key: member.value for key, member in kind.cls.__members__.items()}]
             return name
         fields = [self._field(kind, field) for field in kind.fields]
-        if isinstance(kind, kinds.TypedDictType):  # msgspec has them in an order of its own
-            fields.sort(key=_json)
         self._classes[name] = [rule, base, *fields]
         if isinstance(kind, kinds.StructType):
             self._classes[name].append({"array_like": kind.array_like, "tag": [kind.tag_field, kind.tag]})

@@ -431,6 +431,24 @@ def test_what_can_be_called_has_values() -> None:
     assert asyncio.iscoroutinefunction(load)
 
 
+def test_a_wrapper_has_the_names_of_what_it_wraps() -> None:
+    def load() -> Point: ...
+
+    elsewhere: dict[str, Any] = {}
+    exec("def wrapper(*args): ...", elsewhere)
+    wrapper = functools.wraps(load)(elsewhere["wrapper"])
+    assert codec_of(functools.partial(wrapper, 7)).schema == codec_for(Point).schema
+
+
+def test_what_a_function_closes_over_may_come_later() -> None:
+    def load() -> Point:
+        return Point(later)
+
+    assert codec_of(load).schema == codec_for(Point).schema
+    later = 1
+    assert load() == Point(1)
+
+
 def test_names_that_a_function_closes_over_are_known() -> None:
     @dataclasses.dataclass
     class Local:

@@ -133,7 +133,7 @@ def hiding(**values: int) -> Hiding:
 @pytest.mark.parametrize(
     ("annotation", "value", "message"),
     [
-        (User, {"id": 1}, "load: got dict, expected test_models.User: "),
+        (User, {"id": 1}, "load: got dict, expected test_models.User: the dict would come back as"),
         (User, Admin(id=1), "the test_models.Admin would come back as test_models.User; return what is annotated"),
         (list[User], [User(id=1), Admin(id=1)], "the test_models.Admin at [1] would come back as test_models.User; "),
         (User | None, 7, "load: got int, expected test_models.User | None: "),
@@ -162,6 +162,7 @@ def test_the_schema_is_of_names_and_types() -> None:
     assert len({*others}) == len(others)
     assert schema_of(a=(int, Field(description="A.", title="A", examples=[7]))) == others[0]
     assert schema_of(a=(int, 1)) == schema_of(a=(int, 2))
+    assert schema_of(title=int) != schema_of(title=str)
     assert len({schema_of(**{name: int}) for name in ("title", "description", "default", "$defs", "properties")}) == 5
     told = codec_for(User).schema
     assert told.startswith(b'pydantic:{"')
