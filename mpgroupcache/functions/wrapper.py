@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)  # so that what an async function returns is a Coroutine, of whatever class
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -114,7 +114,7 @@ class CachedFunction(Generic[P, R]):
 
     # ---- Changes
 
-    def set(self, value: R, /, *args: P.args, **kwargs: P.kwargs) -> None:
+    def set(self, value: R, /, *args: P.args, **kwargs: P.kwargs) -> None:  # type: ignore[misc]
         """Put ``value`` in the place of what is there of a call. Raises what ``Group.set`` does."""
         self._check_sync("set")
         key, product = self._make_key(*args, **kwargs), self._loader.product(value)
@@ -123,7 +123,9 @@ class CachedFunction(Generic[P, R]):
         else:
             self.group.set(key, product.value, **_lives(product.ttl))
 
-    async def aset(self, value: Any, /, *args: P.args, **kwargs: P.kwargs) -> None:
+    async def aset(
+        self: CachedFunction[P, Coroutine[Any, Any, T]], value: T, /, *args: P.args, **kwargs: P.kwargs
+    ) -> None:
         """``set`` of an ``async`` function."""
         self._check_async("aset")
         key, product = self._make_key(*args, **kwargs), self._loader.product(value)
@@ -153,18 +155,13 @@ class CachedFunction(Generic[P, R]):
         view = drivers.run(refresh, current(), self.group, key, None, maker, TIMEOUT, timeout=TIMEOUT)
         return cast("R", self._codec.decode(view))
 
-    @overload
-    async def arefresh(self: CachedFunction[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T: ...
-
-    @overload
-    async def arefresh(self, *args: P.args, **kwargs: P.kwargs) -> Any: ...
-
-    async def arefresh(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+    async def arefresh(self: CachedFunction[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """``refresh`` of an ``async`` function."""
         self._check_async("arefresh")
         key = self._make_key(*args, **kwargs)
         maker = self._caller({key: (args, kwargs)})
-        return self._codec.decode(await _await(refresh, self.group, key, None, maker, TIMEOUT, timeout=TIMEOUT))
+        view = await _await(refresh, self.group, key, None, maker, TIMEOUT, timeout=TIMEOUT)
+        return cast("T", self._codec.decode(view))
 
     def clear(self) -> None:
         """End all values of the function. Raises ``ChangeError``."""
@@ -191,7 +188,9 @@ class CachedFunction(Generic[P, R]):
             views.update(drivers.run(miss_many, current(), self.group, tuple(missing), None, maker))
         return self._collect(keys, views)
 
-    async def aget_many(self, calls: Iterable[tuple[Any, ...]]) -> dict[tuple[Any, ...], Any]:
+    async def aget_many(
+        self: CachedFunction[P, Coroutine[Any, Any, T]], calls: Iterable[tuple[Any, ...]]
+    ) -> dict[tuple[Any, ...], T]:
         """``get_many`` of an ``async`` function."""
         self._check_async("aget_many")
         keys, views = self._find_many(calls)
@@ -253,8 +252,11 @@ class CachedFunction(Generic[P, R]):
 
     @overload
     def __get__(
-        self: CachedFunction[Concatenate[S, Q], T], instance: S, owner: type | None = None
+        self: Callable[Concatenate[S, Q], T], instance: S, owner: type | None = None
     ) -> CachedFunction[Q, T]: ...
+
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> Self: ...  # a static method's, to type checkers
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else self._bound(self, instance)
