@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from workers import GROUP, PATIENCE, Daemon, HandWorker, advance, flush, wait_until
+from workers import GROUP, PATIENCE, Daemon, HandWorker, advance, flush, leave, wait_until
 
 import mpgroupcache
 from mpgroupcache import ByteView, ChangeError, Group, NotFound, Sink
@@ -102,6 +102,26 @@ def test_a_short_life_in_real_time(here: Daemon, declare: Callable[..., Group], 
     wait_until(lambda: group.lookup("k") is None, "its death")
     assert time.monotonic() - began > 0.04
     here.send(signal.SIGCONT)
+
+
+def test_what_a_process_kept_is_of_no_use_once_there_is_a_coordinator(
+    socket_path: str, start_coordinator: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch, source: Source
+) -> None:
+    """Though it has not met it yet: others have, and change values."""
+    mpgroupcache.configure(socket=socket_path)
+    try:
+        group = mpgroupcache.new_group(GROUP, "1MiB", source.load)
+        source.rows["k"] = "before"
+        assert group.get("k") == group.get("k") == "before"
+        assert source.loads == ["k"]
+        monkeypatch.setattr(process.current(), "_retry_at", float("inf"))
+        start_coordinator()
+        source.rows["k"] = "after"  # and somebody tells the coordinator that
+        assert group.get("k") == "after"
+        assert group.lookup("k") is None
+        assert not group.attached
+    finally:
+        leave()
 
 
 def test_a_group_without_ages_keeps_its_values_for_ever(

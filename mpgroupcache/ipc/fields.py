@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Final, Literal, TypeAlias
 
 from msgspec import Meta
@@ -55,7 +56,8 @@ Token: TypeAlias = Annotated[bytes, Meta(min_length=TOKEN_BYTES, max_length=TOKE
 Version: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_VERSION)]
 Mode: TypeAlias = Literal["get", "look", "refresh", "renew"]
 Lifetime: TypeAlias = Annotated[float, Meta(ge=0)] | None  # s; infinite: for ever; None: as the group says
-Left: TypeAlias = float | None  # s, below 0 where it is over; None: for ever
+# s, below 0 where it is over; None: for ever. A bound, or it might be no number (NaN).
+Left: TypeAlias = Annotated[float, Meta(ge=-sys.float_info.max)] | None
 Number: TypeAlias = Annotated[int, Meta(ge=-(1 << 63), le=_MAX_INT)]
 ValueVersion: TypeAlias = Annotated[int, Meta(ge=1, le=_MAX_INT)]
 What: TypeAlias = Literal["remove", "set", "add", "touch", "incr", "clear"]

@@ -30,7 +30,7 @@ def room() -> Room | None:
 
 def instance_name(socket_path: str) -> str:
     """The name of the instance that serves on ``socket_path``: its segments' names begin with it."""
-    import hashlib  # which brings OpenSSL along; no worker asks for this
+    import hashlib  # which brings OpenSSL along; a worker asks for this where it finds no coordinator
 
     path = os.path.join(os.path.realpath(os.path.dirname(socket_path)), os.path.basename(socket_path))
     return f"{PREFIX}-{hashlib.blake2b(path.encode(), digest_size=8).hexdigest()}"

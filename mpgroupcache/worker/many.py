@@ -135,7 +135,7 @@ def _ask(
     outcomes: Outcomes,
 ) -> Steps[None]:
     """Ask for keys, load those whose leases are granted, wait for the others; what is left out is to be asked alone."""
-    seats, changes = held(), changes_of(group)
+    seats, changes = held(), changes_of(process, group)
     boarded = [
         (key, hold.board(process.flights, link.place(group.name, key, False, False, seats), changes, seats))
         for key in keys

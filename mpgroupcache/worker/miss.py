@@ -106,6 +106,9 @@ class LocalProcess(Protocol):
     def alone_for(self) -> float:
         """For how many seconds no coordinator has answered."""
 
+    def is_served(self) -> bool:
+        """Whether there is a coordinator, or its memory, where this process would look for one."""
+
     def retry_at(self, group: Any) -> float:
         """When an attempt to attach a group is of use again, of ``time.monotonic()``."""
 
@@ -195,7 +198,7 @@ def up_to_load(
             link = group.ready_link()
             if (view := group.find(key)) is not None:
                 return view
-            if link is None and (kept := process.alone.find(group.name, key, group.changes)) is not None:
+            if link is None and (kept := process.alone.find(group.name, key, changes_of(process, group))) is not None:
                 group.count(Counter.MAIN_HITS)
                 return kept
         port: Port = link or process.alone
@@ -203,7 +206,7 @@ def up_to_load(
         while True:
             seats = held()
             place = port.place(group.name, key, here, peer is not None, seats)
-            seat = hold.board(process.flights, place, changes_of(group), seats)
+            seat = hold.board(process.flights, place, changes_of(process, group), seats)
             if not seat.leads:
                 port.join(seat)
                 yield seat
@@ -243,7 +246,7 @@ def look(hold: Hold, process: LocalProcess, group: LocalGroup, key: bytes) -> St
         if (view := group.find(key)) is not None:
             return view
         if link is None:
-            if (kept := process.alone.find(group.name, key, group.changes)) is not None:
+            if (kept := process.alone.find(group.name, key, changes_of(process, group))) is not None:
                 return kept
         elif not group.readable:  # else it was seen that there is none
             try:
@@ -259,10 +262,10 @@ def look(hold: Hold, process: LocalProcess, group: LocalGroup, key: bytes) -> St
         group.count(Counter.LOADS)
 
 
-def changes_of(group: LocalGroup) -> int:
+def changes_of(process: LocalProcess, group: LocalGroup) -> int:
     """The change count to begin with. Where it cannot be seen, one that nobody else has."""
     changes = group.changes
-    return blind() if changes < 0 else changes
+    return blind() if changes < 0 or (changes == 0 and process.is_served()) else changes
 
 
 def blind() -> int:

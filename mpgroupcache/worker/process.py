@@ -22,7 +22,7 @@ from mpgroupcache.ipc.fields import MAX_HELD, Loads
 from mpgroupcache.late import importing
 from mpgroupcache.shm._hold import Flights
 from mpgroupcache.shm._reader import Reader, forked, renew_epoch
-from mpgroupcache.shm.segment import private_files
+from mpgroupcache.shm.segment import control_name, instance_name, private_files, segment_path
 from mpgroupcache.threads import Threads
 from mpgroupcache.worker import config, embedded
 from mpgroupcache.worker.channel import CoordinatorSilent
@@ -75,6 +75,7 @@ class Process:
         self._reported: set[type[Exception] | None] = set()  # since there was a link; None: of those that are foreseen
         self._refused: dict[str, float] = {}  # until when to be content without what a group was refused
         self._slow = False  # the last attempt was
+        self._control: tuple[str, str] | None = None  # a socket, and the control segment of the instance there
         self._private: str | None = None  # the private coordinator's socket, where the last try was for one
         self._attempt: Attempt | None = None
         self._reattacher: threading.Thread | None = None  # at work while it lives
@@ -174,6 +175,20 @@ class Process:
             return float("inf")
         since = self._missed_since
         return 0.0 if since is None or self.working_link is not None else time.monotonic() - since
+
+    def is_served(self) -> bool:
+        """Whether a coordinator serves here, or has left its memory.
+
+        Others may change values then, and for as long as this process has not met it, it does not see that.
+        """
+        try:
+            path = config.location().path
+        except CacheError:
+            return False
+        if self._control is None or self._control[0] != path:
+            with importing:
+                self._control = path, segment_path(control_name(instance_name(path)))
+        return os.path.exists(self._control[1])
 
     def retry_at(self, group: DeclaredGroup) -> float:
         """When an attempt to attach a group is of use again, of ``time.monotonic()``."""

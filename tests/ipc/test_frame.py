@@ -600,7 +600,7 @@ WRONG: dict[messages.MessageType, list[tuple[str, list[Any]]]] = {
         ("value", ["v", True, None, 65536]),
         ("origin", [0, 4, None, True]),
         ("version", [0, -1, 1 << 63, True]),
-        ("fresh", [True, "1", b""]),
+        ("fresh", [True, "1", b"", math.nan]),
     ],
     messages.MessageType.LEASE: [("lease", [0, None, 1 << 63]), ("version", [0, -1, 1 << 63, None])],
     messages.MessageType.ANSWERS: [

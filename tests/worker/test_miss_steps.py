@@ -147,6 +147,9 @@ class Process:
     def is_attached(self, *groups: Any) -> bool:
         return self.attached
 
+    def is_served(self) -> bool:
+        return False
+
     def attach(self, *groups: Any, starts: bool = True) -> Until | None:
         self.asked.append((groups, starts))
         return self.wait
