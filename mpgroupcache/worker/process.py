@@ -183,7 +183,7 @@ class Process:
         """
         try:
             path = config.location().path
-        except CacheError:
+        except Exception:  # whoever connects has it reported
             return False
         if self._control is None or self._control[0] != path:
             with importing:

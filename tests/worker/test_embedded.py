@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import signal
 import subprocess
@@ -210,7 +211,10 @@ def unset(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     for name in ("MPGROUPCACHE_SOCKET", "MPGROUPCACHE_APPLICATION"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    yield mpgroupcache.configure
+    reset = functools.partial(mpgroupcache.configure, socket=None)
+    reset()
+    yield reset
+    reset()
     with contextlib.suppress(OSError):  # another test's coordinator serves in there
         os.rmdir(private_directory())
 

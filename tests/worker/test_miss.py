@@ -118,7 +118,12 @@ def test_an_error_keeps_no_frames(here: Daemon, tmp_path: Any, there: bool) -> N
 
 def test_where_the_change_count_cannot_be_seen_nobody_shares_anything() -> None:
     """A change may have come in between, of which this process has not heard."""
+    away: Any = SimpleNamespace(is_served=lambda: False)
+    served: Any = SimpleNamespace(is_served=lambda: True)
     seen: Any = SimpleNamespace(changes=5)
-    assert changes_of(seen) == changes_of(seen) == 5
+    assert changes_of(served, seen) == changes_of(away, seen) == 5
+    never_met: Any = SimpleNamespace(changes=0)
+    assert changes_of(away, never_met) == 0
     unseen: Any = SimpleNamespace(changes=-1)
-    assert len({changes_of(unseen) for _ in range(10)} - {changes_of(seen)}) == 10
+    for process, group in ((away, unseen), (served, unseen), (served, never_met)):
+        assert len({changes_of(process, group) for _ in range(10)} - {0, 5}) == 10
