@@ -117,7 +117,8 @@ def cached(
         }
         make = AsyncCachedFunction if asynchronous else make_cached
         made = make(function, group, calls, found, loader, parameters)
-        _functions[group_name] = made
+        if _may_come_again(function):
+            _functions[group_name] = made
         if former is not None:  # whoever has it calls the new one
             former.__class__, former.__dict__ = made.__class__, made.__dict__
         return made
@@ -131,20 +132,25 @@ _functions: dict[str, CachedFunction[..., Any]] = {}  # by the names of their gr
 
 
 def _former(name: str, function: Callable[..., Any]) -> CachedFunction[..., Any] | None:
-    """What a function that is declared again takes the place of: in a notebook, or a module that is loaded again.
-
-    Two closures of one factory look like that, and are two: they have to say two names.
-    """
+    """What a function that is declared again takes the place of: in a notebook, or a module that is loaded again."""
     former = _functions.get(name)
-    if former is None or registry.get_group(name) is not former.group or "<locals>" in function.__qualname__:
+    if former is None or registry.get_group(name) is not former.group or not _may_come_again(function):
         return None
     if (former.__module__, former.__qualname__) != (function.__module__, function.__qualname__):
         return None
     return former
 
 
+def _may_come_again(function: Callable[..., Any]) -> bool:
+    """Two closures of one factory look like one that is declared again, and are two: they have to say two names."""
+    return "<locals>" not in getattr(function, "__qualname__", "<locals>")
+
+
 def _name_of(function: Callable[..., Any]) -> str:
     """What its group is called where nobody says: the same in a process that ``multiprocessing`` has spawned."""
+    if not hasattr(function, "__qualname__"):
+        kind = type(function).__qualname__
+        raise TypeError(f"cached: got a {kind}, which has no name of its own; say one for its group: cached('NAME')")
     module = "__main__" if function.__module__ == "__mp_main__" else function.__module__
     return f"{module}.{function.__qualname__}"
 

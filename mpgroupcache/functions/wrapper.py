@@ -70,6 +70,7 @@ class CachedFunction(Generic[P, R]):
         parameters: Mapping[str, Any],
     ) -> None:
         functools.update_wrapper(self, function)
+        self.__qualname__ = calls.name  # which a partial has not
         self.group = group
         """The group behind the function."""
         self._make_key: Callable[..., bytes] = calls.key

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import copy
 import dataclasses
+import functools
+import gc
 import inspect
 import os
 import pickle
@@ -13,6 +15,7 @@ import pydoc
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -395,6 +398,32 @@ def test_what_is_refused_where_it_is_declared() -> None:
 def test_it_is_pickled_and_copied_by_its_name(shops: tuple[Shop, Shop]) -> None:
     assert pickle.loads(pickle.dumps(Shop.price)) is Shop.price
     assert copy.copy(Shop.price) is copy.deepcopy(Shop.price) is Shop.price
+
+
+def test_what_has_no_name_of_its_own(here: Daemon) -> None:
+    double = functools.partial(lambda times, n: times * n, 2)
+    with pytest.raises(TypeError, match=r"got a partial, which has no name of its own; say one .*: cached\('NAME'\)"):
+        mpgroupcache.cached(double)
+    cached = mpgroupcache.cached("double")(double)
+    assert cached(4) == 8
+    assert copy.copy(cached) is copy.deepcopy(cached) is cached
+    assert repr(cached).startswith("<cached functools.partial: ")
+    with pytest.raises(pickle.PicklingError, match="not the same object"):
+        pickle.dumps(cached)
+    with pytest.raises(ValueError, match="double"):
+        mpgroupcache.cached("double")(double)  # there may be many
+
+
+def test_a_closure_lives_no_longer_than_its_last_user(here: Daemon) -> None:
+    @mpgroupcache.cached
+    def double(n: int) -> int:
+        return 2 * n
+
+    assert double(1) == 2
+    gone = weakref.ref(double)
+    del double
+    gc.collect()
+    assert gone() is None
 
 
 def test_help_is_the_functions(here: Daemon) -> None:
