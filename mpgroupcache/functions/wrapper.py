@@ -7,6 +7,7 @@ import html
 import inspect
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, cast, overload
 
 from mpgroupcache.changing import TIMEOUT
@@ -313,7 +314,7 @@ class CachedFunction(Generic[P, R]):
             raise TypeError(f"{self.__qualname__} is not async: got {method}(), expected {method[1:]}()")
 
     class _bound:  # it as a method of an object
-        __slots__ = ("__func__", "__self__")
+        __slots__ = ("__func__", "__self__", "__weakref__")
 
         def __init__(self, function: CachedFunction[Any, Any], instance: Any) -> None:
             self.__func__ = function
@@ -328,6 +329,10 @@ class CachedFunction(Generic[P, R]):
         @property
         def __doc__(self) -> str | None:  # type: ignore[override]
             return self.__func__.__doc__
+
+        @property
+        def __signature__(self) -> inspect.Signature:  # without the object
+            return inspect.signature(MethodType(self.__func__.__wrapped__, self.__self__))
 
         def __repr__(self) -> str:
             return f"<bound {self.__func__!r} of {self.__self__!r}>"

@@ -303,6 +303,17 @@ def test_an_async_function(here: Daemon) -> None:
     assert asyncio.iscoroutinefunction(double)
 
 
+def test_an_async_method(here: Daemon) -> None:
+    class Shop:
+        @mpgroupcache.cached(ignore=("self",))
+        async def price(self, article: int) -> int:
+            return 10 * article
+
+    assert inspect.iscoroutinefunction(Shop().price)
+    assert asyncio.iscoroutinefunction(Shop().price)
+    assert asyncio.run(Shop().price(3)) == 30
+
+
 def test_a_plain_one_has_no_twins(here: Daemon) -> None:
     @mpgroupcache.cached
     def double(n: int) -> int:
@@ -357,6 +368,11 @@ def test_methods(shops: tuple[Shop, Shop]) -> None:
     assert b.price.get_many([(3,), (4,)]) == {(3,): 30, (4,): 40}
     assert loaded[1:] == [("a", 3), ("b", 4)]
     assert Shop.price.__doc__ == a.price.__doc__ == "What it costs."
+    assert list(inspect.signature(Shop.price).parameters) == ["self", "article"]
+    assert list(inspect.signature(a.price).parameters) == ["article"]
+    method = a.price
+    assert weakref.ref(method)() is method
+    assert weakref.WeakMethod(method)()(3) == 30  # type: ignore[arg-type,misc]
 
 
 def test_methods_whose_object_is_part_of_the_key(shops: tuple[Shop, Shop]) -> None:
