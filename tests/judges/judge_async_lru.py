@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import itertools
 import os
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import pytest
+from telling import tell
 
 import mpgroupcache
 from mpgroupcache.functions.wrapper import CachedFunction
@@ -51,14 +51,7 @@ def alru_cache(
             codec="pickle",
             ignore=("self",) if first == "self" else (),
         )(function)
-        info = made.cache_info
-
-        def cache_info() -> Any:
-            made.group.remove(b"none")  # is answered when what was loaded before is counted and kept
-            return functools._CacheInfo(*info()._replace(maxsize=maxsize))  # type: ignore[attr-defined]
-
-        made.cache_info = cache_info
-        made.cache_parameters = lambda: {"typed": typed, "maxsize": maxsize, "tasks": 0, "closed": False}
+        tell(made, maxsize=maxsize, typed=typed, tasks=0, closed=False)
         return made
 
     return decorate

@@ -19,6 +19,7 @@ import unittest
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from telling import tell
 from test import test_functools
 
 import mpgroupcache
@@ -41,14 +42,7 @@ def lru_cache(maxsize: Any = 128, typed: bool = False) -> Any:
             codec="pickle",
             key=_key_of(function),
         )(function)
-        info = made.cache_info
-
-        def cache_info() -> Any:
-            made.group.remove(b"none")  # is answered when what was loaded before is counted and kept
-            return functools._CacheInfo(*info()._replace(maxsize=told))  # type: ignore[attr-defined]
-
-        made.cache_info = cache_info  # type: ignore[method-assign,assignment]
-        made.cache_parameters = lambda: {"maxsize": told, "typed": typed}  # type: ignore[method-assign]
+        tell(made, maxsize=told, typed=typed)
         return made
 
     return decorate
