@@ -61,6 +61,9 @@ class Noting:
     def count(self, *_counted: int) -> None:
         """One of its counters."""
 
+    def note_clear(self, _group: int) -> None:
+        """What is counted until then."""
+
     def find(self, _key: bytes) -> None:
         """Nothing is there."""
 

@@ -19,7 +19,7 @@ FOREVER = 2**64 - 1
 AGED, ABSENT, COPY = 2, 4, 8  # flags of a block
 
 CLOCK_OFFSET = 64  # in the control segment
-GROUPS_OFFSET, GROUP_ROW, CHANGES = 4096, 336, 16
+GROUPS_OFFSET, GROUP_ROW, CHANGES = 4096, 352, 16
 VERSION, LENGTHS, KEY = 8, 24, 32  # in a block
 
 
